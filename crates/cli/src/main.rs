@@ -1,0 +1,2 @@
+//! The meshara command.
+fn main() {}

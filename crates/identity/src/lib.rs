@@ -1,0 +1,1 @@
+//! Node identities, keystore, mesh root, certificates and tickets of Meshara. No network.

@@ -1,0 +1,2 @@
+//! Development only: real Meshara processes in network namespaces, faults and measurements.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Meshara: one private, post-quantum, self-healing network as a library.

@@ -1,0 +1,1 @@
+//! Reliable messages of Meshara: envelopes, outbox and inbox state machines. No IO.

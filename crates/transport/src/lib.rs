@@ -1,0 +1,1 @@
+//! QUIC links and end-to-end sessions of Meshara over one UDP port.
