@@ -1,1 +1,6 @@
 //! Meshara: one private, post-quantum, self-healing network as a library.
+
+#![forbid(unsafe_code)]
+
+pub mod api;
+pub mod config;

@@ -1,0 +1,21 @@
+//! The local control API: HTTP and JSON over a Unix socket in the node's home. See `docs/control-api.md`.
+
+mod control;
+mod error;
+mod timestamp;
+mod types;
+
+pub use control::{Control, Events, Result};
+pub use error::{ApiError, ErrorCode, ErrorEnvelope};
+pub use timestamp::{ParseTimestampError, Timestamp};
+pub use types::*;
+
+/// Name of the control socket inside a home.
+pub const SOCKET_NAME: &str = "control.sock";
+
+/// Largest message, in bytes. Larger contents belong in a stream.
+pub const MAX_MESSAGE: usize = 1 << 20;
+
+/// About how many bytes of content one answer of unread messages holds: four of the largest messages, so that a reader
+/// with many small ones needs few round trips and the node holds little for a slow one.
+pub const MAX_UNREAD_BATCH: usize = 4 << 20;

@@ -1,0 +1,309 @@
+//! `config.toml` in the home: what the flags of `meshara up` can set. Flags override the file.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// Name of the file inside a home.
+pub const CONFIG_NAME: &str = "config.toml";
+
+/// UDP port used when none is given: "MESH" on a telephone keypad, unassigned at IANA.
+pub const DEFAULT_PORT: u16 = 6374;
+
+/// Largest configuration file read: a thousand neighbours fit many times over.
+const MAX_CONFIG_BYTES: u64 = 1 << 20;
+
+/// Most neighbours that may be configured; each is dialled for ever.
+pub const MAX_CONFIGURED_PEERS: usize = 256;
+
+/// How a node behaves. Unknown keys are errors, so that a typing mistake never passes for a default.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// UDP addresses to listen on. Empty: all interfaces, [`DEFAULT_PORT`].
+    pub listen: Vec<SocketAddr>,
+    /// Neighbours to keep a link with, beside those remembered from `join`.
+    pub peers: Vec<PeerAddr>,
+    /// Whether to find neighbours by LAN multicast and be found.
+    pub multicast: bool,
+    /// Whether to choose further neighbours; `false` keeps links with configured ones only.
+    pub auto: bool,
+    /// Whether sessions may go straight to the peer; `false` keeps them on the overlay.
+    pub direct: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { listen: Vec::new(), peers: Vec::new(), multicast: true, auto: true, direct: true }
+    }
+}
+
+impl Config {
+    /// Reads `config.toml` of a home. A home without one has the default configuration.
+    ///
+    /// # Errors
+    /// The file does not read, is too large, or is not valid: the error names file, line and column.
+    pub fn load(home: &Path) -> Result<Self, ConfigError> {
+        let path = home.join(CONFIG_NAME);
+        let read = |source: io::Error| ConfigError::Read {
+            path: path.clone(),
+            kind: source.kind(),
+            reason: source.to_string(),
+        };
+        let size = match std::fs::metadata(&path) {
+            Ok(metadata) => metadata.len(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) => return Err(read(error)),
+        };
+        if size > MAX_CONFIG_BYTES {
+            return Err(ConfigError::TooLarge { path, size, limit: MAX_CONFIG_BYTES });
+        }
+        let text = std::fs::read_to_string(&path).map_err(read)?;
+        Self::parse(&text, &path)
+    }
+
+    /// Reads configuration from text; `path` is what errors name.
+    ///
+    /// # Errors
+    /// See [`Config::load`].
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text).map_err(|error| {
+            let (line, column) = error.span().map_or((1, 1), |span| position(text, span.start));
+            ConfigError::Invalid { path: path.to_owned(), line, column, reason: error.message().to_owned() }
+        })?;
+        if config.peers.len() > MAX_CONFIGURED_PEERS {
+            return Err(ConfigError::TooManyPeers {
+                path: path.to_owned(),
+                count: config.peers.len(),
+                limit: MAX_CONFIGURED_PEERS,
+            });
+        }
+        Ok(config)
+    }
+}
+
+/// Line and column, both from 1, of a byte offset.
+fn position(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().map_or(0, |line| line.chars().count()) + 1;
+    (line, column)
+}
+
+/// Why a configuration was not read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The operating system refused.
+    #[error("cannot read {}: {reason}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// For programs.
+        kind: io::ErrorKind,
+        /// For people.
+        reason: String,
+    },
+    /// The file is absurdly large.
+    #[error("{} holds {size} bytes, more than the {limit} that a configuration may have", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size in bytes.
+        size: u64,
+        /// The largest size.
+        limit: u64,
+    },
+    /// The text is not TOML, or not a configuration.
+    #[error("{}:{line}:{column}: {reason}", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// Column, from 1.
+        column: usize,
+        /// What is wrong there.
+        reason: String,
+    },
+    /// More neighbours than a node keeps.
+    #[error("{} lists {count} peers, more than {limit}", path.display())]
+    TooManyPeers {
+        /// The file.
+        path: PathBuf,
+        /// How many there are.
+        count: usize,
+        /// How many there may be.
+        limit: usize,
+    },
+}
+
+/// The UDP address of a node as people write it: `host:port`, with a name or an address (`[::1]:6374`) as host.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PeerAddr(String);
+
+impl PeerAddr {
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Addresses that the host has now, without duplicates, in the resolver's order.
+    ///
+    /// # Errors
+    /// The name does not resolve.
+    pub async fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
+        let mut found = Vec::new();
+        for addr in tokio::net::lookup_host(self.as_str()).await? {
+            if !found.contains(&addr) {
+                found.push(addr);
+            }
+        }
+        Ok(found)
+    }
+}
+
+impl fmt::Display for PeerAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<SocketAddr> for PeerAddr {
+    fn from(addr: SocketAddr) -> Self {
+        Self(addr.to_string())
+    }
+}
+
+/// The text is not `host:port`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is not an address of the form HOST:PORT")]
+pub struct PeerAddrError {
+    /// The text.
+    pub text: String,
+}
+
+impl FromStr for PeerAddr {
+    type Err = PeerAddrError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let valid = text.parse::<SocketAddr>().map_or_else(
+            |_| {
+                text.rsplit_once(':').is_some_and(|(host, port)| {
+                    is_host_name(host) && port.parse::<u16>().is_ok_and(|port| port != 0)
+                })
+            },
+            |addr| addr.port() != 0,
+        );
+        if valid { Ok(Self(text.to_owned())) } else { Err(PeerAddrError { text: text.to_owned() }) }
+    }
+}
+
+/// RFC 1123 host names, plus the underscore that some sites use.
+fn is_host_name(host: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    let all_numeric = host.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    host.len() <= 253 && !all_numeric && host.trim_end_matches('.').split('.').all(label)
+}
+
+impl Serialize for PeerAddr {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for PeerAddr {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        Config::parse(text, Path::new("/h/config.toml"))
+    }
+
+    #[test]
+    fn every_key_reads() {
+        let config = parse(
+            "listen = ['127.0.0.1:1', '[::]:2']\npeers = ['a.example:3', '192.0.2.1:4']\nmulticast = false\nauto = false\ndirect = false\n",
+        )
+        .unwrap();
+        assert_eq!(
+            config,
+            Config {
+                listen: vec!["127.0.0.1:1".parse().unwrap(), "[::]:2".parse().unwrap()],
+                peers: vec!["a.example:3".parse().unwrap(), "192.0.2.1:4".parse().unwrap()],
+                multicast: false,
+                auto: false,
+                direct: false,
+            }
+        );
+        assert_eq!(parse(&toml::to_string(&config).unwrap()), Ok(config));
+        assert_eq!(parse(""), Ok(Config::default()));
+    }
+
+    #[test]
+    fn errors_name_file_line_and_column() {
+        let error = parse("auto = true\nmulticst = false\n").unwrap_err();
+        assert!(matches!(&error, ConfigError::Invalid { line: 2, column: 1, .. }), "{error:?}");
+        assert!(error.to_string().starts_with("/h/config.toml:2:1: unknown field `multicst`"), "{error}");
+        let error = parse("\n\nauto = 'yes'\n").unwrap_err();
+        assert!(matches!(error, ConfigError::Invalid { line: 3, column: 8, .. }), "{error:?}");
+        let error = parse("peers = ['nowhere']").unwrap_err();
+        assert!(error.to_string().contains("`nowhere` is not an address of the form HOST:PORT"), "{error}");
+    }
+
+    #[test]
+    fn too_many_peers_are_refused() {
+        let peers = (1..=257).map(|port| format!("'h:{port}'")).collect::<Vec<_>>().join(",");
+        assert!(matches!(
+            parse(&format!("peers = [{peers}]")),
+            Err(ConfigError::TooManyPeers { count: 257, limit: 256, .. })
+        ));
+    }
+
+    #[test]
+    fn a_home_without_a_file_has_the_defaults_and_a_directory_is_an_error() {
+        let home = tempfile::tempdir().unwrap();
+        assert_eq!(Config::load(home.path()), Ok(Config::default()));
+        std::fs::create_dir(home.path().join(CONFIG_NAME)).unwrap();
+        assert!(matches!(Config::load(home.path()), Err(ConfigError::Read { .. })));
+    }
+
+    #[test]
+    fn addresses_need_a_host_and_a_port() {
+        for good in ["h:1", "a-b.example:65535", "127.0.0.1:9", "[::1]:9", "fqdn.example.:7"] {
+            assert!(good.parse::<PeerAddr>().is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            ":1",
+            "h",
+            "h:",
+            "h:0",
+            "h:70000",
+            "127.0.0.1",
+            "::1:9",
+            "-h:1",
+            "a..b:1",
+            "300.1.1.1:5",
+            "h h:1",
+        ] {
+            assert_eq!(bad.parse::<PeerAddr>(), Err(PeerAddrError { text: bad.to_owned() }), "{bad}");
+        }
+    }
+}
