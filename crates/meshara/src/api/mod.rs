@@ -1,12 +1,21 @@
 //! The local control API: HTTP and JSON over a Unix socket in the node's home. See `docs/control-api.md`.
 
+mod client;
 mod control;
 mod error;
+mod lines;
+mod routes;
+mod server;
+mod socket;
 mod timestamp;
 mod types;
 
+pub use client::{Client, LineStream};
 pub use control::{Control, Events, Result};
 pub use error::{ApiError, ErrorCode, ErrorEnvelope};
+pub use routes::router;
+pub use server::serve;
+pub use socket::{bind, socket_path};
 pub use timestamp::{ParseTimestampError, Timestamp};
 pub use types::*;
 
@@ -19,3 +28,6 @@ pub const MAX_MESSAGE: usize = 1 << 20;
 /// About how many bytes of content one answer of unread messages holds: four of the largest messages, so that a reader
 /// with many small ones needs few round trips and the node holds little for a slow one.
 pub const MAX_UNREAD_BATCH: usize = 4 << 20;
+
+/// Most messages that one request consumes: their identifiers fit a request's 64 KiB even at 64 digits each.
+pub const MAX_CONSUME: usize = 512;

@@ -1,0 +1,239 @@
+//! A node in memory, for the server and the client to speak about.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use meshara::api::{
+    ApiError, BenchEvent, BenchProgress, BenchRequest, Body, ConnectEvent, ConnectInfo, ConnectRequest,
+    Control, DoctorFacts, ErrorCode, Events, IdInfo, Invite, NodeRef, PeerInfo, PeerState, PingEvent,
+    PingReply, PingRequest, PingSummary, Received, Result, RouteInfo, SendReceipt, ServiceInfo, Status,
+    Timestamp, Trace, TraceHop,
+};
+use tokio::sync::{mpsc, watch};
+
+#[derive(Default)]
+pub(crate) struct TestNode {
+    inbox: Mutex<Vec<Received>>,
+    followers: Mutex<Vec<mpsc::Sender<Result<Received>>>>,
+    services: Mutex<BTreeMap<String, ServiceInfo>>,
+    sent: AtomicUsize,
+    pub(crate) disconnected: watch::Sender<bool>,
+}
+
+impl TestNode {
+    pub(crate) fn deliver(&self, id: &str, body: Body) {
+        let message = Received {
+            id: id.into(),
+            from: "b0b".into(),
+            from_name: "bob".into(),
+            sent_at: Timestamp::from_unix_ms(1),
+            body,
+        };
+        for follower in self.followers.lock().unwrap().iter() {
+            follower.try_send(Ok(message.clone())).unwrap();
+        }
+        self.inbox.lock().unwrap().push(message);
+    }
+
+    pub(crate) fn sent(&self) -> usize {
+        self.sent.load(Ordering::Relaxed)
+    }
+}
+
+pub(crate) fn status() -> Status {
+    Status {
+        node_id: "a11ce".into(),
+        name: "alice".into(),
+        mesh: "lab".into(),
+        spiffe_id: "spiffe://lab/node/alice".into(),
+        mesh_address: "fd00::1".into(),
+        version: "0.1.0".into(),
+        uptime_s: 3,
+        listen: vec!["0.0.0.0:6374".into()],
+        neighbours: 1,
+        nodes_known: 1,
+        sessions: 0,
+        certificate_expires_at: Some(Timestamp::from_unix_ms(1_700_000_000_000)),
+        issuer: true,
+        unread: 0,
+        outbox: 0,
+    }
+}
+
+pub(crate) fn peer() -> PeerInfo {
+    PeerInfo {
+        node_id: "b0b".into(),
+        name: "bob".into(),
+        addr: "192.0.2.1:6374".into(),
+        state: PeerState::Suspect,
+        rtt_ms: None,
+        loss: 0.25,
+        kex: "X25519MLKEM768".into(),
+        auth: "ML-DSA-65".into(),
+        since_s: 1,
+        tx_bytes: 2,
+        rx_bytes: 3,
+        rate_mbit_s: Some(941.5),
+        tier: Some("1g".into()),
+        window_bytes: Some(1 << 20),
+        cwnd_bytes: Some(14720),
+        mtu: Some(1452),
+        dialled: true,
+    }
+}
+
+pub(crate) fn route() -> RouteInfo {
+    RouteInfo {
+        dest: "b0b".into(),
+        name: "bob".into(),
+        next_hop: "b0b".into(),
+        hops: 1,
+        metric_ms: 0.5,
+        alternates: vec!["ca401".into()],
+    }
+}
+
+pub(crate) fn unknown(node: &str) -> ApiError {
+    ApiError::new(ErrorCode::UnknownNode, format!("no node is called `{node}`")).hint("see `meshara routes`")
+}
+
+fn known(node: &str) -> Result<()> {
+    if node == "bob" { Ok(()) } else { Err(unknown(node)) }
+}
+
+impl Control for TestNode {
+    async fn status(&self) -> Result<Status> {
+        Ok(status())
+    }
+
+    async fn id(&self) -> Result<IdInfo> {
+        Ok(IdInfo { node_id: "a11ce".into(), name: "alice".into(), mesh: "lab".into() })
+    }
+
+    async fn peers(&self) -> Result<Vec<PeerInfo>> {
+        Ok(vec![peer()])
+    }
+
+    async fn routes(&self) -> Result<Vec<RouteInfo>> {
+        Ok(vec![route()])
+    }
+
+    async fn metrics_text(&self) -> Result<String> {
+        Ok("meshara_up 1\n# EOF\n".into())
+    }
+
+    async fn ready(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn resolve(&self, node: String) -> Result<NodeRef> {
+        known(&node)?;
+        Ok(NodeRef { node_id: "b0b".into(), name: node })
+    }
+
+    async fn invite(&self, ttl: Duration, uses: u32) -> Result<Invite> {
+        let expires_at = Timestamp::from_unix_ms(u64::try_from(ttl.as_millis()).unwrap());
+        Ok(Invite { ticket: "T".into(), expires_at, uses })
+    }
+
+    async fn ping(&self, request: PingRequest) -> Result<Events<PingEvent>> {
+        known(&request.node)?;
+        let (tx, rx) = mpsc::channel(16);
+        tokio::spawn(async move {
+            for seq in 0..request.count {
+                tx.send(Ok(PingEvent::Reply(PingReply { seq, rtt_ms: 0.1, hops: 2 }))).await.unwrap();
+            }
+            let (sent, received) = (request.count, request.count);
+            let summary =
+                PingSummary { sent, received, p50_ms: Some(0.1), p99_ms: Some(0.1), longest_gap_ms: 1.0 };
+            tx.send(Ok(PingEvent::Summary { summary })).await.unwrap();
+        });
+        Ok(rx)
+    }
+
+    async fn trace(&self, node: String) -> Result<Trace> {
+        known(&node)?;
+        let hop = |node_id: &str, rtt_ms| TraceHop { node_id: node_id.into(), name: String::new(), rtt_ms };
+        Ok(Trace { hops: vec![hop("ca401", None), hop("b0b", Some(1.5))] })
+    }
+
+    async fn send(&self, to: String, body: Bytes, _timeout: Duration) -> Result<SendReceipt> {
+        known(&to)?;
+        self.sent.fetch_add(1, Ordering::Relaxed);
+        Ok(SendReceipt { id: body.len().to_string(), acked_ms: 1.0 })
+    }
+
+    async fn unread(&self) -> Result<Vec<Received>> {
+        Ok(self.inbox.lock().unwrap().clone())
+    }
+
+    async fn consume(&self, ids: Vec<String>) -> Result<()> {
+        self.inbox.lock().unwrap().retain(|message| !ids.contains(&message.id));
+        Ok(())
+    }
+
+    async fn follow(&self) -> Result<Events<Received>> {
+        let (tx, rx) = mpsc::channel(16);
+        self.followers.lock().unwrap().push(tx);
+        Ok(rx)
+    }
+
+    async fn serve_add(&self, name: String, tcp: String) -> Result<ServiceInfo> {
+        let service = ServiceInfo { name: name.clone(), tcp, connections: 0 };
+        self.services.lock().unwrap().insert(name, service.clone());
+        Ok(service)
+    }
+
+    async fn serve_list(&self) -> Result<Vec<ServiceInfo>> {
+        Ok(self.services.lock().unwrap().values().cloned().collect())
+    }
+
+    async fn serve_remove(&self, name: String) -> Result<ServiceInfo> {
+        let removed = self.services.lock().unwrap().remove(&name);
+        removed.ok_or_else(|| ApiError::new(ErrorCode::UnknownService, format!("no service `{name}`")))
+    }
+
+    async fn connect(&self, request: ConnectRequest) -> Result<Events<ConnectEvent>> {
+        known(&request.node)?;
+        let (tx, rx) = mpsc::channel(16);
+        let info = ConnectInfo {
+            listen: request.listen,
+            node_id: "b0b".into(),
+            name: request.node,
+            service: request.service,
+        };
+        let disconnected = self.disconnected.clone();
+        tokio::spawn(async move {
+            tx.send(Ok(ConnectEvent::Listening(info))).await.unwrap();
+            tx.closed().await;
+            disconnected.send_replace(true);
+        });
+        Ok(rx)
+    }
+
+    async fn bench(&self, request: BenchRequest) -> Result<Events<BenchEvent>> {
+        known(&request.node)?;
+        let (tx, rx) = mpsc::channel(16);
+        let progress = BenchProgress { elapsed_s: 0.1, bytes: 1, gbit_s: 0.0 };
+        tx.try_send(Ok(BenchEvent::Progress(progress))).unwrap();
+        tx.try_send(Err(ApiError::new(ErrorCode::Unreachable, "bob has gone"))).unwrap();
+        Ok(rx)
+    }
+
+    async fn doctor(&self) -> Result<DoctorFacts> {
+        let mut facts = DoctorFacts::default();
+        facts.pid = 7;
+        Ok(facts)
+    }
+
+    async fn add_peer(&self, _addr: String) -> Result<()> {
+        Ok(())
+    }
+
+    async fn shutdown(&self) -> Result<()> {
+        Ok(())
+    }
+}
