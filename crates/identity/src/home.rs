@@ -1,0 +1,308 @@
+//! The identity files of a home directory, and what `init`, `join`, `up` and `root export` do with them.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+use crate::anchors::{TrustAnchors, TrustError};
+use crate::grant::{IssuerGrant, IssuerKey};
+use crate::ids::{NodeId, UnixMillis};
+use crate::issuer::{Issuer, IssuerError};
+use crate::join::{JoinClient, JoinError};
+use crate::keys::{KeyError, LeafKey, NodeKey, RoutingKey};
+use crate::leaf::IssueError;
+use crate::membership::{Membership, MembershipError};
+use crate::names::{MeshName, NodeName};
+use crate::root::RootKey;
+use crate::sealed::{self, FileError, FileKind, Passphrase};
+use crate::ticket::Ticket;
+use crate::wire::{self, WireError};
+
+/// File of the node's long-lived keys.
+pub const KEYSTORE: &str = "keystore";
+/// File of root public, grants, leaf and leaf key.
+pub const MEMBERSHIP: &str = "membership";
+/// File of the CA key and its grant, on a node that issues.
+pub const ISSUER_KEY: &str = "issuer.key";
+/// File of tickets, names and serials, on a node that issues.
+pub const ISSUER_STATE: &str = "issuer.redb";
+/// File of the mesh root, on the node that made the mesh.
+pub const ROOT_KEY: &str = "root.key";
+
+/// Longest content of the small key files.
+const KEY_FILE_MAX: usize = 64 * 1024;
+
+/// Why a home's identity could not be made or loaded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HomeError {
+    /// A file; names it and the remedy.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A file whose checksum is right holds what cannot be used.
+    #[error("{path}: {error}; restore it from a backup, or move it away and join again with a new ticket", path = path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        error: MembershipError,
+    },
+    /// Keystore and membership are not of the same node.
+    #[error("{path}: belongs to node {found}, the keystore to {expected}; restore both from the same backup", path = path.display())]
+    OtherNode {
+        /// The membership file.
+        path: PathBuf,
+        /// Node of the keystore.
+        expected: NodeId,
+        /// Node of the membership.
+        found: NodeId,
+    },
+    /// The issuer.
+    #[error(transparent)]
+    Issuer(#[from] IssuerError),
+    /// The reply to a join request.
+    #[error(transparent)]
+    Join(#[from] JoinError),
+    /// The cryptographic library failed.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// A certificate could not be made.
+    #[error(transparent)]
+    Issue(#[from] IssueError),
+    /// Fresh grants make no trust.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// Something does not encode.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+}
+
+/// A complete identity: this node's keys and its place in a mesh.
+#[derive(Debug)]
+pub struct Identity {
+    /// Long-lived key.
+    pub node: NodeKey,
+    /// Key of routing records.
+    pub routing: RoutingKey,
+    /// Mesh, issuers and own leaf.
+    pub membership: Membership,
+}
+
+#[derive(Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
+struct KeystoreContent {
+    node: [u8; 32],
+    routing: [u8; 32],
+}
+
+#[derive(Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
+struct IssuerContent {
+    seed: [u8; 32],
+    #[zeroize(skip)]
+    grant: IssuerGrant,
+}
+
+#[derive(Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
+struct RootContent {
+    seeds: [[u8; 32]; 2],
+}
+
+/// `init`: makes root, issuer, keystore, own leaf. Nothing that exists is overwritten; a keystore left by a refused
+/// join is used again.
+pub fn create_mesh(
+    home: &Path,
+    mesh: &MeshName,
+    name: &NodeName,
+    passphrase: Option<&Passphrase>,
+    now: UnixMillis,
+) -> Result<Identity, HomeError> {
+    for file in [MEMBERSHIP, ROOT_KEY, ISSUER_KEY, ISSUER_STATE] {
+        refuse_existing(&home.join(file))?;
+    }
+    let (node, routing) = load_or_create_keys(home, passphrase)?;
+    let root = RootKey::generate()?;
+    let issuer_key = IssuerKey::generate()?;
+    let grant = issuer_key.grant(&root, mesh, node.node_id(), 1, now)?;
+    let anchors = TrustAnchors::new(root.public().clone(), mesh.clone(), vec![grant.clone()])?;
+
+    write_root(&home.join(ROOT_KEY), FileKind::Root, &root, passphrase)?;
+    let content = IssuerContent { seed: **issuer_key.seed(), grant: grant.clone() };
+    let bytes = Zeroizing::new(wire::encode(&content)?);
+    sealed::create(&home.join(ISSUER_KEY), FileKind::Issuer, &bytes, passphrase)?;
+
+    let issuer = Issuer::create(&home.join(ISSUER_STATE), issuer_key, grant, anchors.clone())?;
+    let leaf_key = LeafKey::generate()?;
+    let leaf = issuer.enrol_self(name, node.node_id(), routing.public_key(), leaf_key.public_key(), now)?;
+    let path = home.join(MEMBERSHIP);
+    let membership =
+        Membership::new(anchors, leaf, leaf_key).map_err(|error| HomeError::Content { path, error })?;
+    finish(home, node, routing, membership, passphrase)
+}
+
+/// First half of `join`: the keystore (made if there is none) and the request.
+pub fn begin_join(
+    home: &Path,
+    ticket: Ticket,
+    name: NodeName,
+    passphrase: Option<&Passphrase>,
+    now: UnixMillis,
+) -> Result<(JoinClient, NodeKey, RoutingKey), HomeError> {
+    refuse_existing(&home.join(MEMBERSHIP))?;
+    let (node, routing) = load_or_create_keys(home, passphrase)?;
+    let client = JoinClient::new(ticket, name, &node, &routing, now)?;
+    Ok((client, node, routing))
+}
+
+/// Last step of `join`: writes the membership that [`JoinClient::open_reply`] gave.
+pub fn finish(
+    home: &Path,
+    node: NodeKey,
+    routing: RoutingKey,
+    membership: Membership,
+    passphrase: Option<&Passphrase>,
+) -> Result<Identity, HomeError> {
+    let path = home.join(MEMBERSHIP);
+    check_same_node(&path, &node, &membership)?;
+    sealed::create(&path, FileKind::Membership, &membership.encode()?, passphrase)?;
+    Ok(Identity { node, routing, membership })
+}
+
+/// Replaces the membership of `identity` by a renewed one, on disk first.
+pub fn renew(
+    home: &Path,
+    identity: &mut Identity,
+    membership: Membership,
+    passphrase: Option<&Passphrase>,
+) -> Result<(), HomeError> {
+    let path = home.join(MEMBERSHIP);
+    check_same_node(&path, &identity.node, &membership)?;
+    sealed::replace(&path, FileKind::Membership, &membership.encode()?, passphrase)?;
+    identity.membership = membership;
+    Ok(())
+}
+
+/// Loads the identity of a home. An ended leaf loads: it can be shown and renewed; see [`Membership::valid_at`].
+pub fn load(home: &Path, passphrase: Option<&Passphrase>) -> Result<Identity, HomeError> {
+    // The membership is written last: when it is missing, init or join never finished.
+    let path = home.join(MEMBERSHIP);
+    let bytes = sealed::read(&path, FileKind::Membership, passphrase)?;
+    let (node, routing) = load_keys(&home.join(KEYSTORE), passphrase)?;
+    let membership =
+        Membership::decode(&bytes).map_err(|error| HomeError::Content { path: path.clone(), error })?;
+    check_same_node(&path, &node, &membership)?;
+    Ok(Identity { node, routing, membership })
+}
+
+/// Whether this home's node issues certificates.
+pub fn is_issuer(home: &Path) -> bool {
+    home.join(ISSUER_KEY).exists()
+}
+
+/// Opens the issuer of a home; `None` when the node does not issue.
+pub fn open_issuer(
+    home: &Path,
+    anchors: &TrustAnchors,
+    passphrase: Option<&Passphrase>,
+) -> Result<Option<Issuer>, HomeError> {
+    if !is_issuer(home) {
+        return Ok(None);
+    }
+    let path = home.join(ISSUER_KEY);
+    let bytes = sealed::read(&path, FileKind::Issuer, passphrase)?;
+    let content: IssuerContent = decode_content(&path, &bytes)?;
+    let key = IssuerKey::from_seed(Zeroizing::new(content.seed))?;
+    let state = home.join(ISSUER_STATE);
+    Ok(Some(Issuer::open(&state, key, content.grant.clone(), anchors.clone())?))
+}
+
+/// Loads the mesh root of the node that made the mesh.
+pub fn load_root(home: &Path, passphrase: Option<&Passphrase>) -> Result<RootKey, HomeError> {
+    read_root(&home.join(ROOT_KEY), FileKind::Root, passphrase)
+}
+
+/// `root export`: writes the home's root to `backup`, sealed with `backup_passphrase`; never over an existing file.
+pub fn export_root(
+    home: &Path,
+    passphrase: Option<&Passphrase>,
+    backup: &Path,
+    backup_passphrase: &Passphrase,
+) -> Result<(), HomeError> {
+    let root = load_root(home, passphrase)?;
+    write_root(backup, FileKind::RootBackup, &root, Some(backup_passphrase))
+}
+
+/// Puts the root of a backup into a home that has none.
+pub fn import_root(
+    home: &Path,
+    passphrase: Option<&Passphrase>,
+    backup: &Path,
+    backup_passphrase: &Passphrase,
+) -> Result<RootKey, HomeError> {
+    let root = read_root(backup, FileKind::RootBackup, Some(backup_passphrase))?;
+    sealed::private_directory(home)?;
+    write_root(&home.join(ROOT_KEY), FileKind::Root, &root, passphrase)?;
+    Ok(root)
+}
+
+fn refuse_existing(path: &Path) -> Result<(), FileError> {
+    if path.symlink_metadata().is_ok() {
+        return Err(FileError::AlreadyExists { path: path.to_owned() });
+    }
+    Ok(())
+}
+
+fn check_same_node(path: &Path, node: &NodeKey, membership: &Membership) -> Result<(), HomeError> {
+    let (expected, found) = (node.node_id(), membership.member().node_id);
+    if expected == found {
+        return Ok(());
+    }
+    Err(HomeError::OtherNode { path: path.to_owned(), expected, found })
+}
+
+fn load_or_create_keys(
+    home: &Path,
+    passphrase: Option<&Passphrase>,
+) -> Result<(NodeKey, RoutingKey), HomeError> {
+    sealed::private_directory(home)?;
+    let path = home.join(KEYSTORE);
+    if path.symlink_metadata().is_ok() {
+        return load_keys(&path, passphrase);
+    }
+    let (node, routing) = (NodeKey::generate()?, RoutingKey::generate()?);
+    let content = KeystoreContent { node: **node.seed(), routing: **routing.seed() };
+    let bytes = Zeroizing::new(wire::encode(&content)?);
+    sealed::create(&path, FileKind::Keystore, &bytes, passphrase)?;
+    Ok((node, routing))
+}
+
+fn load_keys(path: &Path, passphrase: Option<&Passphrase>) -> Result<(NodeKey, RoutingKey), HomeError> {
+    let bytes = sealed::read(path, FileKind::Keystore, passphrase)?;
+    let content: KeystoreContent = decode_content(path, &bytes)?;
+    let node = NodeKey::from_seed(Zeroizing::new(content.node))?;
+    Ok((node, RoutingKey::from_seed(Zeroizing::new(content.routing))?))
+}
+
+fn write_root(
+    path: &Path,
+    kind: FileKind,
+    root: &RootKey,
+    passphrase: Option<&Passphrase>,
+) -> Result<(), HomeError> {
+    let content = RootContent { seeds: *root.seeds() };
+    let bytes = Zeroizing::new(wire::encode(&content)?);
+    Ok(sealed::create(path, kind, &bytes, passphrase)?)
+}
+
+fn read_root(path: &Path, kind: FileKind, passphrase: Option<&Passphrase>) -> Result<RootKey, HomeError> {
+    let bytes = sealed::read(path, kind, passphrase)?;
+    let content: RootContent = decode_content(path, &bytes)?;
+    Ok(RootKey::from_seeds(&Zeroizing::new(content.seeds))?)
+}
+
+fn decode_content<T: Serialize + serde::de::DeserializeOwned>(
+    path: &Path,
+    bytes: &[u8],
+) -> Result<T, HomeError> {
+    wire::decode(bytes, KEY_FILE_MAX)
+        .map_err(|error| HomeError::Content { path: path.to_owned(), error: error.into() })
+}

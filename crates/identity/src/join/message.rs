@@ -1,0 +1,358 @@
+//! Wire form of join and renewal requests and their replies. See `docs/identity.md`, "Joining".
+
+use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+use crate::grant::IssuerGrant;
+use crate::ids::{NodeId, UnixMillis};
+use crate::keys::{
+    Ed25519Signature, KeyError, LeafKey, MlDsaPublic, MlDsaSignature, NodeKey, RoutingKey, random,
+    verify_ml_dsa, verify_routing,
+};
+use crate::names::{MeshName, NodeName};
+use crate::root::RootPublic;
+use crate::wire::{self, VERSION, WireError};
+
+/// Longest request; ours have 10.7 KB (two public keys and two signatures of ML-DSA-65).
+pub const REQUEST_MAX: usize = 16 * 1024;
+
+/// Longest reply: root, up to 16 grants of 9 KB, one leaf.
+pub const REPLY_MAX: usize = 256 * 1024;
+
+const KIND_JOIN: u8 = 1;
+const KIND_RENEW: u8 = 2;
+const KIND_REPLY: u8 = 3;
+
+const MAC_LEN: usize = 32;
+const JOIN_DOMAIN: &[u8] = b"meshara join request v1\0";
+const RENEW_DOMAIN: &[u8] = b"meshara renew request v1\0";
+
+/// Why an issuer says no.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The request has another version.
+    #[error(
+        "the issuer knows version {supported} of the join protocol, this program sent {found}: update the older side"
+    )]
+    UnsupportedVersion {
+        /// Version of the request.
+        found: u8,
+        /// Version of the issuer.
+        supported: u8,
+    },
+    /// The request does not decode.
+    #[error("the issuer could not read the request: try again, then update the older side")]
+    Malformed,
+    /// No such ticket.
+    #[error("the issuer does not know this ticket: ask for a new one")]
+    UnknownTicket,
+    /// The request is not authenticated by the ticket.
+    #[error("the ticket does not match: copy the whole ticket again")]
+    BadMac,
+    /// The clocks differ too much.
+    #[error(
+        "the clocks differ too much: the issuer's shows {issuer}, this machine's {newcomer}: set the clock"
+    )]
+    ClockSkew {
+        /// The issuer's clock.
+        issuer: UnixMillis,
+        /// The requester's clock.
+        newcomer: UnixMillis,
+    },
+    /// A key was not proved.
+    #[error("the request does not prove its keys")]
+    BadProof,
+    /// The ticket ended.
+    #[error("the ticket ended at {at}: ask for a new one")]
+    TicketExpired {
+        /// Its end.
+        at: UnixMillis,
+    },
+    /// All uses are consumed by other nodes.
+    #[error("the ticket is used up: ask for a new one")]
+    TicketUsed,
+    /// Another node has this name.
+    #[error("the name {name} is taken: choose another --name")]
+    NameTaken {
+        /// The name.
+        name: NodeName,
+    },
+    /// This node has another name.
+    #[error("this node is known as {name}: join with --name {name}")]
+    AlreadyNamed {
+        /// Its name.
+        name: NodeName,
+    },
+    /// Renewal by a node that never joined.
+    #[error("the issuer does not know this node: join with a ticket")]
+    NotAMember,
+    /// The issuer has as many members as it can hold.
+    #[error("the mesh is full")]
+    Full,
+    /// The issuer could not write or sign.
+    #[error("the issuer failed: see its log")]
+    Internal,
+}
+
+impl Refusal {
+    /// Whether an unauthenticated reply may say this: the issuer cannot authenticate it, and believing it does no
+    /// harm beyond trying elsewhere.
+    pub(crate) fn may_be_plain(&self) -> bool {
+        matches!(self, Self::UnsupportedVersion { .. } | Self::Malformed | Self::UnknownTicket)
+    }
+}
+
+/// The keys a request claims.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Claim {
+    pub(crate) node_public: MlDsaPublic,
+    pub(crate) leaf_public: MlDsaPublic,
+    pub(crate) routing_key: [u8; 32],
+    pub(crate) nonce: [u8; 32],
+    pub(crate) time: UnixMillis,
+}
+
+impl Claim {
+    pub(crate) fn new(
+        node: &NodeKey,
+        leaf: &LeafKey,
+        routing: &RoutingKey,
+        now: UnixMillis,
+    ) -> Result<Self, KeyError> {
+        Ok(Self {
+            node_public: node.public_key().clone(),
+            leaf_public: leaf.public_key().clone(),
+            routing_key: routing.public_key(),
+            nonce: *random()?,
+            time: now,
+        })
+    }
+
+    pub(crate) fn node_id(&self) -> NodeId {
+        NodeId::of_public_key(&self.node_public)
+    }
+}
+
+/// A join request's fields.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct JoinBody {
+    pub(crate) ticket_id: [u8; 16],
+    pub(crate) ticket_hash: [u8; 32],
+    pub(crate) name: NodeName,
+    pub(crate) claim: Claim,
+}
+
+/// A renewal request's fields.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RenewBody {
+    pub(crate) claim: Claim,
+}
+
+/// Signatures over all before them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Proofs {
+    node: MlDsaSignature,
+    leaf: MlDsaSignature,
+    routing: Ed25519Signature,
+}
+
+/// A decoded request; nothing of it is proved yet.
+#[derive(Debug)]
+pub(crate) struct Request<'a, B> {
+    pub(crate) body: B,
+    proofs: Proofs,
+    signed: &'a [u8],
+    domain: &'static [u8],
+    mac: Option<(&'a [u8], &'a [u8; MAC_LEN])>,
+}
+
+fn signed_message(domain: &[u8], signed: &[u8]) -> Vec<u8> {
+    [domain, signed].concat()
+}
+
+fn with_proofs<B: Serialize>(
+    kind: u8,
+    domain: &[u8],
+    body: &B,
+    keys: (&NodeKey, &LeafKey, &RoutingKey),
+) -> Result<Vec<u8>, EncodeError> {
+    let signed = wire::append(vec![VERSION, kind], body)?;
+    let message = signed_message(domain, &signed);
+    let (node, leaf, routing) = keys;
+    let proofs = Proofs {
+        node: node.sign(&message)?,
+        leaf: leaf.sign(&message)?,
+        routing: routing.sign(&message).into(),
+    };
+    Ok(wire::append(signed, &proofs)?)
+}
+
+/// Why a message could not be made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EncodeError {
+    /// Signing failed.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// It does not encode.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+}
+
+/// A join request, signed and authenticated.
+pub(crate) fn encode_join(
+    body: &JoinBody,
+    keys: (&NodeKey, &LeafKey, &RoutingKey),
+    join_key: &[u8; 32],
+) -> Result<Vec<u8>, EncodeError> {
+    let mut request = with_proofs(KIND_JOIN, JOIN_DOMAIN, body, keys)?;
+    let mac = request_mac(join_key, &request);
+    request.extend_from_slice(mac.as_bytes());
+    Ok(request)
+}
+
+/// A renewal request, signed.
+pub(crate) fn encode_renew(
+    body: &RenewBody,
+    keys: (&NodeKey, &LeafKey, &RoutingKey),
+) -> Result<Vec<u8>, EncodeError> {
+    with_proofs(KIND_RENEW, RENEW_DOMAIN, body, keys)
+}
+
+pub(crate) fn decode_join(bytes: &[u8]) -> Result<Request<'_, JoinBody>, WireError> {
+    let (authenticated, mac) = match wire::check_version(bytes, REQUEST_MAX) {
+        Ok(_) => bytes.split_last_chunk::<MAC_LEN>().ok_or(WireError::Malformed)?,
+        Err(error) => return Err(error),
+    };
+    let mut request = decode_request(authenticated, KIND_JOIN, JOIN_DOMAIN)?;
+    request.mac = Some((authenticated, mac));
+    Ok(request)
+}
+
+pub(crate) fn decode_renew(bytes: &[u8]) -> Result<Request<'_, RenewBody>, WireError> {
+    decode_request(bytes, KIND_RENEW, RENEW_DOMAIN)
+}
+
+fn decode_request<'a, B: Serialize + serde::de::DeserializeOwned>(
+    bytes: &'a [u8],
+    kind: u8,
+    domain: &'static [u8],
+) -> Result<Request<'a, B>, WireError> {
+    let rest = wire::check_version(bytes, REQUEST_MAX)?;
+    let rest = rest.strip_prefix(&[kind]).ok_or(WireError::Malformed)?;
+    let (body, rest) = wire::take::<B>(rest)?;
+    let signed = bytes.get(..bytes.len() - rest.len()).ok_or(WireError::Malformed)?;
+    let (proofs, rest) = wire::take::<Proofs>(rest)?;
+    if !rest.is_empty() {
+        return Err(WireError::Malformed);
+    }
+    Ok(Request { body, proofs, signed, domain, mac: None })
+}
+
+impl<B> Request<'_, B> {
+    /// Whether the holder of `join_key` made this request.
+    pub(crate) fn is_authenticated_by(&self, join_key: &[u8; 32]) -> bool {
+        self.mac.is_some_and(|(message, mac)| {
+            bool::from(request_mac(join_key, message).as_bytes().as_slice().ct_eq(mac.as_slice()))
+        })
+    }
+
+    /// Whether all three keys of `claim` signed this request.
+    pub(crate) fn is_proved(&self, claim: &Claim) -> bool {
+        let message = signed_message(self.domain, self.signed);
+        verify_routing(&claim.routing_key, &message, self.proofs.routing.as_bytes()).is_ok()
+            && verify_ml_dsa(&claim.node_public, &message, &self.proofs.node).is_ok()
+            && verify_ml_dsa(&claim.leaf_public, &message, &self.proofs.leaf).is_ok()
+    }
+}
+
+fn keyed(context: &str, join_key: &[u8; 32], message: &[u8]) -> blake3::Hash {
+    let key = Zeroizing::new(blake3::derive_key(context, join_key));
+    blake3::keyed_hash(&key, message)
+}
+
+fn request_mac(join_key: &[u8; 32], message: &[u8]) -> blake3::Hash {
+    keyed("meshara 2026-11 join request mac v1", join_key, message)
+}
+
+fn reply_mac(join_key: &[u8; 32], message: &[u8]) -> blake3::Hash {
+    keyed("meshara 2026-11 join reply mac v1", join_key, message)
+}
+
+/// What an accepted node is given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Issued {
+    pub(crate) root: RootPublic,
+    pub(crate) mesh: MeshName,
+    pub(crate) grants: Vec<IssuerGrant>,
+    pub(crate) leaf_der: Vec<u8>,
+    pub(crate) issuer_time: UnixMillis,
+}
+
+/// The issuer's decision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Outcome {
+    Issued(Box<Issued>),
+    Refused(Refusal),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct ReplyBody {
+    request: [u8; 32],
+    outcome: Outcome,
+}
+
+fn request_hash(request: &[u8]) -> [u8; 32] {
+    blake3::derive_key("meshara 2026-11 join request hash v1", request)
+}
+
+/// A reply to `request`, authenticated when the ticket's key is known.
+pub(crate) fn encode_reply(
+    request: &[u8],
+    outcome: Outcome,
+    join_key: Option<&[u8; 32]>,
+) -> Result<Vec<u8>, WireError> {
+    let body = ReplyBody { request: request_hash(request), outcome };
+    let mut reply = wire::append(vec![VERSION, KIND_REPLY], &body)?;
+    reply.push(u8::from(join_key.is_some()));
+    if let Some(join_key) = join_key {
+        let mac = reply_mac(join_key, &reply);
+        reply.extend_from_slice(mac.as_bytes());
+    }
+    Ok(reply)
+}
+
+/// How far a reply can be believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Authenticity {
+    /// The MAC is good.
+    Good,
+    /// There is none.
+    Absent,
+    /// The MAC is wrong.
+    Bad,
+}
+
+/// A decoded reply: what it answers, what it says, whether it is authentic under `join_key`.
+pub(crate) fn decode_reply(
+    bytes: &[u8],
+    request: &[u8],
+    join_key: Option<&[u8; 32]>,
+) -> Result<Option<(Outcome, Authenticity)>, WireError> {
+    let rest = wire::check_version(bytes, REPLY_MAX)?;
+    let rest = rest.strip_prefix(&[KIND_REPLY]).ok_or(WireError::Malformed)?;
+    let (body, rest) = wire::take::<ReplyBody>(rest)?;
+    let authenticity = match rest {
+        [0] => Authenticity::Absent,
+        [1, mac @ ..] if mac.len() == MAC_LEN => {
+            let message = bytes.get(..bytes.len() - MAC_LEN).ok_or(WireError::Malformed)?;
+            let good = join_key
+                .is_some_and(|key| bool::from(reply_mac(key, message).as_bytes().as_slice().ct_eq(mac)));
+            if good { Authenticity::Good } else { Authenticity::Bad }
+        }
+        _ => return Err(WireError::Malformed),
+    };
+    Ok((body.request == request_hash(request)).then_some((body.outcome, authenticity)))
+}

@@ -1,0 +1,7 @@
+//! Joining and renewing: messages, and the newcomer's side. The issuer's side is [`crate::issuer`].
+
+mod client;
+pub(crate) mod message;
+
+pub use client::{JoinClient, JoinError, RenewClient};
+pub use message::{REPLY_MAX, REQUEST_MAX, Refusal};
