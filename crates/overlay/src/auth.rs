@@ -1,0 +1,66 @@
+//! What the core asks of cryptography. The driver answers with certificates and Ed25519, the twin with a keyed hash.
+
+use std::time::Duration;
+
+use meshara_identity::{MeshAddress, NodeId};
+
+/// Length of a record's signature: Ed25519's (RFC 8032).
+pub const SIGNATURE_LEN: usize = 64;
+
+/// A verified member of the mesh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its name in the mesh.
+    pub name: String,
+    /// The Ed25519 key that its certificate delegates routing records to.
+    pub routing_key: [u8; 32],
+    /// How much longer its certificate is valid.
+    pub expires_in: Duration,
+}
+
+/// Why a member record proves nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MemberError {
+    /// Not a certificate of this format.
+    #[error("the member record is malformed")]
+    Malformed,
+    /// Not signed by this mesh's root or an issuer of it.
+    #[error("the member record is not signed by this mesh")]
+    Untrusted,
+    /// Names another node than the record's origin.
+    #[error("the member record names another node")]
+    WrongNode,
+    /// Its time has ended or not begun by our clock.
+    #[error("the member record is outside its time")]
+    OutsideTime,
+    /// The mesh revoked it.
+    #[error("the member record is revoked")]
+    Revoked,
+}
+
+impl MemberError {
+    /// Whether an honest peer may forward such a record: it may see another time or not know a revocation yet.
+    #[must_use]
+    pub const fn excusable(self) -> bool {
+        matches!(self, Self::OutsideTime | Self::Revoked)
+    }
+}
+
+/// Signs our records and checks those of others.
+pub trait Authenticator {
+    /// Signs with our routing key.
+    fn sign(&self, message: &[u8]) -> [u8; SIGNATURE_LEN];
+
+    /// Whether `signature` over `message` was made by the holder of `routing_key`.
+    fn verify(&self, routing_key: &[u8; 32], message: &[u8], signature: &[u8; SIGNATURE_LEN]) -> bool;
+
+    /// Checks the body of a member record: that it is a certificate of this mesh for `origin`.
+    ///
+    /// # Errors
+    /// Says why the record proves nothing.
+    fn member(&self, origin: &NodeId, body: &[u8]) -> Result<Member, MemberError>;
+
+    /// The mesh address of a node in this mesh.
+    fn address(&self, node: &NodeId) -> MeshAddress;
+}

@@ -1,0 +1,309 @@
+//! Control messages between neighbours: floods, and the comparison of databases.
+//!
+//! ```text
+//! version u8 | type u8 | …
+//!   1 records   (age_s u16 | length u16 | record)*
+//!   2 summary   (origin [32] | kind u8 | sequence u64)*
+//!   3 request   (origin [32] | kind u8)*
+//!   4 digest    [32]
+//! ```
+//! A link starts with a digest each way; whoever sees another one sends a summary; whoever lacks something requests it.
+
+use meshara_identity::NodeId;
+
+use crate::codec::{Reader, Truncated};
+use crate::record::{Kind, MAX_RECORD_LEN, Record, RecordError};
+
+/// Version of the format, the first byte.
+pub const VERSION: u8 = 1;
+/// Longest control message: one longest record fits, and a slow link isn't blocked for long.
+pub const MAX_CONTROL_LEN: usize = MAX_RECORD_LEN + 16 * 1024;
+/// Most entries in one summary or request, so that both stay under [`MAX_CONTROL_LEN`].
+pub const MAX_ENTRIES: usize = 512;
+
+/// A record and how long ago its origin made it, as far as the hops it crossed know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Aged {
+    /// Age in seconds, saturating.
+    pub age_s: u16,
+    /// The record.
+    pub record: Record,
+}
+
+/// One line of a summary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SummaryEntry {
+    /// Whose record.
+    pub origin: NodeId,
+    /// Which one.
+    pub kind: Kind,
+    /// In which version the sender has it.
+    pub sequence: u64,
+}
+
+/// A control message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// Records, new to the sender or requested.
+    Records(Vec<Aged>),
+    /// A part of what the sender has.
+    Summary(Vec<SummaryEntry>),
+    /// Records that the sender wants.
+    Request(Vec<(NodeId, Kind)>),
+    /// A hash of all that the sender has.
+    Digest([u8; 32]),
+}
+
+/// Why a control message is refused. The driver closes the link: an honest peer sends none of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ControlError {
+    /// Ends before its fields do.
+    #[error("the control message is truncated")]
+    Truncated,
+    /// Longer than [`MAX_CONTROL_LEN`].
+    #[error("the control message is too long")]
+    TooLong,
+    /// Has bytes after its end.
+    #[error("the control message has trailing bytes")]
+    Trailing,
+    /// Another version.
+    #[error("unknown control version {0}")]
+    UnknownVersion(u8),
+    /// Another type.
+    #[error("unknown control type {0}")]
+    UnknownType(u8),
+    /// An unknown kind in a summary or request.
+    #[error("unknown record kind {0}")]
+    UnknownKind(u8),
+    /// Too many entries, or none.
+    #[error("the control message has no or too many entries")]
+    Entries,
+    /// A record in it is malformed.
+    #[error("malformed record: {0}")]
+    Record(#[from] RecordError),
+    /// A record's signature does not verify under its origin's routing key.
+    #[error("a record's signature is forged")]
+    BadSignature,
+    /// A member record is not a certificate of this mesh for its origin.
+    #[error("a member record is refused: {0}")]
+    BadMember(crate::auth::MemberError),
+    /// The peer requests more than any honest peer would.
+    #[error("too many requests")]
+    TooManyRequests,
+    /// Control does not belong on a direct link.
+    #[error("control on a direct link")]
+    DirectLink,
+    /// The core doesn't know the link (it may have closed it already).
+    #[error("no such link")]
+    UnknownLink,
+}
+
+impl From<Truncated> for ControlError {
+    fn from(_: Truncated) -> Self {
+        Self::Truncated
+    }
+}
+
+impl Message {
+    /// Writes the message. The caller keeps to the limits; [`chunk_records`] helps.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Records(records) => encode_records(records.iter().map(|aged| (aged.age_s, &aged.record))),
+            Self::Summary(entries) => {
+                let mut out = vec![VERSION, 2];
+                for entry in entries {
+                    out.extend(entry.origin.0);
+                    out.push(entry.kind.code());
+                    out.extend(entry.sequence.to_be_bytes());
+                }
+                out
+            }
+            Self::Request(entries) => {
+                let mut out = vec![VERSION, 3];
+                for (origin, kind) in entries {
+                    out.extend(origin.0);
+                    out.push(kind.code());
+                }
+                out
+            }
+            Self::Digest(digest) => [&[VERSION, 4], digest.as_slice()].concat(),
+        }
+    }
+
+    /// Reads a message.
+    ///
+    /// # Errors
+    /// Says what is wrong with the bytes.
+    pub fn decode(bytes: &[u8]) -> Result<Self, ControlError> {
+        if bytes.len() > MAX_CONTROL_LEN {
+            return Err(ControlError::TooLong);
+        }
+        let mut r = Reader::new(bytes);
+        let [version, code] = r.array()?;
+        if version != VERSION {
+            return Err(ControlError::UnknownVersion(version));
+        }
+        let message = match code {
+            1 => Self::Records(read_all(&mut r, |r| {
+                let age_s = r.u16()?;
+                let length = r.u16()?;
+                let record = Record::decode(r.bytes(usize::from(length))?)?;
+                Ok(Aged { age_s, record })
+            })?),
+            2 => Self::Summary(read_all(&mut r, |r| {
+                Ok(SummaryEntry { origin: r.node()?, kind: read_kind(r)?, sequence: r.u64()? })
+            })?),
+            3 => Self::Request(read_all(&mut r, |r| Ok((r.node()?, read_kind(r)?)))?),
+            4 => {
+                let digest = r.array()?;
+                if !r.is_empty() {
+                    return Err(ControlError::Trailing);
+                }
+                Self::Digest(digest)
+            }
+            other => return Err(ControlError::UnknownType(other)),
+        };
+        Ok(message)
+    }
+}
+
+fn read_kind(r: &mut Reader<'_>) -> Result<Kind, ControlError> {
+    let code = r.u8()?;
+    Kind::from_code(code).ok_or(ControlError::UnknownKind(code))
+}
+
+fn read_all<'a, T>(
+    r: &mut Reader<'a>,
+    mut read: impl FnMut(&mut Reader<'a>) -> Result<T, ControlError>,
+) -> Result<Vec<T>, ControlError> {
+    let mut entries = Vec::new();
+    while !r.is_empty() {
+        if entries.len() == MAX_ENTRIES {
+            return Err(ControlError::Entries);
+        }
+        entries.push(read(r)?);
+    }
+    if entries.is_empty() { Err(ControlError::Entries) } else { Ok(entries) }
+}
+
+fn encode_records<'a>(records: impl Iterator<Item = (u16, &'a Record)>) -> Vec<u8> {
+    let mut out = vec![VERSION, 1];
+    for (age_s, record) in records {
+        let length = u16::try_from(record.bytes().len()).unwrap_or(u16::MAX);
+        out.extend(age_s.to_be_bytes());
+        out.extend(length.to_be_bytes());
+        out.extend(record.bytes());
+    }
+    out
+}
+
+/// Writes records into as few messages as the limits allow.
+#[must_use]
+pub fn chunk_records(records: &[(u16, Record)]) -> Vec<Vec<u8>> {
+    let mut messages = Vec::new();
+    let mut start = 0;
+    let mut size = 2;
+    for (at, (_, record)) in records.iter().enumerate() {
+        let more = 4 + record.bytes().len();
+        if at > start && (size + more > MAX_CONTROL_LEN || at - start == MAX_ENTRIES) {
+            messages.push(encode_records(records.iter().take(at).skip(start).map(|(age, r)| (*age, r))));
+            start = at;
+            size = 2;
+        }
+        size += more;
+    }
+    if start < records.len() {
+        messages.push(encode_records(records.iter().skip(start).map(|(age, r)| (*age, r))));
+    }
+    messages
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn record(sequence: u64, len: usize) -> Record {
+        Record::sign(Kind::Member, NodeId([1; 32]), sequence, &vec![0; len], |_| [2; 64]).unwrap()
+    }
+
+    #[test]
+    fn fixtures() {
+        let id = NodeId([1; 32]);
+        let summary =
+            Message::Summary(vec![SummaryEntry { origin: id, kind: Kind::LinkState, sequence: 258 }]);
+        let mut expected = vec![1, 2];
+        expected.extend([1; 32]);
+        expected.extend([3, 0, 0, 0, 0, 0, 0, 1, 2]);
+        assert_eq!(summary.encode(), expected);
+
+        let mut expected = vec![1, 3];
+        expected.extend([1; 32]);
+        expected.push(1);
+        assert_eq!(Message::Request(vec![(id, Kind::Member)]).encode(), expected);
+
+        let mut expected = vec![1, 4];
+        expected.extend([5; 32]);
+        assert_eq!(Message::Digest([5; 32]).encode(), expected);
+
+        let record = record(1, 0);
+        let mut expected = vec![1, 1, 0, 3, 0, 108];
+        expected.extend(record.bytes());
+        assert_eq!(Message::Records(vec![Aged { age_s: 3, record }]).encode(), expected);
+    }
+
+    #[test]
+    fn refuses() {
+        assert_eq!(Message::decode(&[1]), Err(ControlError::Truncated));
+        assert_eq!(Message::decode(&[2, 1]), Err(ControlError::UnknownVersion(2)));
+        assert_eq!(Message::decode(&[1, 9]), Err(ControlError::UnknownType(9)));
+        assert_eq!(Message::decode(&[1, 1]), Err(ControlError::Entries));
+        assert_eq!(
+            Message::decode(&[1, 1, 0, 0, 0, 1, 7]),
+            Err(ControlError::Record(RecordError::Truncated))
+        );
+        assert_eq!(Message::decode(&vec![1; MAX_CONTROL_LEN + 1]), Err(ControlError::TooLong));
+        let mut bytes = Message::Digest([0; 32]).encode();
+        bytes.push(0);
+        assert_eq!(Message::decode(&bytes), Err(ControlError::Trailing));
+        let mut bytes = vec![1, 3];
+        bytes.extend([0; 33]);
+        assert_eq!(Message::decode(&bytes), Err(ControlError::UnknownKind(0)));
+        let many = Message::Request(vec![(NodeId([1; 32]), Kind::Member); MAX_ENTRIES + 1]).encode();
+        assert_eq!(Message::decode(&many), Err(ControlError::Entries));
+    }
+
+    #[test]
+    fn chunks_keep_to_the_limits() {
+        let records: Vec<_> = (0..2000).map(|n| (0, record(n, (n as usize * 37) % 15_000))).collect();
+        let mut back = Vec::new();
+        for chunk in chunk_records(&records) {
+            assert!(chunk.len() <= MAX_CONTROL_LEN);
+            let Message::Records(part) = Message::decode(&chunk).unwrap() else { panic!() };
+            back.extend(part.into_iter().map(|aged| (aged.age_s, aged.record)));
+        }
+        assert_eq!(back, records);
+        assert!(chunk_records(&[]).is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn decoded_is_canonical(mut bytes: Vec<u8>, code in 1u8..5) {
+            for (to, from) in bytes.iter_mut().zip([VERSION, code]) { *to = from; }
+            if let Ok(message) = Message::decode(&bytes) {
+                prop_assert_eq!(message.encode(), bytes);
+            }
+        }
+
+        #[test]
+        fn round_trip(entries in proptest::collection::vec((any::<[u8; 32]>(), 1u8..4, any::<u64>()), 1..20)) {
+            let entries = entries.into_iter().map(|(origin, kind, sequence)| SummaryEntry {
+                origin: NodeId(origin), kind: Kind::from_code(kind).unwrap(), sequence }).collect();
+            let message = Message::Summary(entries);
+            prop_assert_eq!(Message::decode(&message.encode()), Ok(message));
+        }
+    }
+}

@@ -1,0 +1,411 @@
+//! Whom to dial: configured peers, lost neighbours, and others until the degree is right.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use meshara_identity::NodeId;
+use rand::Rng;
+
+use super::Core;
+use super::links::Link;
+use crate::record::{Kind, MAX_ADDRESSES, decode_addresses};
+use crate::types::{DialTarget, KnownNode, KnownOrigin, LinkDownReason, LinkKind, LinkPeer, Output};
+
+/// Most targets remembered; those that only gossip named go first.
+const MAX_TARGETS: usize = 1024;
+/// New neighbours dialled per tick: incoming links may fill the need meanwhile.
+const NEW_PER_TICK: usize = 2;
+/// A chosen node that fails this often in a row is left alone for [`COOL_DOWN`].
+const FAILURES: u32 = 4;
+/// How long a node that could not be dialled, or refused, is not chosen again.
+const COOL_DOWN: Duration = Duration::from_secs(60);
+/// With enough neighbours, look this often for known nodes that the graph doesn't reach.
+const REPAIR_EVERY: Duration = Duration::from_secs(5);
+/// An attempt counts as under way this long, whatever the driver says.
+const ATTEMPT: Duration = Duration::from_secs(5);
+
+/// A node that we may want to dial.
+#[derive(Clone, Debug)]
+struct Target {
+    node: Option<NodeId>,
+    addrs: Vec<SocketAddr>,
+    origin: KnownOrigin,
+    /// We had it as a neighbour or chose it as one.
+    wanted: bool,
+    /// Since when it is wanted or lost; the pace slows with time.
+    since: Duration,
+    attempts: u32,
+    next_at: Duration,
+    busy_until: Duration,
+}
+
+/// All targets.
+#[derive(Debug)]
+pub(super) struct Dialling {
+    targets: Vec<Target>,
+    repair_at: Duration,
+}
+
+impl Dialling {
+    pub(super) const fn new(now: Duration) -> Self {
+        Self { targets: Vec::new(), repair_at: now }
+    }
+
+    fn find(&mut self, node: Option<&NodeId>, addrs: &[SocketAddr]) -> Option<&mut Target> {
+        let at = node
+            .and_then(|node| self.targets.iter().position(|target| target.node.as_ref() == Some(node)))
+            .or_else(|| {
+                self.targets.iter().position(|target| {
+                    (target.node.is_none() || node.is_none())
+                        && target.addrs.iter().any(|addr| addrs.contains(addr))
+                })
+            })?;
+        self.targets.get_mut(at)
+    }
+
+    /// The target for a node, made if need be.
+    fn entry(&mut self, now: Duration, node: Option<NodeId>, addrs: &[SocketAddr]) -> &mut Target {
+        if self.find(node.as_ref(), addrs).is_none() {
+            if self.targets.len() >= MAX_TARGETS {
+                let victim = self.targets.iter().enumerate().max_by_key(|(_, t)| (!t.wanted, t.origin));
+                if let Some(victim) = victim.map(|(at, _)| at) {
+                    self.targets.remove(victim);
+                }
+            }
+            self.targets.push(Target {
+                node,
+                addrs: Vec::new(),
+                origin: KnownOrigin::Gossip,
+                wanted: false,
+                since: now,
+                attempts: 0,
+                next_at: now,
+                busy_until: now,
+            });
+        }
+        let at = self.targets.len() - 1;
+        let found = self
+            .targets
+            .iter()
+            .position(|target| {
+                (node.is_some() && target.node == node)
+                    || ((target.node.is_none() || node.is_none())
+                        && target.addrs.iter().any(|addr| addrs.contains(addr)))
+            })
+            .unwrap_or(at);
+        #[expect(clippy::indexing_slicing, reason = "the index was found in this vector, which isn't empty")]
+        &mut self.targets[found]
+    }
+}
+
+impl Core {
+    /// A node that could be dialled was learnt. Configured ones are dialled and kept, the others used as needed.
+    pub fn add_known(&mut self, now: Duration, known: KnownNode) {
+        self.begin(now);
+        if known.node != Some(self.identity.node) && (known.node.is_some() || !known.addrs.is_empty()) {
+            let target = self.dialling.entry(now, known.node, &known.addrs);
+            target.node = target.node.or(known.node);
+            target.origin = target.origin.min(known.origin);
+            for addr in known.addrs.iter().rev() {
+                target.addrs.retain(|before| before != addr);
+                target.addrs.insert(0, *addr);
+            }
+            target.addrs.truncate(MAX_ADDRESSES);
+            target.next_at = target.next_at.min(now);
+            self.tick_at = self.tick_at.min(now);
+        }
+        self.finish(now);
+    }
+
+    /// A dial failed, or reached ourselves.
+    pub fn dial_failed(&mut self, now: Duration, target: &DialTarget) {
+        self.begin(now);
+        self.metrics.dials_failed += 1;
+        if let Some(target) = self.dialling.find(target.node.as_ref(), &target.addrs) {
+            target.busy_until = now;
+            if target.origin != KnownOrigin::Configured
+                && target.attempts >= FAILURES
+                && target.since + COOL_DOWN < now
+            {
+                target.wanted = false;
+                target.next_at = now + COOL_DOWN;
+            }
+        }
+        self.finish(now);
+    }
+
+    /// Whether the operator named this node.
+    pub(super) fn configured(&self, node: &NodeId) -> bool {
+        self.dialling
+            .targets
+            .iter()
+            .any(|target| target.node.as_ref() == Some(node) && target.origin == KnownOrigin::Configured)
+    }
+
+    /// A link came up; it may fulfil a target.
+    pub(super) fn dialled(&mut self, now: Duration, peer: &LinkPeer) {
+        if peer.kind == LinkKind::Direct {
+            return;
+        }
+        let addrs: Vec<SocketAddr> = peer.remote.filter(|_| peer.dialled_by_us).into_iter().collect();
+        if let Some(target) = self.dialling.find(Some(&peer.node), &addrs) {
+            target.node = Some(peer.node);
+            target.attempts = 0;
+            target.since = now;
+            target.busy_until = now;
+            target.next_at = now + Duration::from_millis(250);
+        }
+        // An address-only target and one by id may turn out to be the same node.
+        let mut merged: Option<Target> = None;
+        self.dialling.targets.retain(|target| {
+            if target.node != Some(peer.node) {
+                return true;
+            }
+            match &mut merged {
+                None => merged = Some(target.clone()),
+                Some(first) => {
+                    first.origin = first.origin.min(target.origin);
+                    first.wanted |= target.wanted;
+                    first.addrs.extend(target.addrs.iter().copied());
+                    first.addrs.truncate(MAX_ADDRESSES);
+                }
+            }
+            false
+        });
+        self.dialling.targets.extend(merged);
+    }
+
+    /// The last routing link to a node is gone.
+    pub(super) fn neighbour_lost(&mut self, now: Duration, link: &Link, reason: LinkDownReason) {
+        let auto = self.config.auto_neighbours;
+        let first = self.config.redial_first;
+        let wait = first - first / 4 + self.jitter(first / 4);
+        let slow = self.config.redial_fast_for;
+        let remote: Vec<SocketAddr> =
+            link.peer.remote.filter(|_| link.peer.dialled_by_us).into_iter().collect();
+        let target = self.dialling.entry(now, Some(link.peer.node), &[]);
+        for addr in remote {
+            if !target.addrs.contains(&addr) {
+                target.addrs.push(addr);
+            }
+        }
+        target.attempts = 0;
+        target.since = now;
+        target.next_at = now + wait;
+        target.wanted = auto;
+        match reason {
+            LinkDownReason::Refused => {
+                target.since = now.saturating_sub(slow);
+                target.next_at = now + COOL_DOWN;
+                target.wanted = false;
+            }
+            LinkDownReason::Redundant | LinkDownReason::Left | LinkDownReason::Local => {
+                target.since = now.saturating_sub(slow);
+                target.next_at = now + Duration::from_secs(2);
+                target.wanted = false;
+            }
+            _ => {}
+        }
+        self.tick_at = self.tick_at.min(now + wait);
+    }
+
+    /// The node left of its own will: don't call it back.
+    pub(super) fn forget_target(&mut self, node: &NodeId) {
+        if let Some(target) = self.dialling.find(Some(node), &[]) {
+            target.wanted = false;
+        }
+    }
+
+    /// Dials a node at once that we have doubts about.
+    pub(super) fn redial(&mut self, now: Duration, node: NodeId) {
+        let target = self.dialling.entry(now, Some(node), &[]);
+        if target.busy_until <= now {
+            target.since = now;
+            target.attempts = 0;
+            target.wanted = true;
+            self.dial(now, &node);
+        }
+    }
+
+    /// Dials everything that is wanted at once.
+    pub(super) fn redial_all(&mut self, now: Duration) {
+        for target in &mut self.dialling.targets {
+            target.attempts = 0;
+            target.since = now;
+            target.next_at = now;
+            target.busy_until = now;
+        }
+        self.tick_at = now;
+    }
+
+    fn dial(&mut self, now: Duration, node: &NodeId) {
+        let at = self.dialling.targets.iter().position(|target| target.node.as_ref() == Some(node));
+        if let Some(at) = at {
+            self.dial_at(now, at);
+        }
+    }
+
+    fn dial_at(&mut self, now: Duration, at: usize) {
+        let Some(target) = self.dialling.targets.get(at) else { return };
+        let mut addrs = target.node.map_or_else(Vec::new, |node| self.addresses(&node));
+        for addr in &target.addrs {
+            if !addrs.contains(addr) {
+                addrs.push(*addr);
+            }
+        }
+        addrs.truncate(MAX_ADDRESSES);
+        let node = target.node;
+        let wait = backoff(target.attempts, now.saturating_sub(target.since), &self.config);
+        let wait = wait - wait / 4 + self.jitter(wait / 4);
+        let Some(target) = self.dialling.targets.get_mut(at) else { return };
+        target.attempts = target.attempts.saturating_add(1);
+        target.next_at = now + wait;
+        target.busy_until = now + ATTEMPT;
+        if addrs.is_empty() {
+            return;
+        }
+        self.metrics.dials += 1;
+        self.outputs.push_back(Output::Dial { target: DialTarget { node, addrs }, kind: LinkKind::Routing });
+    }
+
+    /// The addresses in a node's signed record.
+    pub(super) fn addresses(&self, node: &NodeId) -> Vec<SocketAddr> {
+        let record = self.database.get(node).and_then(|origin| origin.record(Kind::Addresses));
+        record.and_then(|record| decode_addresses(record.body()).ok()).unwrap_or_default()
+    }
+
+    /// Dials what is wanted and due. Returns whether anything is still wanted.
+    pub(super) fn dial_wanted(&mut self, now: Duration) -> bool {
+        if self.left {
+            return false;
+        }
+        let neighbours = self.neighbour_ids();
+        let auto = self.config.auto_neighbours;
+        let mut pending = 0;
+        let mut due = Vec::new();
+        let mut busy = false;
+        for (at, target) in self.dialling.targets.iter_mut().enumerate() {
+            if target.node.is_some_and(|node| node == self.identity.node || neighbours.contains(&node)) {
+                continue;
+            }
+            if target.wanted && now >= target.since + self.config.redial_give_up {
+                target.wanted = false;
+            }
+            let wanted = match target.origin {
+                KnownOrigin::Configured => true,
+                KnownOrigin::Ticket => target.wanted || neighbours.is_empty(),
+                _ => target.wanted,
+            };
+            busy |= wanted;
+            if wanted && target.busy_until > now {
+                pending += 1;
+            }
+            if wanted && target.next_at <= now {
+                due.push(at);
+            }
+        }
+        for at in due {
+            self.dial_at(now, at);
+        }
+        if !auto {
+            return busy;
+        }
+        let have = neighbours.len() + pending;
+        let mut wants = self.config.degree_target.saturating_sub(have).min(NEW_PER_TICK);
+        let mut islands = false;
+        if wants == 0 && now >= self.dialling.repair_at && neighbours.len() < self.config.degree_max {
+            self.dialling.repair_at = now + REPAIR_EVERY + self.jitter(REPAIR_EVERY / 4);
+            (wants, islands) = (1, true);
+        }
+        for _ in 0..wants {
+            let random =
+                neighbours.len() + 1 >= self.config.degree_target.saturating_sub(self.config.degree_random);
+            let Some((node, addrs)) = self.choose(now, &neighbours, random, islands) else { break };
+            let target = self.dialling.entry(now, node, &addrs);
+            target.wanted = true;
+            target.since = now;
+            target.attempts = 0;
+            let at =
+                self.dialling.targets.iter().position(|target| {
+                    if node.is_some() { target.node == node } else { target.addrs == addrs }
+                });
+            if let Some(at) = at {
+                self.dial_at(now, at);
+            }
+            busy = true;
+        }
+        busy
+    }
+
+    /// Chooses a new neighbour: one that the graph doesn't reach; else, in turn, the nearest or any.
+    fn choose(
+        &mut self,
+        now: Duration,
+        neighbours: &[NodeId],
+        random: bool,
+        islands: bool,
+    ) -> Option<(Option<NodeId>, Vec<SocketAddr>)> {
+        let us = self.identity.node;
+        let mut pool: Vec<(u32, Option<NodeId>, Vec<SocketAddr>)> = Vec::new();
+        for target in self.dialling.targets.iter().filter(|target| !target.wanted && target.next_at <= now) {
+            let known = target.node.is_some_and(|node| node == us || neighbours.contains(&node));
+            let in_database = target.node.is_some_and(|node| self.database.get(&node).is_some());
+            if !known && !in_database && target.origin != KnownOrigin::Configured && !target.addrs.is_empty()
+            {
+                pool.push((0, target.node, target.addrs.clone()));
+            }
+        }
+        for (id, origin) in self.database.iter() {
+            let cooling = self
+                .dialling
+                .targets
+                .iter()
+                .any(|t| t.node.as_ref() == Some(id) && (t.wanted || t.next_at > now));
+            if *id == us || origin.left || cooling || neighbours.binary_search(id).is_ok() {
+                continue;
+            }
+            let route = self.graph.find(id).and_then(|at| self.routing.route(at));
+            let metric = route.map_or(0, |route| route.metric_us);
+            if origin.record(Kind::Addresses).is_some_and(|record| record.body().len() > 1) {
+                pool.push((metric, Some(*id), Vec::new()));
+            }
+        }
+        if pool.iter().any(|(metric, _, _)| *metric == 0) {
+            pool.retain(|(metric, _, _)| *metric == 0);
+        } else if islands {
+            return None;
+        } else if !random {
+            pool.sort_by_key(|(metric, _, _)| *metric);
+            pool.truncate(4);
+        }
+        if pool.is_empty() {
+            return None;
+        }
+        let pick = self.rng.random_range(0..pool.len());
+        let (_, node, addrs) = pool.swap_remove(pick);
+        Some((node, addrs))
+    }
+}
+
+/// The wait before the next attempt.
+fn backoff(attempts: u32, lost_for: Duration, config: &crate::config::Config) -> Duration {
+    let fast = config.redial_first.saturating_mul(1 << attempts.min(16)).min(config.redial_fast);
+    let Some(slow_for) = lost_for.checked_sub(config.redial_fast_for) else { return fast };
+    // Doubles every 15 s once the first minute is over.
+    let doublings = u32::try_from(slow_for.as_secs() / 15).unwrap_or(16).min(16);
+    config.redial_fast.saturating_mul(1 << doublings).min(config.redial_slow)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn redials_fast_for_a_minute_then_slower() {
+        let config = Config::default();
+        let ms = |attempts, lost: u64| backoff(attempts, Duration::from_secs(lost), &config).as_millis();
+        assert_eq!([ms(0, 0), ms(1, 1), ms(2, 2), ms(3, 3), ms(30, 59)], [250, 500, 1000, 1500, 1500]);
+        assert_eq!([ms(30, 60), ms(30, 80), ms(30, 3600)], [1500, 3000, 30_000]);
+    }
+}

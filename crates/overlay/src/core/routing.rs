@@ -1,0 +1,259 @@
+//! Routes: when to compute them, and the table that follows.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use meshara_identity::{MeshAddress, NodeId};
+
+use super::Core;
+use crate::graph::{Graph, NONE, Tree, UNREACHABLE};
+use crate::liveness::Phase;
+use crate::table::{Alternates, ForwardingTable, MAX_ALTERNATES, RouteEntry};
+use crate::types::{Event, LinkId, LinkKind, Output};
+
+/// Compute at once if the last time was this long ago, else at the end of it.
+const HOLD: Duration = Duration::from_millis(10);
+/// In meshes above this size …
+const LARGE: usize = 256;
+/// … that have been computed this often in a row (a start, a partition that heals) …
+const IN_A_ROW: u32 = 16;
+/// … compute this seldom until it is quiet.
+const HOLD_LARGE: Duration = Duration::from_millis(100);
+/// Computing again within this time counts as in a row.
+const ROW_GAP: Duration = Duration::from_millis(250);
+/// Where alternates are not computed at once, compute them after this much quiet.
+const ALTERNATES_AFTER: Duration = Duration::from_millis(250);
+
+/// Routes as last computed.
+#[derive(Debug)]
+pub(super) struct Routing {
+    pub(super) table: Arc<ForwardingTable>,
+    routes: Vec<Option<RouteEntry>>,
+    direct: BTreeMap<MeshAddress, LinkId>,
+    dirty: bool,
+    due: Option<Duration>,
+    last: Duration,
+    in_a_row: u32,
+    alternates_due: Option<Duration>,
+    transit_ends: Option<Duration>,
+    trees: Vec<Tree>,
+}
+
+impl Routing {
+    pub(super) fn new(now: Duration) -> Self {
+        Self {
+            table: Arc::default(),
+            routes: Vec::new(),
+            direct: BTreeMap::new(),
+            dirty: false,
+            due: None,
+            last: now,
+            in_a_row: 0,
+            alternates_due: None,
+            transit_ends: None,
+            trees: Vec::new(),
+        }
+    }
+
+    /// Something changed that routes depend on.
+    pub(super) const fn touch(&mut self) {
+        self.dirty = true;
+    }
+
+    pub(super) fn deadline(&self) -> Option<Duration> {
+        [self.due, self.alternates_due].into_iter().flatten().min()
+    }
+
+    /// Whether the node at this index of the graph has a route.
+    pub(super) fn reached(&self, index: u32) -> bool {
+        self.routes.get(index as usize).is_some_and(Option::is_some)
+    }
+
+    pub(super) fn routes(&self) -> impl Iterator<Item = &RouteEntry> {
+        self.routes.iter().flatten()
+    }
+
+    pub(super) fn route(&self, index: u32) -> Option<&RouteEntry> {
+        self.routes.get(index as usize)?.as_ref()
+    }
+
+    /// Recomputes when a suspicion stops keeping transit away.
+    pub(super) fn check_transit(&mut self, now: Duration, graph: &Graph) {
+        if self.transit_ends.is_some_and(|end| now >= end) {
+            self.transit_ends = graph.suspicion_ends(now);
+            self.dirty = true;
+        }
+    }
+}
+
+impl Core {
+    /// Computes routes if they are due, and publishes the table if it changed.
+    pub(super) fn update_routes(&mut self, now: Duration) {
+        if self.left {
+            return;
+        }
+        if std::mem::take(&mut self.routing.dirty) && self.routing.due.is_none() {
+            let busy = self.routing.in_a_row >= IN_A_ROW && self.graph.len() > LARGE;
+            let hold = if busy { HOLD_LARGE } else { HOLD };
+            self.routing.due = Some((self.routing.last + hold).max(now));
+        }
+        if self.routing.due.is_some_and(|due| now >= due) {
+            let row = now < self.routing.last + ROW_GAP;
+            self.routing.in_a_row = if row { self.routing.in_a_row.saturating_add(1) } else { 0 };
+            self.routing.due = None;
+            self.routing.last = now;
+            let at_once = self.graph.len() <= self.config.alternates_at_once;
+            self.routing.alternates_due = (!at_once).then_some(now + ALTERNATES_AFTER);
+            self.compute(now, at_once);
+        } else if self.routing.alternates_due.is_some_and(|due| now >= due) {
+            self.routing.alternates_due = None;
+            self.compute(now, true);
+        }
+    }
+
+    fn compute(&mut self, now: Duration, with_alternates: bool) {
+        self.metrics.route_runs += 1;
+        let Some(root) = self.graph.find(&self.identity.node) else { return };
+        self.routing.transit_ends = self.graph.suspicion_ends(now);
+        let mut trees = std::mem::take(&mut self.routing.trees);
+        let routes = self.routes_from(now, root, with_alternates, &mut trees);
+        self.routing.trees = trees;
+        let direct: BTreeMap<MeshAddress, LinkId> = self
+            .links
+            .iter()
+            .filter(|(_, link)| link.peer.kind == LinkKind::Direct && link.live.phase() != Phase::Init)
+            .map(|(id, link)| (link.peer.address, *id))
+            .collect();
+        let before = std::mem::replace(&mut self.routing.routes, routes);
+        self.tell_reachability(&before);
+        if before == self.routing.routes && direct == self.routing.direct {
+            return;
+        }
+        self.routing.direct.clone_from(&direct);
+        self.metrics.tables += 1;
+        let routes =
+            self.routing.routes.iter().zip(0..).filter_map(|(route, at)| {
+                route.as_ref().map(|route| (self.graph.address(at), route.clone()))
+            });
+        self.routing.table = Arc::new(ForwardingTable::new(routes, direct));
+        self.outputs.push_back(Output::Table(Arc::clone(&self.routing.table)));
+    }
+
+    fn routes_from(
+        &self,
+        now: Duration,
+        root: u32,
+        with_alternates: bool,
+        trees: &mut Vec<Tree>,
+    ) -> Vec<Option<RouteEntry>> {
+        let links = self.best_links();
+        let graph = &self.graph;
+        let transit = graph.transit(now);
+        let transit = transit.as_deref();
+        // Ways out: our edges over which a link works, by node id.
+        let mut ways: Vec<(NodeId, u32, u32, LinkId)> = graph
+            .edges(root)
+            .iter()
+            .filter_map(|edge| {
+                let id = graph.id(edge.to);
+                Some((id, edge.to, edge.cost, *links.get(&id)?))
+            })
+            .collect();
+        ways.sort_unstable();
+        trees.resize_with(1 + ways.len(), Tree::default);
+        let Some((shortest, around)) = trees.split_first_mut() else { return Vec::new() };
+        graph.paths(root, None, transit, shortest);
+        if with_alternates && ways.len() > 1 {
+            for ((_, at, _, _), tree) in ways.iter().zip(around.iter_mut()) {
+                graph.paths(*at, Some(root), transit, tree);
+            }
+        }
+        let slots = u32::try_from(graph.slots()).unwrap_or(NONE);
+        let mut routes = Vec::with_capacity(graph.slots());
+        for at in 0..slots {
+            let metric_us = shortest.to(at);
+            let first = shortest.first.get(at as usize).copied().unwrap_or(NONE);
+            let primary = ways.iter().position(|(_, to, _, _)| *to == first);
+            let Some(primary) = primary.filter(|_| metric_us != UNREACHABLE && at != root) else {
+                routes.push(None);
+                continue;
+            };
+            let alternates = if with_alternates && ways.len() > 1 {
+                alternates(&ways, around, primary, at, metric_us, transit)
+            } else {
+                Alternates::default()
+            };
+            routes.push(ways.get(primary).map(|(_, _, _, link)| RouteEntry {
+                node: graph.id(at),
+                primary: *link,
+                alternates,
+                hops: shortest.hops.get(at as usize).copied().unwrap_or(0),
+                metric_us,
+                path_mtu: shortest.mtu.get(at as usize).copied().unwrap_or(0),
+            }));
+        }
+        routes
+    }
+
+    fn tell_reachability(&mut self, before: &[Option<RouteEntry>]) {
+        let after = &self.routing.routes;
+        let node = |routes: &[Option<RouteEntry>], at: usize| {
+            routes.get(at).and_then(Option::as_ref).map(|route| route.node)
+        };
+        let mut events = Vec::new();
+        for at in 0..before.len().max(after.len()) {
+            let (old, new) = (node(before, at), node(after, at));
+            if old != new {
+                events.extend(old.map(Event::NodeUnreachable));
+                events.extend(new.map(Event::NodeReachable));
+            }
+        }
+        for event in events {
+            self.event(event);
+        }
+    }
+}
+
+/// The best other ways to a node: first those that are loop-free (RFC 5286, inequality 1) and avoid the primary's
+/// neighbour (inequality 3), then loop-free ones, then those that avoid it, then the rest; the shorter first.
+fn alternates(
+    ways: &[(NodeId, u32, u32, LinkId)],
+    around: &[Tree],
+    primary: usize,
+    destination: u32,
+    metric: u32,
+    transit: Option<&[u32]>,
+) -> Alternates {
+    let mut best: [Option<(bool, bool, u32, LinkId)>; MAX_ALTERNATES] = [None; MAX_ALTERNATES];
+    let Some((_, hop, _, _)) = ways.get(primary) else { return Alternates::default() };
+    let hop_to_destination = around.get(primary).map_or(UNREACHABLE, |tree| tree.to(destination));
+    for (at, ((_, via, cost, link), tree)) in ways.iter().zip(around).enumerate() {
+        let rest = tree.to(destination);
+        if at == primary || rest == UNREACHABLE {
+            continue;
+        }
+        let loop_free = rest < cost.saturating_add(metric);
+        let avoids = *hop == destination || rest < tree.to(*hop).saturating_add(hop_to_destination);
+        let extra = if *via == destination {
+            0
+        } else {
+            transit.and_then(|transit| transit.get(*via as usize)).copied().unwrap_or(0)
+        };
+        let total = cost.saturating_add(rest).saturating_add(extra);
+        let mut new = Some((!(loop_free && avoids), !loop_free, total, *link));
+        for slot in &mut best {
+            if slot.is_none() || new < *slot {
+                std::mem::swap(slot, &mut new);
+            }
+            if new.is_none() {
+                break;
+            }
+        }
+    }
+    let mut alternates = Alternates::default();
+    for (_, _, _, link) in best.into_iter().flatten() {
+        alternates.push(link);
+    }
+    alternates
+}

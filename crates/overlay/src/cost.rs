@@ -1,0 +1,50 @@
+//! What a link costs, and when a change is worth telling the mesh.
+
+use std::time::Duration;
+
+use crate::probe::LOSS_ONE;
+
+/// Added to every link, µs: what forwarding at a node costs, so that of paths with equal RTT the one with fewer hops wins.
+pub(crate) const PER_HOP: u32 = 500;
+/// No edge is cheaper than this, µs, whatever its ends say: zero-cost paths attract all traffic.
+pub(crate) const FLOOR: u32 = 100;
+/// A loss of 1 % costs as much as this many hundredths more delay: one lost packet costs the session about a round trip
+/// and a window cut, so a path twice as long without loss is better than one with 10 %.
+const LOSS_WEIGHT: u64 = 10;
+/// Cost of a link whose RTT isn't known yet, µs RTT.
+const UNKNOWN_RTT: Duration = Duration::from_millis(20);
+/// Tell a change of cost at most this often: traffic must not chase its own queues.
+pub(crate) const ADVERTISE_EVERY: Duration = Duration::from_secs(5);
+
+/// Cost in µs of a link with this RTT and loss.
+pub(crate) fn link_cost(rtt: Option<Duration>, loss: u16) -> u32 {
+    let half = u64::try_from(rtt.unwrap_or(UNKNOWN_RTT).as_micros() / 2).unwrap_or(u64::MAX);
+    let base = half.saturating_add(u64::from(PER_HOP));
+    let factor = u64::from(LOSS_ONE) + LOSS_WEIGHT * u64::from(loss);
+    let cost = base.saturating_mul(factor) / u64::from(LOSS_ONE);
+    u32::try_from(cost).unwrap_or(u32::MAX / 64).clamp(FLOOR, u32::MAX / 64)
+}
+
+/// Whether a new cost differs enough from the advertised one: by more than a quarter and more than 1 ms.
+pub(crate) const fn worth_telling(advertised: u32, now: u32) -> bool {
+    let change = advertised.abs_diff(now);
+    change > 1_000 && change > advertised / 4
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn costs() {
+        let ms = Duration::from_millis;
+        assert_eq!(link_cost(Some(ms(10)), 0), 5_500);
+        assert_eq!(link_cost(Some(ms(10)), 1_000), 11_000);
+        assert_eq!(link_cost(Some(Duration::ZERO), 0), 500);
+        assert_eq!(link_cost(Some(Duration::MAX), LOSS_ONE), u32::MAX / 64);
+        assert!(!worth_telling(500, 1_500) && worth_telling(500, 1_501));
+        assert!(
+            !worth_telling(40_000, 50_000) && worth_telling(40_000, 50_001) && worth_telling(40_000, 29_000)
+        );
+    }
+}

@@ -1,0 +1,203 @@
+//! The records of all members, newest of each, with their ages.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use meshara_identity::NodeId;
+
+use crate::auth::Member;
+use crate::bucket::Bucket;
+use crate::control::SummaryEntry;
+use crate::record::{Kind, Record};
+
+/// Most origins: beyond 10,000 nodes a mesh needs areas.
+pub(crate) const MAX_ORIGINS: usize = 16_384;
+/// Updates accepted from one origin at once: a node with all its links failing sends fewer.
+const UPDATE_BURST: u32 = 32;
+/// And one more this often.
+const UPDATE_EVERY: Duration = Duration::from_millis(200);
+
+#[derive(Clone, Debug)]
+struct Stored {
+    record: Record,
+    /// When it is too old. It then counts for nothing, but its sequence is remembered for as long again, so that peers
+    /// who still hold it can't bring it back.
+    expires: Duration,
+    expired: bool,
+}
+
+/// What is known of one node.
+#[derive(Clone, Debug)]
+pub(crate) struct Origin {
+    pub(crate) member: Option<Member>,
+    /// The key before the last renewal: records signed with it may still be under way.
+    pub(crate) previous_key: Option<[u8; 32]>,
+    pub(crate) left: bool,
+    pub(crate) updates: Bucket,
+    records: [Option<Stored>; 3],
+}
+
+impl Origin {
+    fn slot(&self, kind: Kind) -> Option<&Stored> {
+        let [member, addresses, link_state] = &self.records;
+        match kind {
+            Kind::Member => member,
+            Kind::Addresses => addresses,
+            Kind::LinkState => link_state,
+        }
+        .as_ref()
+    }
+
+    fn slot_mut(&mut self, kind: Kind) -> &mut Option<Stored> {
+        let [member, addresses, link_state] = &mut self.records;
+        match kind {
+            Kind::Member => member,
+            Kind::Addresses => addresses,
+            Kind::LinkState => link_state,
+        }
+    }
+
+    /// The record of a kind, unless it has expired.
+    pub(crate) fn record(&self, kind: Kind) -> Option<&Record> {
+        self.slot(kind).filter(|stored| !stored.expired).map(|stored| &stored.record)
+    }
+}
+
+/// All records.
+#[derive(Clone, Debug)]
+pub(crate) struct Database {
+    origins: BTreeMap<NodeId, Origin>,
+    digest: [u8; 32],
+    lifetime: Duration,
+}
+
+impl Database {
+    pub(crate) const fn new(lifetime: Duration) -> Self {
+        Self { origins: BTreeMap::new(), digest: [0; 32], lifetime }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.origins.len()
+    }
+
+    pub(crate) const fn digest(&self) -> [u8; 32] {
+        self.digest
+    }
+
+    pub(crate) fn get(&self, origin: &NodeId) -> Option<&Origin> {
+        self.origins.get(origin)
+    }
+
+    pub(crate) fn get_mut(&mut self, origin: &NodeId) -> Option<&mut Origin> {
+        self.origins.get_mut(origin)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&NodeId, &Origin)> {
+        self.origins.iter()
+    }
+
+    /// The newest version seen, also if it has expired.
+    pub(crate) fn sequence(&self, origin: &NodeId, kind: Kind) -> Option<u64> {
+        self.origins.get(origin)?.slot(kind).map(|stored| stored.record.sequence)
+    }
+
+    /// The record and its age, unless it has expired.
+    pub(crate) fn record(&self, now: Duration, origin: &NodeId, kind: Kind) -> Option<(u16, Record)> {
+        let stored = self.origins.get(origin)?.slot(kind).filter(|stored| !stored.expired)?;
+        let left = stored.expires.saturating_sub(now);
+        let age = self.lifetime.saturating_sub(left).as_secs();
+        Some((u16::try_from(age).unwrap_or(u16::MAX), stored.record.clone()))
+    }
+
+    /// Stores a record that is newer than what is there.
+    pub(crate) fn put(&mut self, now: Duration, age: Duration, record: Record) {
+        let origin = self.origins.entry(record.origin).or_insert_with(|| Origin {
+            member: None,
+            previous_key: None,
+            left: false,
+            updates: Bucket::new(UPDATE_BURST, UPDATE_EVERY, now),
+            records: [None, None, None],
+        });
+        let kind = record.kind;
+        mix(&mut self.digest, &record);
+        let expires = now + self.lifetime.saturating_sub(age);
+        let before = origin.slot_mut(kind).replace(Stored { record, expires, expired: false });
+        if let Some(before) = before.filter(|before| !before.expired) {
+            mix(&mut self.digest, &before.record);
+        }
+    }
+
+    /// Drops one record at once, sequence and all.
+    pub(crate) fn discard(&mut self, origin: &NodeId, kind: Kind) {
+        let stored = self.origins.get_mut(origin).and_then(|origin| origin.slot_mut(kind).take());
+        if let Some(stored) = stored.filter(|stored| !stored.expired) {
+            mix(&mut self.digest, &stored.record);
+        }
+    }
+
+    /// Drops everything of an origin.
+    pub(crate) fn forget(&mut self, origin: &NodeId) {
+        for kind in Kind::ALL {
+            self.discard(origin, kind);
+        }
+        self.origins.remove(origin);
+    }
+
+    /// Ages everything; returns what expired now. Without its member record nothing of an origin counts.
+    pub(crate) fn expire(&mut self, now: Duration) -> Vec<(NodeId, Kind)> {
+        let mut expired = Vec::new();
+        let (lifetime, digest) = (self.lifetime, &mut self.digest);
+        self.origins.retain(|id, origin| {
+            let member_ends =
+                origin.slot(Kind::Member).is_none_or(|member| member.expired || member.expires <= now);
+            for kind in Kind::ALL {
+                let slot = origin.slot_mut(kind);
+                let Some(stored) = slot else { continue };
+                if !stored.expired && (stored.expires <= now || member_ends) {
+                    stored.expired = true;
+                    stored.expires = now;
+                    mix(digest, &stored.record);
+                    expired.push((*id, kind));
+                } else if stored.expired && stored.expires + lifetime <= now {
+                    *slot = None;
+                }
+            }
+            if member_ends {
+                origin.member = None;
+            }
+            origin.records.iter().any(Option::is_some)
+        });
+        expired
+    }
+
+    /// Shortens a record's life (a certificate that ends sooner).
+    pub(crate) fn limit(&mut self, origin: &NodeId, kind: Kind, until: Duration) {
+        if let Some(stored) = self.origins.get_mut(origin).and_then(|origin| origin.slot_mut(kind).as_mut()) {
+            stored.expires = stored.expires.min(until);
+        }
+    }
+
+    /// Everything that counts, in the order of sending.
+    pub(crate) fn summary(&self) -> impl Iterator<Item = SummaryEntry> {
+        self.origins.iter().flat_map(|(id, origin)| {
+            Kind::ALL.into_iter().filter_map(|kind| {
+                origin.record(kind).map(|record| SummaryEntry {
+                    origin: *id,
+                    kind,
+                    sequence: record.sequence,
+                })
+            })
+        })
+    }
+}
+
+/// Adds a record to the digest, or takes it out again: exclusive or of hashes doesn't depend on order.
+fn mix(digest: &mut [u8; 32], record: &Record) {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&[record.kind.code()]);
+    hasher.update(&record.origin.0);
+    hasher.update(&record.sequence.to_be_bytes());
+    for (to, from) in digest.iter_mut().zip(hasher.finalize().as_bytes()) {
+        *to ^= from;
+    }
+}

@@ -1,0 +1,277 @@
+//! The mesh as a graph, and shortest paths in it.
+//!
+//! An edge counts only if both ends advertise it; its cost is the larger of the two, with a floor, so a node that claims
+//! free paths to everything gains nothing. While a neighbour flags its link to a node as suspect, the link is out and the
+//! node is expensive to pass through: one neighbour's detection moves everyone's traffic round a dead node, and everyone
+//! weighs the graph alike, so the detour has no loop. The flag loses this second effect after a while, so that nobody can
+//! keep a node's transit away with it.
+#![expect(
+    clippy::indexing_slicing,
+    reason = "indices come from this module's own table of nodes, which only grows"
+)]
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::time::Duration;
+
+use meshara_identity::{MeshAddress, NodeId};
+
+use crate::cost::FLOOR;
+use crate::record::Neighbour;
+
+/// Added to passing through a suspect node, µs: more than any detour, less than no path.
+const SUSPECT_TRANSIT: u32 = 2_000_000;
+/// How long a flag keeps traffic from passing through the node: longer than any honest neighbour takes to clear it or to
+/// declare the link dead (2.5 s on an idle link).
+pub(crate) const SUSPECT_TRANSIT_FOR: Duration = Duration::from_secs(5);
+/// No path.
+pub(crate) const UNREACHABLE: u32 = u32::MAX;
+/// No node.
+pub(crate) const NONE: u32 = u32::MAX;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Edge {
+    pub(crate) to: u32,
+    pub(crate) cost: u32,
+    pub(crate) mtu: u16,
+}
+
+#[derive(Clone, Debug)]
+struct Node {
+    id: NodeId,
+    address: MeshAddress,
+    adverts: Vec<Neighbour>,
+    edges: Vec<Edge>,
+}
+
+/// Nodes by dense index, with their adverts and the edges that follow from them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Graph {
+    index: BTreeMap<NodeId, u32>,
+    nodes: Vec<Node>,
+    free: Vec<u32>,
+    /// (suspect node, who says so) → since when.
+    suspects: BTreeMap<(u32, u32), Duration>,
+}
+
+/// Shortest paths from one node.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tree {
+    pub(crate) dist: Vec<u32>,
+    pub(crate) hops: Vec<u16>,
+    /// First node after the root on the path.
+    pub(crate) first: Vec<u32>,
+    pub(crate) mtu: Vec<u16>,
+    parent: Vec<u32>,
+}
+
+impl Graph {
+    /// Length of index space; some slots may be free.
+    pub(crate) fn slots(&self) -> usize {
+        self.nodes.len()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    pub(crate) fn find(&self, id: &NodeId) -> Option<u32> {
+        self.index.get(id).copied()
+    }
+
+    pub(crate) fn id(&self, index: u32) -> NodeId {
+        self.nodes[index as usize].id
+    }
+
+    pub(crate) fn address(&self, index: u32) -> MeshAddress {
+        self.nodes[index as usize].address
+    }
+
+    pub(crate) fn edges(&self, index: u32) -> &[Edge] {
+        &self.nodes[index as usize].edges
+    }
+
+    /// Number of links that the node advertises.
+    pub(crate) fn degree(&self, id: &NodeId) -> usize {
+        self.find(id).map_or(0, |at| self.nodes[at as usize].adverts.len())
+    }
+
+    /// All nodes by ascending id.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&NodeId, u32)> {
+        self.index.iter().map(|(id, at)| (id, *at))
+    }
+
+    /// Sets what a node advertises. Returns its index and whether any edge changed.
+    pub(crate) fn set(
+        &mut self,
+        id: NodeId,
+        address: impl FnOnce() -> MeshAddress,
+        adverts: Vec<Neighbour>,
+        now: Duration,
+    ) -> (u32, bool) {
+        let mut changed = false;
+        let at = match self.index.get(&id) {
+            Some(at) => *at,
+            None => {
+                changed = true;
+                let node = Node { id, address: address(), adverts: Vec::new(), edges: Vec::new() };
+                let at = match self.free.pop() {
+                    Some(at) => {
+                        self.nodes[at as usize] = node;
+                        at
+                    }
+                    None => {
+                        self.nodes.push(node);
+                        u32::try_from(self.nodes.len() - 1).unwrap_or(NONE)
+                    }
+                };
+                self.index.insert(id, at);
+                at
+            }
+        };
+        let before = std::mem::replace(&mut self.nodes[at as usize].adverts, adverts);
+        let mut others: Vec<NodeId> = before.iter().map(|n| n.node).collect();
+        others.extend(self.nodes[at as usize].adverts.iter().map(|n| n.node));
+        others.sort_unstable();
+        others.dedup();
+        for other in others {
+            if let Some(other) = self.find(&other) {
+                changed |= self.join(at, other, now);
+            }
+        }
+        (at, changed)
+    }
+
+    /// Forgets a node. Returns the index it had.
+    pub(crate) fn remove(&mut self, id: &NodeId, now: Duration) -> Option<u32> {
+        let at = self.find(id)?;
+        let address = self.address(at);
+        self.set(*id, || address, Vec::new(), now);
+        self.index.remove(id);
+        self.free.push(at);
+        Some(at)
+    }
+
+    /// Makes the edge between two nodes what their adverts say. Returns whether it changed.
+    fn join(&mut self, a: u32, b: u32, now: Duration) -> bool {
+        let advert = |from: u32, to: u32| {
+            let to = self.nodes[to as usize].id;
+            let adverts = &self.nodes[from as usize].adverts;
+            adverts.binary_search_by(|n| n.node.cmp(&to)).ok().map(|at| adverts[at])
+        };
+        let (there, back) = (advert(a, b), advert(b, a));
+        let both = there.zip(back);
+        let mut changed = self.suspect(b, a, both.is_some_and(|(there, _)| there.suspect), now);
+        changed |= self.suspect(a, b, both.is_some_and(|(_, back)| back.suspect), now);
+        let edge = both
+            .filter(|(there, back)| !there.suspect && !back.suspect)
+            .map(|(there, back)| (there.cost.max(back.cost).max(FLOOR), there.mtu.min(back.mtu)));
+        changed |= self.put_edge(a, b, edge);
+        changed |= self.put_edge(b, a, edge);
+        changed
+    }
+
+    fn suspect(&mut self, node: u32, by: u32, suspect: bool, now: Duration) -> bool {
+        if suspect {
+            let before = self.suspects.len();
+            self.suspects.entry((node, by)).or_insert(now);
+            self.suspects.len() != before
+        } else {
+            self.suspects.remove(&(node, by)).is_some()
+        }
+    }
+
+    fn put_edge(&mut self, from: u32, to: u32, edge: Option<(u32, u16)>) -> bool {
+        let edges = &mut self.nodes[from as usize].edges;
+        let at = edges.iter().position(|edge| edge.to == to);
+        match (at, edge) {
+            (None, None) => false,
+            (Some(at), None) => {
+                edges.swap_remove(at);
+                true
+            }
+            (None, Some((cost, mtu))) => {
+                edges.push(Edge { to, cost, mtu });
+                true
+            }
+            (Some(at), Some((cost, mtu))) => {
+                let new = Edge { to, cost, mtu };
+                std::mem::replace(&mut edges[at], new) != new
+            }
+        }
+    }
+
+    /// When the next suspicion loses its effect on transit, after `now`.
+    pub(crate) fn suspicion_ends(&self, now: Duration) -> Option<Duration> {
+        self.suspects.values().map(|since| *since + SUSPECT_TRANSIT_FOR).filter(|end| *end > now).min()
+    }
+
+    /// What passing through each node costs extra, if any node is suspect.
+    pub(crate) fn transit(&self, now: Duration) -> Option<Vec<u32>> {
+        let mut transit = None;
+        for ((node, _), since) in &self.suspects {
+            if now < *since + SUSPECT_TRANSIT_FOR {
+                transit.get_or_insert_with(|| vec![0; self.nodes.len()])[*node as usize] = SUSPECT_TRANSIT;
+            }
+        }
+        transit
+    }
+
+    /// Dijkstra's shortest paths from `root`, never through `without`. Ties go to fewer hops, then to the parent with the
+    /// smaller id, so every node with the same records sees the same tree.
+    pub(crate) fn paths(&self, root: u32, without: Option<u32>, transit: Option<&[u32]>, tree: &mut Tree) {
+        let slots = self.nodes.len();
+        tree.reset(slots);
+        tree.dist[root as usize] = 0;
+        tree.mtu[root as usize] = u16::MAX;
+        let mut queue = BinaryHeap::with_capacity(slots.min(1024));
+        queue.push(Reverse((0_u32, 0_u16, root)));
+        while let Some(Reverse((dist, hops, at))) = queue.pop() {
+            let from = at as usize;
+            if (dist, hops) != (tree.dist[from], tree.hops[from]) {
+                continue;
+            }
+            let extra = if at == root { 0 } else { transit.map_or(0, |t| t[from]) };
+            for edge in &self.nodes[from].edges {
+                if Some(edge.to) == without || edge.to == root {
+                    continue;
+                }
+                let to = edge.to as usize;
+                let reached = (dist.saturating_add(edge.cost).saturating_add(extra), hops.saturating_add(1));
+                let known = (tree.dist[to], tree.hops[to]);
+                let better = reached < known;
+                let tie = reached == known
+                    && tree.parent[to] != NONE
+                    && self.nodes[from].id < self.nodes[tree.parent[to] as usize].id;
+                if better || tie {
+                    (tree.dist[to], tree.hops[to]) = reached;
+                    tree.parent[to] = at;
+                    tree.first[to] = if at == root { edge.to } else { tree.first[from] };
+                    tree.mtu[to] = tree.mtu[from].min(edge.mtu);
+                }
+                if better {
+                    queue.push(Reverse((reached.0, reached.1, edge.to)));
+                }
+            }
+        }
+    }
+}
+
+impl Tree {
+    fn reset(&mut self, slots: usize) {
+        fn fill<T: Clone>(all: &mut Vec<T>, slots: usize, value: T) {
+            all.clear();
+            all.resize(slots, value);
+        }
+        fill(&mut self.dist, slots, UNREACHABLE);
+        fill(&mut self.hops, slots, 0);
+        fill(&mut self.first, slots, NONE);
+        fill(&mut self.mtu, slots, 0);
+        fill(&mut self.parent, slots, NONE);
+    }
+
+    /// Distance to a node.
+    pub(crate) fn to(&self, index: u32) -> u32 {
+        self.dist.get(index as usize).copied().unwrap_or(UNREACHABLE)
+    }
+}

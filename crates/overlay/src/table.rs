@@ -1,0 +1,141 @@
+//! The forwarding table: an immutable snapshot that the data plane reads without a lock.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
+
+use meshara_identity::{MeshAddress, NodeId};
+
+use crate::types::LinkId;
+
+/// Most alternates for a destination: three independent ways round outlive any two failures at once.
+pub const MAX_ALTERNATES: usize = 3;
+
+/// Next hops besides the primary, best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Alternates {
+    links: [LinkId; MAX_ALTERNATES],
+    len: u8,
+}
+
+impl Default for Alternates {
+    fn default() -> Self {
+        Self { links: [LinkId(0); MAX_ALTERNATES], len: 0 }
+    }
+}
+
+impl Alternates {
+    /// The links.
+    #[must_use]
+    pub fn as_slice(&self) -> &[LinkId] {
+        self.links.get(..usize::from(self.len)).unwrap_or_default()
+    }
+
+    /// Adds a link; false when full.
+    pub fn push(&mut self, link: LinkId) -> bool {
+        let Some(slot) = self.links.get_mut(usize::from(self.len)) else { return false };
+        *slot = link;
+        self.len += 1;
+        true
+    }
+}
+
+/// How to reach a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteEntry {
+    /// The destination.
+    pub node: NodeId,
+    /// The link of the shortest path.
+    pub primary: LinkId,
+    /// Other links, loop-free and around the primary's neighbour where possible.
+    pub alternates: Alternates,
+    /// Links on the shortest path.
+    pub hops: u16,
+    /// Its cost, µs.
+    pub metric_us: u32,
+    /// Smallest MTU on it, bytes of hop-frame payload.
+    pub path_mtu: u16,
+}
+
+/// Mesh addresses are hashes already: their last eight bytes spread well enough.
+#[derive(Default)]
+pub struct AddressHasher(u64);
+
+impl Hasher for AddressHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some(last) = bytes.last_chunk::<8>() {
+            self.0 = u64::from_le_bytes(*last);
+        }
+    }
+}
+
+type AddressMap = HashMap<MeshAddress, RouteEntry, BuildHasherDefault<AddressHasher>>;
+
+/// Next hops for every destination.
+#[derive(Clone, Debug, Default)]
+pub struct ForwardingTable {
+    routes: AddressMap,
+    direct: BTreeMap<MeshAddress, LinkId>,
+}
+
+impl ForwardingTable {
+    pub(crate) fn new(
+        routes: impl Iterator<Item = (MeshAddress, RouteEntry)>,
+        direct: BTreeMap<MeshAddress, LinkId>,
+    ) -> Self {
+        Self { routes: routes.collect(), direct }
+    }
+
+    /// The route to a destination.
+    #[must_use]
+    pub fn lookup(&self, destination: &MeshAddress) -> Option<&RouteEntry> {
+        self.routes.get(destination)
+    }
+
+    /// The direct link to a destination, if there is one.
+    #[must_use]
+    pub fn direct(&self, destination: &MeshAddress) -> Option<LinkId> {
+        self.direct.get(destination).copied()
+    }
+
+    /// Number of destinations.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.routes.len()
+    }
+
+    /// Whether there is no destination.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.routes.is_empty()
+    }
+
+    /// All routes, in no particular order.
+    pub fn iter(&self) -> impl Iterator<Item = (&MeshAddress, &RouteEntry)> {
+        self.routes.iter()
+    }
+
+    /// Where a frame for `destination` goes: the first usable link that is not the one it came in on. At the origin
+    /// (`from` is `None`) a direct link comes first.
+    #[must_use]
+    pub fn next_hop(
+        &self,
+        destination: &MeshAddress,
+        from: Option<LinkId>,
+        usable: &impl Fn(LinkId) -> bool,
+    ) -> Option<LinkId> {
+        if from.is_none()
+            && let Some(link) = self.direct(destination)
+            && usable(link)
+        {
+            return Some(link);
+        }
+        let route = self.routes.get(destination)?;
+        std::iter::once(route.primary)
+            .chain(route.alternates.as_slice().iter().copied())
+            .find(|link| Some(*link) != from && usable(*link))
+    }
+}
