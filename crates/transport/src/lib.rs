@@ -1,1 +1,5 @@
 //! QUIC links and end-to-end sessions of Meshara over one UDP port.
+
+#![forbid(unsafe_code)]
+
+pub mod tls;

@@ -1,0 +1,646 @@
+//! Every refusal ends both sides at once, with the code that says why; real QUIC endpoints on loopback.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may stop at the first surprise")]
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use meshara_identity::home::{self, Identity};
+use meshara_identity::{
+    IssuerKey, LEAF_LIFE, LeafError, LeafKey, MeshInfoError, NodeKey, RootKey, RoutingKey, TrustAnchors,
+    UnixMillis, create_mesh,
+};
+use meshara_transport::tls::{
+    ALPN_JOIN, ALPN_LINK, ALPN_SESSION, Expect, PeerError, SERVER_NAME, Tls, TlsMaterial, alpn,
+    join_client_config, peer_leaf,
+};
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::{Connection, ConnectionError, Endpoint};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::sign::{CertifiedKey, Signer, SigningKey};
+use rustls::time_provider::TimeProvider;
+use rustls::{
+    ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureAlgorithm,
+    SignatureScheme,
+};
+
+/// Both sides must know within this.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+// QUIC transport errors of TLS alerts (RFC 9001, 4.8): 0x100 + alert.
+const HANDSHAKE_FAILURE: u64 = 0x128;
+const BAD_CERTIFICATE: u64 = 0x12a;
+const CERTIFICATE_EXPIRED: u64 = 0x12d;
+const UNKNOWN_CA: u64 = 0x130;
+const ACCESS_DENIED: u64 = 0x131;
+const CERTIFICATE_REQUIRED: u64 = 0x174;
+const NO_APPLICATION_PROTOCOL: u64 = 0x178;
+
+#[derive(Debug)]
+struct Clock(AtomicU64);
+
+impl TimeProvider for Clock {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(Duration::from_millis(self.0.load(Relaxed))))
+    }
+}
+
+impl Clock {
+    fn at(time: UnixMillis) -> Arc<Self> {
+        Arc::new(Self(AtomicU64::new(time.0)))
+    }
+
+    fn advance(&self, by: Duration) {
+        self.0.fetch_add(by.as_millis().try_into().unwrap(), Relaxed);
+    }
+}
+
+const NOW: UnixMillis = UnixMillis(1_795_000_000_000);
+
+/// A mesh with alice (who issues) and bob.
+struct Mesh {
+    alice: Identity,
+    bob: Identity,
+    _dir: tempfile::TempDir,
+}
+
+impl Mesh {
+    fn new() -> Self {
+        let dir = tempfile::TempDir::new().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        let alice = create_mesh(&a, &"lab".parse().unwrap(), &"alice".parse().unwrap(), None, NOW).unwrap();
+        let issuer = home::open_issuer(&a, alice.membership.anchors(), None).unwrap().unwrap();
+        let ticket = issuer.invite(Duration::from_secs(60), 1, vec![], NOW).unwrap().ticket;
+        let (client, node, routing) =
+            home::begin_join(&b, ticket, "bob".parse().unwrap(), None, NOW).unwrap();
+        let membership = client.open_reply(&issuer.handle_join(client.request(), NOW).reply, NOW).unwrap();
+        let bob = home::finish(&b, node, routing, membership, None).unwrap();
+        Self { alice, bob, _dir: dir }
+    }
+}
+
+fn tls(identity: &Identity, clock: &Arc<Clock>) -> Tls {
+    Tls::with_time(&TlsMaterial::new(&identity.membership).unwrap(), clock.clone()).unwrap()
+}
+
+/// A server whose every connection gets a fresh configuration, as the driver does it.
+struct Server {
+    endpoint: Endpoint,
+    config: Box<dyn Fn() -> quinn::ServerConfig + Send>,
+}
+
+impl Server {
+    fn new(config: impl Fn() -> quinn::ServerConfig + Send + 'static) -> Self {
+        let endpoint = Endpoint::server(config(), (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        Self { endpoint, config: Box::new(config) }
+    }
+
+    fn link(tls: Tls) -> Self {
+        Self::new(move || tls.server_config())
+    }
+
+    fn addr(&self) -> SocketAddr {
+        self.endpoint.local_addr().unwrap()
+    }
+
+    async fn accept(&self) -> Result<Connection, ConnectionError> {
+        let incoming = self.endpoint.accept().await.unwrap();
+        incoming.accept_with(Arc::new((self.config)()))?.await
+    }
+}
+
+fn client_endpoint() -> Endpoint {
+    Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap()
+}
+
+/// Connects and accepts; both handshakes as they end.
+async fn meet(
+    client: &Endpoint,
+    config: quinn::ClientConfig,
+    server: &Server,
+) -> (Result<Connection, ConnectionError>, Result<Connection, ConnectionError>) {
+    let connecting = client.connect_with(config, server.addr(), SERVER_NAME).unwrap();
+    tokio::time::timeout(AT_ONCE, async { tokio::join!(connecting, server.accept()) }).await.unwrap()
+}
+
+/// The code that a side learns, from its handshake or (a client is done first) from the connection's end.
+async fn code(side: Result<Connection, ConnectionError>) -> u64 {
+    let error = match side {
+        Ok(connection) => tokio::time::timeout(AT_ONCE, connection.closed()).await.unwrap(),
+        Err(error) => error,
+    };
+    match error {
+        ConnectionError::TransportError(error) => error.code.into(),
+        ConnectionError::ConnectionClosed(close) => close.error_code.into(),
+        ConnectionError::ApplicationClosed(close) => close.error_code.into_inner(),
+        other => panic!("no code: {other:?}"),
+    }
+}
+
+/// Both sides end at once with this code.
+async fn refused(config: quinn::ClientConfig, server: &Server, expected: u64) {
+    let endpoint = client_endpoint();
+    let (client, server) = meet(&endpoint, config, server).await;
+    let (client, server) = tokio::join!(code(client), code(server));
+    assert_eq!(
+        (format!("{client:#x}"), format!("{server:#x}")),
+        (format!("{expected:#x}"), format!("{expected:#x}"))
+    );
+}
+
+/// Believes every certificate, so that only the other side can refuse.
+#[derive(Debug)]
+struct Credulous(Arc<CryptoProvider>);
+
+macro_rules! credulous_signatures {
+    () => {
+        fn verify_tls12_signature(
+            &self,
+            _: &[u8],
+            _: &CertificateDer<'_>,
+            _: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            Ok(HandshakeSignatureValid::assertion())
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            _: &[u8],
+            _: &CertificateDer<'_>,
+            _: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            Ok(HandshakeSignatureValid::assertion())
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            self.0.signature_verification_algorithms.supported_schemes()
+        }
+    };
+}
+
+impl ServerCertVerifier for Credulous {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    credulous_signatures!();
+}
+
+impl ClientCertVerifier for Credulous {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    credulous_signatures!();
+}
+
+/// Answers every request with its certificate, whatever algorithms the other side offers.
+#[derive(Debug)]
+struct Insistent(Arc<CertifiedKey>);
+
+impl rustls::client::ResolvesClientCert for Insistent {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.clone())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+impl rustls::server::ResolvesServerCert for Insistent {
+    fn resolve(&self, _: rustls::server::ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.clone())
+    }
+}
+
+/// Signs with its own algorithm although it was not offered.
+#[derive(Debug)]
+struct Stubborn(Arc<dyn SigningKey>);
+
+impl SigningKey for Stubborn {
+    fn choose_scheme(&self, _: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
+        self.0.choose_scheme(&[SignatureScheme::ED25519])
+    }
+
+    fn algorithm(&self) -> SignatureAlgorithm {
+        self.0.algorithm()
+    }
+}
+
+/// What a strange peer is made of.
+struct Strange {
+    provider: Arc<CryptoProvider>,
+    key: Option<Arc<CertifiedKey>>,
+    alpns: Vec<Vec<u8>>,
+}
+
+impl Strange {
+    fn new() -> Self {
+        Self { provider: Arc::new(aws_lc_rs::default_provider()), key: None, alpns: vec![ALPN_LINK.to_vec()] }
+    }
+
+    fn classical(mut self) -> Self {
+        let kx_groups = vec![aws_lc_rs::kx_group::X25519];
+        self.provider = Arc::new(CryptoProvider { kx_groups, ..aws_lc_rs::default_provider() });
+        self
+    }
+
+    fn alpns(mut self, alpns: &[&[u8]]) -> Self {
+        self.alpns = alpns.iter().map(|alpn| alpn.to_vec()).collect();
+        self
+    }
+
+    fn certificate(mut self, der: &[u8], pkcs8: &[u8]) -> Self {
+        let key = PrivateKeyDer::try_from(pkcs8.to_vec()).unwrap();
+        let key = aws_lc_rs::sign::any_supported_type(&key).unwrap();
+        self.key = Some(Arc::new(CertifiedKey::new(vec![CertificateDer::from(der.to_vec())], key)));
+        self
+    }
+
+    fn member(self, identity: &Identity) -> Self {
+        let membership = &identity.membership;
+        self.certificate(membership.leaf_der(), &membership.leaf_key().pkcs8_der().unwrap())
+    }
+
+    fn ed25519(self) -> Self {
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+        let certificate = rcgen::CertificateParams::new(vec!["meshara".to_owned()]).unwrap();
+        let certificate = certificate.self_signed(&key).unwrap();
+        self.certificate(certificate.der(), key.serialized_der())
+    }
+
+    fn stubborn(mut self) -> Self {
+        let CertifiedKey { cert, key, .. } = &*self.key.unwrap();
+        self.key = Some(Arc::new(CertifiedKey::new(cert.clone(), Arc::new(Stubborn(key.clone())))));
+        self
+    }
+
+    fn client(self) -> quinn::ClientConfig {
+        let config = ClientConfig::builder_with_provider(self.provider.clone())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Credulous(self.provider)));
+        let mut config = match self.key {
+            Some(key) => config.with_client_cert_resolver(Arc::new(Insistent(key))),
+            None => config.with_no_client_auth(),
+        };
+        config.alpn_protocols = self.alpns;
+        quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(config).unwrap()))
+    }
+
+    fn server(self) -> Server {
+        let mut config = ServerConfig::builder_with_provider(self.provider.clone())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_client_cert_verifier(Arc::new(Credulous(self.provider)))
+            .with_cert_resolver(Arc::new(Insistent(self.key.unwrap())));
+        config.alpn_protocols = self.alpns;
+        let crypto = Arc::new(QuicServerConfig::try_from(config).unwrap());
+        let config = quinn::ServerConfig::with_crypto(crypto);
+        Server::new(move || config.clone())
+    }
+}
+
+#[tokio::test]
+async fn members_meet_and_know_each_other() {
+    let (mesh, clock) = (Mesh::new(), Clock::at(NOW));
+    let (alice, bob) = (tls(&mesh.alice, &clock), tls(&mesh.bob, &clock));
+    let server = Server::link(tls(&mesh.alice, &clock));
+    let endpoint = client_endpoint();
+    for expect in [Expect::AnyMember, Expect::Node(mesh.alice.node.node_id())] {
+        let (client, server) = meet(&endpoint, bob.client_config(ALPN_LINK, expect), &server).await;
+        let (client, server) = (client.unwrap(), server.unwrap());
+        assert_eq!(&bob.expected_member(&client, expect).unwrap(), mesh.alice.membership.member());
+        assert_eq!(&alice.member(&server).unwrap(), mesh.bob.membership.member());
+        assert_eq!(alpn(&server).as_deref(), Some(ALPN_LINK));
+    }
+    let sessions = Server::new(move || alice.session_server_config());
+    let (client, server) =
+        meet(&endpoint, bob.client_config(ALPN_SESSION, Expect::AnyMember), &sessions).await;
+    assert_eq!(alpn(&client.unwrap()).as_deref(), Some(ALPN_SESSION));
+    server.unwrap();
+}
+
+#[tokio::test]
+async fn a_classical_peer_is_refused() {
+    let (mesh, clock) = (Mesh::new(), Clock::at(NOW));
+    let server = Server::link(tls(&mesh.alice, &clock));
+    refused(Strange::new().member(&mesh.bob).classical().client(), &server, HANDSHAKE_FAILURE).await;
+    let classical = Strange::new().member(&mesh.alice).classical().server();
+    let config = tls(&mesh.bob, &clock).client_config(ALPN_LINK, Expect::AnyMember);
+    refused(config, &classical, HANDSHAKE_FAILURE).await;
+}
+
+#[tokio::test]
+async fn an_ed25519_peer_is_refused() {
+    let (mesh, clock) = (Mesh::new(), Clock::at(NOW));
+    let server = Server::link(tls(&mesh.alice, &clock));
+    // An honest client finds no algorithm for its key and shows no certificate; a stubborn one shows it.
+    refused(Strange::new().ed25519().client(), &server, CERTIFICATE_REQUIRED).await;
+    refused(Strange::new().ed25519().stubborn().client(), &server, UNKNOWN_CA).await;
+
+    let bob = tls(&mesh.bob, &clock);
+    let config = || bob.client_config(ALPN_LINK, Expect::AnyMember);
+    refused(config(), &Strange::new().ed25519().server(), HANDSHAKE_FAILURE).await;
+    refused(config(), &Strange::new().ed25519().stubborn().server(), UNKNOWN_CA).await;
+}
+
+#[tokio::test]
+async fn a_link_needs_a_certificate_and_a_join_does_not() {
+    let (mesh, clock) = (Mesh::new(), Clock::at(NOW));
+    let server = Server::link(tls(&mesh.alice, &clock));
+    refused(Strange::new().client(), &server, CERTIFICATE_REQUIRED).await;
+    // Joining offered beside a link does not let a link in, in either order.
+    for both in [[ALPN_JOIN, ALPN_LINK], [ALPN_LINK, ALPN_JOIN]] {
+        refused(Strange::new().alpns(&both).client(), &server, CERTIFICATE_REQUIRED).await;
+    }
+    refused(Strange::new().alpns(&[b"h3"]).client(), &server, NO_APPLICATION_PROTOCOL).await;
+    let alice = tls(&mesh.alice, &clock);
+    let sessions = Server::new(move || alice.session_server_config());
+    refused(join_client_config().unwrap(), &sessions, NO_APPLICATION_PROTOCOL).await;
+
+    let endpoint = client_endpoint();
+    let (client, accepted) = meet(&endpoint, join_client_config().unwrap(), &server).await;
+    let (client, accepted) = (client.unwrap(), accepted.unwrap());
+    assert_eq!(alpn(&accepted).as_deref(), Some(ALPN_JOIN));
+    assert_eq!(peer_leaf(&accepted), None);
+    assert_eq!(peer_leaf(&client).as_deref(), Some(mesh.alice.membership.leaf_der()));
+    // The connection carries data both ways.
+    let (mut send, mut receive) = client.open_bi().await.unwrap();
+    send.write_all(b"request").await.unwrap();
+    send.finish().unwrap();
+    let (mut reply, mut request) = accepted.accept_bi().await.unwrap();
+    assert_eq!(request.read_to_end(16).await.unwrap(), b"request");
+    reply.write_all(b"reply").await.unwrap();
+    reply.finish().unwrap();
+    assert_eq!(receive.read_to_end(16).await.unwrap(), b"reply");
+    // Treated as a member by mistake, it is refused and both sides know.
+    assert_eq!(tls(&mesh.alice, &clock).member(&accepted), Err(PeerError::NoCertificate));
+    assert_eq!(code(Ok(client)).await, CERTIFICATE_REQUIRED);
+}
+
+#[tokio::test]
+async fn a_join_ticket_never_opens_a_link() {
+    let (mesh, clock) = (Mesh::new(), Clock::at(NOW));
+    let server = Server::link(tls(&mesh.alice, &clock));
+    // One client that keeps its tickets: joins, then offers what it was given on the link ALPN.
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Credulous(provider)))
+        .with_no_client_auth();
+    let endpoint = client_endpoint();
+    let mut with = |alpn: &[u8]| {
+        config.alpn_protocols = vec![alpn.to_vec()];
+        quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(config.clone()).unwrap()))
+    };
+    for _ in 0..2 {
+        let (client, accepted) = meet(&endpoint, with(ALPN_JOIN), &server).await;
+        let (client, accepted) = (client.unwrap(), accepted.unwrap());
+        // A byte back and forth, so that a ticket would have arrived.
+        let mut stream = accepted.open_uni().await.unwrap();
+        stream.write_all(b"x").await.unwrap();
+        client.accept_uni().await.unwrap();
+    }
+    refused(with(ALPN_LINK), &server, CERTIFICATE_REQUIRED).await;
+}
+
+#[tokio::test]
+async fn a_foreign_mesh_is_refused() {
+    let (mesh, foreign, clock) = (Mesh::new(), Mesh::new(), Clock::at(NOW));
+    let server = Server::link(tls(&mesh.alice, &clock));
+    refused(Strange::new().member(&foreign.bob).client(), &server, UNKNOWN_CA).await;
+    let bob = tls(&foreign.bob, &clock);
+    refused(bob.client_config(ALPN_LINK, Expect::AnyMember), &server, UNKNOWN_CA).await;
+    let same_id = Expect::Node(mesh.alice.node.node_id());
+    refused(bob.client_config(ALPN_LINK, same_id), &server, UNKNOWN_CA).await;
+
+    // A newcomer gets through TLS, and MeshInfo tells it where it is.
+    let endpoint = client_endpoint();
+    let (client, _accepted) = meet(&endpoint, join_client_config().unwrap(), &server).await;
+    let leaf = peer_leaf(&client.unwrap()).unwrap();
+    let ticket = {
+        let home = foreign._dir.path().join("a");
+        let issuer = home::open_issuer(&home, foreign.alice.membership.anchors(), None).unwrap().unwrap();
+        issuer.invite(Duration::from_secs(60), 1, vec![], NOW).unwrap().ticket
+    };
+    let info = mesh.alice.membership.mesh_info();
+    assert_eq!(info.check(&ticket, &leaf, NOW), Err(MeshInfoError::WrongRoot));
+}
+
+#[tokio::test]
+async fn the_wrong_node_is_refused() {
+    let (mesh, clock) = (Mesh::new(), Clock::at(NOW));
+    let server = Server::link(tls(&mesh.alice, &clock));
+    let expect = Expect::Node(mesh.bob.node.node_id());
+    refused(tls(&mesh.bob, &clock).client_config(ALPN_LINK, expect), &server, ACCESS_DENIED).await;
+}
+
+/// A mesh whose issuer signs what the test writes.
+struct Forger {
+    anchors: TrustAnchors,
+    issuer: rcgen::Issuer<'static, CaKey>,
+}
+
+struct CaKey(::aws_lc_rs::signature::PqdsaKeyPair);
+
+impl rcgen::PublicKeyData for CaKey {
+    fn der_bytes(&self) -> &[u8] {
+        ::aws_lc_rs::signature::KeyPair::public_key(&self.0).as_ref()
+    }
+
+    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
+        &rcgen::PKCS_ML_DSA_65
+    }
+}
+
+impl rcgen::SigningKey for CaKey {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        let mut signature = vec![0; 3309];
+        self.0.sign(message, &mut signature).unwrap();
+        Ok(signature)
+    }
+}
+
+impl Forger {
+    fn new() -> Self {
+        let (root, key) = (RootKey::generate().unwrap(), IssuerKey::generate().unwrap());
+        let node = NodeKey::generate().unwrap().node_id();
+        let grant = key.grant(&root, &"lab".parse().unwrap(), node, 1, NOW).unwrap();
+        let anchors = TrustAnchors::new(root.public().clone(), "lab".parse().unwrap(), vec![grant]).unwrap();
+        let algorithm = &::aws_lc_rs::signature::ML_DSA_65_SIGNING;
+        let pair = ::aws_lc_rs::signature::PqdsaKeyPair::from_seed(algorithm, key.seed().as_slice()).unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        let subject = format!("lab issuer {} 1", node.short());
+        params.distinguished_name.push(rcgen::DnType::CommonName, subject);
+        Self { anchors, issuer: rcgen::Issuer::new(params, CaKey(pair)) }
+    }
+
+    /// A leaf that is right apart from what is given; its extension is copied from a real one.
+    fn leaf(&self, uris: &[&str], extension: Option<&[u8]>) -> (Vec<u8>, LeafKey) {
+        struct Subject(LeafKey);
+        impl rcgen::PublicKeyData for Subject {
+            fn der_bytes(&self) -> &[u8] {
+                self.0.public_key().as_ref()
+            }
+            fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
+                &rcgen::PKCS_ML_DSA_65
+            }
+        }
+        let mut params = rcgen::CertificateParams::default();
+        let day = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_millis(NOW.0);
+        (params.not_before, params.not_after) =
+            (day - Duration::from_secs(60), day + Duration::from_secs(60));
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::CommonName, "mallory");
+        let uri = |uri: &&str| rcgen::SanType::URI((*uri).try_into().unwrap());
+        params.subject_alt_names = uris.iter().map(uri).collect();
+        params.extended_key_usages =
+            vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth, rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        let arcs =
+            [1, 2, 840, 113_556, 1, 8000, 2554, 31102, 14517, 36900, 16917, 47623, 10_674_973, 13_632_586];
+        if let Some(content) = extension {
+            params.custom_extensions =
+                vec![rcgen::CustomExtension::from_oid_content(&arcs, content.to_vec())];
+        }
+        let subject = Subject(LeafKey::generate().unwrap());
+        let der = params.signed_by(&subject, &self.issuer).unwrap().der().to_vec();
+        (der, subject.0)
+    }
+
+    fn extension() -> Vec<u8> {
+        let routing = RoutingKey::generate().unwrap().public_key();
+        [&[4, 65, 1], [9; 32].as_slice(), &routing].concat()
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_spiffe_id_is_refused() {
+    let forger = Forger::new();
+    let clock = Clock::at(NOW);
+    let good = Forger::extension();
+    let (der, key) = forger.leaf(&["spiffe://lab/node/mallory"], Some(&good));
+    let material = TlsMaterial {
+        anchors: Arc::new(forger.anchors.clone()),
+        leaf_der: der.clone(),
+        leaf_pkcs8: key.pkcs8_der().unwrap(),
+    };
+    assert_eq!(forger.anchors.verify_leaf(&der, NOW).unwrap().name.as_str(), "mallory");
+    let tls = || Tls::with_time(&material, clock.clone()).unwrap();
+    let server = Server::link(tls());
+    let bob = tls();
+    let too_short = &good[..good.len() - 1];
+    let other_version = [&[4, 65, 2], &good[3..]].concat();
+    for (uris, extension, expected) in [
+        (vec!["spiffe://other/node/mallory"], Some(&*good), ACCESS_DENIED),
+        (vec!["spiffe://lab/node/alice"], Some(&*good), BAD_CERTIFICATE),
+        (vec!["spiffe://lab/user/mallory"], Some(&*good), BAD_CERTIFICATE),
+        (vec!["spiffe://lab/node/mallory", "spiffe://lab/node/alice"], Some(&*good), BAD_CERTIFICATE),
+        (vec![], Some(&*good), BAD_CERTIFICATE),
+        (vec!["spiffe://lab/node/mallory"], None, BAD_CERTIFICATE),
+        (vec!["spiffe://lab/node/mallory"], Some(too_short), BAD_CERTIFICATE),
+        (vec!["spiffe://lab/node/mallory"], Some(&*other_version), BAD_CERTIFICATE),
+    ] {
+        let (der, key) = forger.leaf(&uris, extension);
+        let strange = || Strange::new().certificate(&der, &key.pkcs8_der().unwrap());
+        refused(strange().client(), &server, expected).await;
+        refused(bob.client_config(ALPN_LINK, Expect::AnyMember), &strange().server(), expected).await;
+    }
+}
+
+#[tokio::test]
+async fn dates_are_checked_on_both_sides() {
+    let mesh = Mesh::new();
+    let ended = Clock::at(NOW.plus(LEAF_LIFE).plus(Duration::from_secs(1)));
+    let early = Clock::at(NOW.minus(Duration::from_secs(7200)));
+    for clock in [ended, early] {
+        let server = Server::link(tls(&mesh.alice, &clock));
+        refused(Strange::new().member(&mesh.bob).client(), &server, CERTIFICATE_EXPIRED).await;
+        let config = tls(&mesh.bob, &clock).client_config(ALPN_LINK, Expect::AnyMember);
+        refused(config, &Strange::new().member(&mesh.alice).server(), CERTIFICATE_EXPIRED).await;
+    }
+}
+
+/// Connects until the client holds a ticket, then lets the certificates end and resumes.
+async fn resume(mesh: &Mesh, jump: Duration) -> (Tls, Connection, Tls, Connection) {
+    let clock = Clock::at(NOW.plus(LEAF_LIFE).minus(Duration::from_secs(3600)));
+    let (alice, bob) = (Arc::new(tls(&mesh.alice, &clock)), tls(&mesh.bob, &clock));
+    let of_server = alice.clone();
+    let server = Server::new(move || of_server.server_config());
+    let endpoint = client_endpoint();
+    let expect = Expect::Node(mesh.alice.node.node_id());
+    let (client, accepted) = meet(&endpoint, bob.client_config(ALPN_LINK, expect), &server).await;
+    let (client, accepted) = (client.unwrap(), accepted.unwrap());
+    // The ticket comes before the stream's first byte.
+    let mut stream = accepted.open_uni().await.unwrap();
+    stream.write_all(b"x").await.unwrap();
+    client.accept_uni().await.unwrap();
+    clock.advance(jump);
+    let (client, accepted) = meet(&endpoint, bob.client_config(ALPN_LINK, expect), &server).await;
+    let (client, accepted) = (client.unwrap(), accepted.unwrap());
+    drop(server);
+    (bob, client, Arc::try_unwrap(alice).unwrap(), accepted)
+}
+
+#[tokio::test]
+async fn a_resumed_connection_is_checked_again() {
+    let mesh = Mesh::new();
+    // A full handshake would fail at this time (see the test above): that the second connection stands proves that
+    // it was resumed, and that the verifiers did not run.
+    for server_checks in [true, false] {
+        let (bob, client, alice, accepted) = resume(&mesh, Duration::from_secs(7200)).await;
+        let (checking, checked, other) =
+            if server_checks { (alice, accepted, client) } else { (bob, client, accepted) };
+        let error = checking.member(&checked).unwrap_err();
+        assert!(matches!(error, PeerError::Leaf(LeafError::Expired { .. })), "{error:?}");
+        assert_eq!(code(Ok(other)).await, CERTIFICATE_EXPIRED);
+    }
+    let (bob, client, alice, accepted) = resume(&mesh, Duration::from_secs(60)).await;
+    assert_eq!(&bob.member(&client).unwrap(), mesh.alice.membership.member());
+    assert_eq!(&alice.member(&accepted).unwrap(), mesh.bob.membership.member());
+}
+
+#[tokio::test]
+async fn a_replaced_certificate_resumes_nothing() {
+    let (mesh, clock) = (Mesh::new(), Clock::at(NOW));
+    let alice = Arc::new(tls(&mesh.alice, &clock));
+    let of_server = alice.clone();
+    let server = Server::new(move || of_server.server_config());
+    let bob = tls(&mesh.bob, &clock);
+    let expect = Expect::Node(mesh.alice.node.node_id());
+    let endpoint = client_endpoint();
+    let (client, accepted) = meet(&endpoint, bob.client_config(ALPN_LINK, expect), &server).await;
+    let mut stream = accepted.unwrap().open_uni().await.unwrap();
+    stream.write_all(b"x").await.unwrap();
+    client.unwrap().accept_uni().await.unwrap();
+
+    alice.replace(&TlsMaterial::new(&mesh.alice.membership).unwrap()).unwrap();
+    clock.advance(LEAF_LIFE + Duration::from_secs(1));
+    refused(bob.client_config(ALPN_LINK, expect), &server, CERTIFICATE_EXPIRED).await;
+}
