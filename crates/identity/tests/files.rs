@@ -198,3 +198,33 @@ fn a_damaged_issuer_store_never_panics_the_caller() {
     fs::remove_file(&path).unwrap();
     assert_eq!(file_error(open().unwrap_err()), FileError::Missing { path });
 }
+
+const FROZEN: [(&str, Option<&[u8]>); 2] =
+    [("file-plain.bin", None), ("file-sealed.bin", Some(b"open sesame"))];
+
+fn fixture(name: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+#[test]
+#[ignore = "rewrites the frozen fixtures; only for a new version"]
+fn make_fixtures() {
+    for (name, passphrase) in FROZEN {
+        let _ = fs::remove_file(fixture(name));
+        let passphrase = passphrase.map(|bytes| Passphrase::new(bytes).unwrap());
+        sealed::create(&fixture(name), FileKind::Keystore, b"frozen content", passphrase.as_ref()).unwrap();
+    }
+}
+
+#[test]
+fn frozen_files_are_read() {
+    let dir = TempDir::new().unwrap();
+    for (name, passphrase) in FROZEN {
+        let path = dir.path().join(name);
+        fs::copy(fixture(name), &path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        let passphrase = passphrase.map(|bytes| Passphrase::new(bytes).unwrap());
+        let read = sealed::read(&path, FileKind::Keystore, passphrase.as_ref()).unwrap();
+        assert_eq!(read.as_slice(), b"frozen content");
+    }
+}

@@ -2,6 +2,8 @@
 
 mod client;
 pub(crate) mod message;
+#[cfg(test)]
+mod tests;
 
 pub use client::{JoinClient, JoinError, RenewClient};
 pub use message::{REPLY_MAX, REQUEST_MAX, Refusal};
