@@ -113,7 +113,7 @@ pub enum FileError {
         mode: u32,
     },
     /// The file is intact and the passphrase does not open it.
-    #[error("{path}: wrong passphrase", path = path.display())]
+    #[error("{path}: wrong passphrase; give the right one with --passphrase-file", path = path.display())]
     WrongPassphrase {
         /// The file.
         path: PathBuf,
@@ -131,7 +131,7 @@ pub enum FileError {
         path: PathBuf,
     },
     /// The passphrase file has no passphrase.
-    #[error("{path}: holds no passphrase", path = path.display())]
+    #[error("{path}: holds no passphrase; write one into it", path = path.display())]
     EmptyPassphrase {
         /// The passphrase file.
         path: PathBuf,
