@@ -4,3 +4,5 @@
 
 pub mod api;
 pub mod config;
+#[cfg_attr(not(test), expect(dead_code, reason = "the driver of the messaging core is the next change"))]
+pub(crate) mod store;

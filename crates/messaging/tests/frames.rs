@@ -1,4 +1,5 @@
 //! The frame codec: frozen bytes, round trip, and refusal of everything that is not the one encoding.
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests may panic")]
 
 use bytes::Bytes;
 use meshara_messaging::{

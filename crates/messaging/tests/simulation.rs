@@ -1,5 +1,6 @@
 //! Seeded worlds of three nodes whose channels break and who crash at any step, with only their stores surviving:
 //! nothing acknowledged is lost, nothing is delivered twice, every sender's order is kept.
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests may panic")]
 
 mod common;
 

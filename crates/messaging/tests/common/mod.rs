@@ -1,5 +1,5 @@
 //! The durable store as a model: maps that change only when a whole batch is applied.
-#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
 use std::{collections::BTreeMap, time::Duration};
 

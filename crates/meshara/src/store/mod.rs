@@ -1,0 +1,175 @@
+//! The durable store of a node, `node.redb`: outbox, inbox, receiver marks, services, address book and settings.
+//!
+//! One thread owns the database. Requests that wait while it writes go into its next transaction together (group
+//! commit), and an answer comes only after that transaction is on the disk. See `docs/messaging.md`.
+
+mod error;
+mod open;
+mod tables;
+mod transact;
+mod writer;
+
+#[cfg(test)]
+mod measure;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+
+use meshara_messaging::{InboxRow, Snapshot, StoreOp};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::sync::{mpsc, oneshot, watch};
+
+pub(crate) use self::{error::StoreError, tables::Bucket};
+use self::{
+    open::Opener,
+    transact::Work,
+    writer::{Request, Writer},
+};
+
+/// Requests that may wait for the thread; whoever comes then waits too. The messaging core has one commit under way at a time, so
+/// this only bounds callers of the local API.
+const REQUESTS_MAX: usize = 256;
+
+/// A handle on the open store; clones share it. The file is closed when the last one is dropped.
+#[derive(Clone, Debug)]
+pub(crate) struct Store {
+    requests: mpsc::Sender<Request>,
+    arrivals: watch::Receiver<u64>,
+    health: watch::Receiver<Option<StoreError>>,
+}
+
+/// How much [`Store::take_unread`] takes at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TakeLimit {
+    /// Messages.
+    pub(crate) messages: usize,
+    /// Bytes of bodies; the first message is given even if it alone exceeds them.
+    pub(crate) bytes: usize,
+}
+
+impl Store {
+    /// Opens the store at `path`, or makes it if nothing is there, and reads what the messaging core needs to start. Checks
+    /// the whole file, and blocks meanwhile.
+    ///
+    /// # Errors
+    /// [`StoreError`] naming the file and the remedy.
+    pub(crate) fn open(path: &Path) -> Result<(Self, Snapshot), StoreError> {
+        open::prepare(path)?;
+        Self::start(Opener::new(path))
+    }
+
+    fn start(opener: Opener) -> Result<(Self, Snapshot), StoreError> {
+        let (database, batch, snapshot) = opener.open_checked()?;
+        let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
+        let (arrived, arrivals) = watch::channel(snapshot.inbox.last_arrival);
+        let (sick, health) = watch::channel(None);
+        Writer::spawn(opener, database, batch, receiver, arrived, sick)?;
+        Ok((Self { requests, arrivals, health }, snapshot))
+    }
+
+    /// Applies a batch of the messaging core, whole or not at all. Returns once it is on the disk.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing was applied, unless it is [`StoreError::Stopped`], after which nothing is known.
+    pub(crate) async fn commit(&self, ops: Vec<StoreOp>) -> Result<(), StoreError> {
+        self.write(Work::Commit, ops).await
+    }
+
+    /// Takes unread messages in the order of their arrival: they are removed, durably, before they are returned. Report their number
+    /// and bytes to the core ([`meshara_messaging::Core::consumed`]).
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing was taken.
+    pub(crate) async fn take_unread(&self, limit: TakeLimit) -> Result<Vec<InboxRow>, StoreError> {
+        self.write(Work::Take, limit).await
+    }
+
+    /// Keeps a record, replacing the one that was there.
+    ///
+    /// # Errors
+    /// [`StoreError`], among them [`StoreError::RecordTooLarge`] and [`StoreError::TooManyRecords`].
+    pub(crate) async fn put<T: Serialize + Sync>(
+        &self,
+        bucket: Bucket,
+        key: &str,
+        value: &T,
+    ) -> Result<(), StoreError> {
+        let bytes = tables::encode_record(bucket, key, value)?;
+        self.write(Work::Put, (bucket, key.to_owned(), bytes)).await
+    }
+
+    /// Removes a record; `false` when there was none.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub(crate) async fn remove(&self, bucket: Bucket, key: &str) -> Result<bool, StoreError> {
+        self.write(Work::Remove, (bucket, key.to_owned())).await
+    }
+
+    /// Reads a record.
+    ///
+    /// # Errors
+    /// [`StoreError`], among them [`StoreError::Record`] when the record is not a `T`.
+    pub(crate) async fn get<T: DeserializeOwned>(
+        &self,
+        bucket: Bucket,
+        key: &str,
+    ) -> Result<Option<T>, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Request::Get(bucket, key.to_owned(), reply)).await?;
+        let bytes = answer.await.map_err(|_| StoreError::Stopped)??;
+        bytes.map(|bytes| tables::decode_record(bucket, key, &bytes)).transpose()
+    }
+
+    /// Reads all records of a bucket, ordered by key.
+    ///
+    /// # Errors
+    /// As [`Store::get`].
+    pub(crate) async fn list<T: DeserializeOwned>(
+        &self,
+        bucket: Bucket,
+    ) -> Result<Vec<(String, T)>, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Request::List(bucket, reply)).await?;
+        let records = answer.await.map_err(|_| StoreError::Stopped)??;
+        let typed = |(key, bytes): (String, Vec<u8>)| {
+            tables::decode_record(bucket, &key, &bytes).map(|value| (key, value))
+        };
+        records.into_iter().map(typed).collect()
+    }
+
+    /// Arrival number of the newest message ever put in the inbox; changes with each arrival.
+    pub(crate) fn arrivals(&self) -> watch::Receiver<u64> {
+        self.arrivals.clone()
+    }
+
+    /// Why the store cannot work at present, if so: then every request is refused with this error, and the thread tries to open
+    /// the file again by itself.
+    pub(crate) fn health(&self) -> Option<StoreError> {
+        self.health.borrow().clone()
+    }
+
+    /// Finishes what waits and closes the file.
+    pub(crate) async fn close(self) {
+        let (reply, answer) = oneshot::channel();
+        if self.requests.send(Request::Close(reply)).await.is_ok() {
+            // The thread has ended already if the answer fails: the file is closed then too.
+            let _ = answer.await;
+        }
+    }
+
+    async fn write<I, O>(
+        &self,
+        work: fn(I, oneshot::Sender<Result<O, StoreError>>) -> Work,
+        input: I,
+    ) -> Result<O, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Request::Write(work(input, reply))).await?;
+        answer.await.map_err(|_| StoreError::Stopped)?
+    }
+
+    async fn send(&self, request: Request) -> Result<(), StoreError> {
+        self.requests.send(request).await.map_err(|_| StoreError::Stopped)
+    }
+}
