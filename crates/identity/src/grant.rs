@@ -101,7 +101,8 @@ impl IssuerKey {
         number: u64,
         now: UnixMillis,
     ) -> Result<IssuerGrant, IssueError> {
-        let not_before = now.minus(leaf::BACKDATE);
+        // Certificates count whole seconds: a grant that began within one would not cover a leaf made at once.
+        let not_before = UnixMillis(now.minus(leaf::BACKDATE).seconds().saturating_mul(1000));
         let not_after = now.plus(GRANT_LIFE);
         let mut params = ca_params(mesh, issuer, number);
         leaf::set_dates(&mut params, not_before, not_after)?;

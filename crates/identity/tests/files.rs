@@ -30,6 +30,13 @@ fn file_error(error: HomeError) -> FileError {
 }
 
 #[test]
+fn the_clock_need_not_stand_at_a_whole_second() {
+    let dir = TempDir::new().unwrap();
+    let now = UnixMillis(NOW.0 + 999);
+    create_mesh(dir.path(), &"lab".parse().unwrap(), &"alice".parse().unwrap(), None, now).unwrap();
+}
+
+#[test]
 fn an_identity_survives_a_restart_and_is_never_overwritten() {
     let dir = TempDir::new().unwrap();
     let home = dir.path().join("deep/home");
