@@ -1,0 +1,73 @@
+//! The clock, against what cannot be in the future and against the neighbours.
+
+use std::fs;
+use std::time::{Duration, SystemTime};
+
+use meshara::api::Timestamp;
+
+use super::{Check, Running};
+use crate::context::Context;
+use crate::text;
+
+/// Certificates are backdated by this much (docs/identity.md): clocks that differ by more refuse each other.
+const FAIL: Duration = Duration::from_mins(10);
+/// Any time service keeps a clock closer than this.
+const WARN: Duration = Duration::from_secs(5);
+/// File times may run ahead a little on shared file systems.
+const FILE_SLACK: Duration = Duration::from_mins(2);
+
+pub(super) fn check(context: &Context, running: Option<&Running>) -> Vec<Check> {
+    let now = SystemTime::now();
+    let fix = "set the clock and keep it right: `timedatectl set-ntp true`";
+    let files = fs::read_dir(&context.home).into_iter().flatten().flatten().map(|entry| entry.path());
+    let newest = files
+        .chain(std::env::current_exe().ok())
+        .filter_map(|path| Some((fs::metadata(&path).ok()?.modified().ok()?, path)))
+        .max();
+    if let Some((time, path)) = newest
+        && let Ok(ahead) = time.duration_since(now)
+        && ahead > FILE_SLACK
+    {
+        let detail = format!(
+            "the clock says {}, and {} was written {} later",
+            Timestamp::from(now),
+            path.display(),
+            text::seconds(ahead.as_secs())
+        );
+        return vec![Check::fail("clock", detail, fix)];
+    }
+    let Some(running) = running else { return vec![Check::ok("clock", Timestamp::from(now).to_string())] };
+    let mut checks = vec![against_neighbours(running, now, fix)];
+    checks.extend(certificate(running, now));
+    checks
+}
+
+/// A clock is wrong when most neighbours disagree with it; a single one may be wrong itself.
+fn against_neighbours(running: &Running, now: SystemTime, fix: &str) -> Check {
+    let mut offsets: Vec<f64> = running.facts.clocks.iter().map(|clock| clock.offset_ms).collect();
+    offsets.sort_by(f64::total_cmp);
+    let Some(median) = offsets.get(offsets.len() / 2).copied() else {
+        return Check::ok("clock", Timestamp::from(now).to_string());
+    };
+    let off = Duration::from_secs_f64((median.abs() / 1000.0).clamp(0.0, 1e9));
+    let detail = format!("{median:+.0} ms from {} neighbours (median)", offsets.len());
+    if off > FAIL {
+        Check::fail("clock", detail, fix)
+    } else if off > WARN {
+        Check::warn("clock", detail, fix)
+    } else {
+        Check::ok("clock", detail)
+    }
+}
+
+fn certificate(running: &Running, now: SystemTime) -> Option<Check> {
+    let end = running.facts.certificate_expires_at.or(running.status.certificate_expires_at)?;
+    let now = Timestamp::from(now);
+    Some(if end <= now {
+        let fix = "bring an issuer within reach so that it is renewed, or join again with a new ticket";
+        Check::fail("certificate", format!("ended {end}"), fix)
+    } else {
+        let left = end.unix_ms().saturating_sub(now.unix_ms()) / 1000;
+        Check::ok("certificate", format!("good for {}", text::seconds(left)))
+    })
+}

@@ -1,0 +1,39 @@
+//! `meshara invite`: a ticket for another machine.
+
+use clap::Args;
+use meshara::api::InviteRequest;
+
+use crate::context::Context;
+use crate::duration::Span;
+use crate::failure::Failure;
+use crate::output;
+
+/// Print a ticket with which another machine can join
+///
+/// The ticket is a secret: whoever has it can join until it is used up or ends. It stands alone on the last line.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  meshara invite
+  meshara invite --ttl 24h --uses 1
+  meshara invite --json | jq -r .ticket")]
+pub(crate) struct InviteArgs {
+    /// How long the ticket is good for, such as 30m, 24h or 7d
+    #[arg(long, default_value = "24h")]
+    ttl: Span,
+    /// How many nodes may join with it
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    uses: u32,
+}
+
+pub(crate) async fn run(args: InviteArgs, context: &Context) -> Result<(), Failure> {
+    let ttl_ms = u64::try_from(args.ttl.0.as_millis()).unwrap_or(u64::MAX);
+    let invite = context.client().invite(&InviteRequest { ttl_ms: ttl_ms.max(1), uses: args.uses }).await?;
+    if context.json {
+        return Ok(output::json(&invite)?);
+    }
+    let paint = output::stdout_paint();
+    let times = if invite.uses == 1 { "once".to_owned() } else { format!("{} times", invite.uses) };
+    output::line(paint.dim(&format!("good {times}, until {}; on the other machine:", invite.expires_at)))?;
+    output::line(paint.dim("meshara join TICKET --name NAME && meshara up"))?;
+    Ok(output::line(invite.ticket)?)
+}

@@ -1,0 +1,78 @@
+//! `meshara recv`: received messages. A message is consumed only after standard output has taken it.
+
+use std::collections::BTreeSet;
+
+use clap::Args;
+use meshara::api::{Body, Client, MAX_CONSUME, Received};
+
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::output;
+use crate::text;
+
+/// Print received messages
+///
+/// Prints what is unread, in each sender's order, and consumes it. Ends at once unless --follow is given.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  meshara recv
+  meshara recv --follow
+  meshara recv --json | jq -r .text")]
+pub(crate) struct RecvArgs {
+    /// Stay and print messages as they come
+    #[arg(long, short = 'f')]
+    follow: bool,
+}
+
+pub(crate) async fn run(args: RecvArgs, context: &Context) -> Result<(), Failure> {
+    let client = context.client();
+    if args.follow { follow(&client, context.json).await } else { drain(&client, context.json).await }
+}
+
+async fn drain(client: &Client, json: bool) -> Result<(), Failure> {
+    let mut seen = BTreeSet::new();
+    loop {
+        let mut batch = client.unread().await?;
+        // A concurrent reader may hold a message back from being consumed; it is printed once here all the same.
+        batch.retain(|message| !seen.contains(&message.id));
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let mut ids = Vec::with_capacity(batch.len());
+        for message in batch {
+            print(&message, json)?;
+            seen.insert(message.id.clone());
+            ids.push(message.id);
+        }
+        client.consume(&ids).await?;
+    }
+}
+
+async fn follow(client: &Client, json: bool) -> Result<(), Failure> {
+    let mut messages = client.follow().await?;
+    while let Some(first) = messages.next().await? {
+        let mut ids = Vec::new();
+        let mut next = Some(first);
+        while let Some(message) = next {
+            print(&message, json)?;
+            ids.push(message.id);
+            next = if ids.len() < MAX_CONSUME { messages.buffered()? } else { None };
+        }
+        client.consume(&ids).await?;
+    }
+    Ok(())
+}
+
+fn print(message: &Received, json: bool) -> Result<(), Failure> {
+    if json {
+        return Ok(output::json(message)?);
+    }
+    let paint = output::stdout_paint();
+    let from = text::node(&message.from_name, &message.from);
+    let body = match &message.body {
+        Body::Text(body) => text::printable(body),
+        Body::Base64(body) => format!("base64 {body}"),
+    };
+    output::line(format!("{}  {}  {body}", paint.dim(&message.sent_at.to_string()), paint.bold(&from)))?;
+    Ok(())
+}

@@ -1,0 +1,78 @@
+//! The identity files of the home, with their errors in the command's form.
+
+use std::path::Path;
+
+use meshara::api::{ApiError, ErrorCode};
+use meshara_identity::home::{self, HomeError, Identity};
+use meshara_identity::{FileError, Passphrase};
+
+use crate::context::Context;
+
+/// The passphrase of `--passphrase-file`, if one was given.
+pub(crate) fn passphrase(context: &Context) -> Result<Option<Passphrase>, ApiError> {
+    let file = context.passphrase_file.as_deref();
+    file.map(passphrase_of).transpose()
+}
+
+/// The passphrase that a file holds.
+pub(crate) fn passphrase_of(file: &Path) -> Result<Passphrase, ApiError> {
+    Passphrase::from_file(file).map_err(|error| file_error(&error))
+}
+
+/// This home's identity.
+pub(crate) fn load(context: &Context) -> Result<Identity, ApiError> {
+    let passphrase = passphrase(context)?;
+    home::load(&context.home, passphrase.as_ref()).map_err(|error| home_error(&error))
+}
+
+/// An error of the identity files for people and programs.
+pub(crate) fn home_error(error: &HomeError) -> ApiError {
+    match error {
+        HomeError::File(error) => file_error(error),
+        HomeError::Content { .. } | HomeError::OtherNode { .. } => {
+            split(ErrorCode::DamagedFile, &error.to_string())
+        }
+        _ => split(ErrorCode::Internal, &error.to_string()),
+    }
+}
+
+/// An error of one file for people and programs.
+pub(crate) fn file_error(error: &FileError) -> ApiError {
+    let code = match error {
+        FileError::Missing { .. } => ErrorCode::NotInitialised,
+        FileError::AlreadyExists { .. } => ErrorCode::AlreadyInitialised,
+        FileError::Permissions { .. } => ErrorCode::PermissionDenied,
+        FileError::WrongPassphrase { .. }
+        | FileError::PassphraseRequired { .. }
+        | FileError::NotSealed { .. }
+        | FileError::EmptyPassphrase { .. } => ErrorCode::Passphrase,
+        FileError::Damaged { .. } | FileError::WrongKind { .. } => ErrorCode::DamagedFile,
+        FileError::UnknownVersion { .. } => ErrorCode::NewerVersion,
+        FileError::Io { kind: std::io::ErrorKind::StorageFull, .. } => ErrorCode::DiskFull,
+        FileError::Io { kind: std::io::ErrorKind::PermissionDenied, .. } => ErrorCode::PermissionDenied,
+        FileError::Io { .. } => ErrorCode::Io,
+        _ => ErrorCode::Internal,
+    };
+    split(code, &error.to_string())
+}
+
+/// The errors of the identity files say what is wrong, then after a semicolon what to do.
+fn split(code: ErrorCode, text: &str) -> ApiError {
+    match text.rsplit_once("; ") {
+        Some((message, hint)) => ApiError::new(code, message).hint(hint),
+        None => ApiError::new(code, text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_remedy_becomes_the_hint() {
+        let error = file_error(&FileError::Missing { path: "/h/membership".into() });
+        assert_eq!(error.code, ErrorCode::NotInitialised);
+        assert_eq!(error.message, "/h/membership: no such file");
+        assert!(error.hint.starts_with("run `meshara init`"), "{error:?}");
+    }
+}
