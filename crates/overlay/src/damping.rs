@@ -43,11 +43,6 @@ impl Damping {
         now < self.hold_until
     }
 
-    /// When the penalty ends, if it is on.
-    pub(crate) fn until(&self, now: Duration) -> Option<Duration> {
-        self.damped(now).then_some(self.hold_until)
-    }
-
     /// Whether nothing is left to remember.
     pub(crate) fn forgotten(&mut self, now: Duration) -> bool {
         self.forgive(now);
@@ -74,7 +69,7 @@ mod tests {
             .map(|_| {
                 damping.failed(s(1));
                 damping.recovered(s(1));
-                damping.until(s(1)).map_or(0, |until| (until - s(1)).as_secs())
+                (damping.hold_until.saturating_sub(s(1))).as_secs()
             })
             .collect();
         assert_eq!(holds, [0, 1, 2, 4, 8, 16, 30, 30, 30]);

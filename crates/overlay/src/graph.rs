@@ -96,11 +96,6 @@ impl Graph {
         self.find(id).map_or(0, |at| self.nodes[at as usize].adverts.len())
     }
 
-    /// All nodes by ascending id.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&NodeId, u32)> {
-        self.index.iter().map(|(id, at)| (id, *at))
-    }
-
     /// Sets what a node advertises. Returns its index and whether any edge changed.
     pub(crate) fn set(
         &mut self,
@@ -273,5 +268,132 @@ impl Tree {
     /// Distance to a node.
     pub(crate) fn to(&self, index: u32) -> u32 {
         self.dist.get(index as usize).copied().unwrap_or(UNREACHABLE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn id(at: usize) -> NodeId {
+        NodeId([u8::try_from(at).unwrap() + 1; 32])
+    }
+
+    fn advert(to: usize, cost: u32, suspect: bool) -> Neighbour {
+        Neighbour { node: id(to), cost, loss: 0, mtu: 1400, suspect }
+    }
+
+    fn graph(adverts: &[Vec<Neighbour>]) -> Graph {
+        let mut graph = Graph::default();
+        for (at, adverts) in adverts.iter().enumerate() {
+            graph.set(id(at), || MeshAddress([0xfd; 16]), adverts.clone(), Duration::ZERO);
+        }
+        graph
+    }
+
+    #[test]
+    fn an_edge_needs_both_ends_and_costs_what_the_dearer_says() {
+        // 1 claims free links to everyone; only 0 agrees that there is one, and says what it costs.
+        let mut tree = Tree::default();
+        let mut g = graph(&[
+            vec![advert(1, 5000, false)],
+            vec![advert(0, 0, false), advert(2, 0, false), advert(3, 0, false)],
+            vec![advert(3, 0, false)],
+            vec![advert(2, 0, false)],
+        ]);
+        g.paths(0, None, None, &mut tree);
+        assert_eq!(tree.dist, [0, 5000, UNREACHABLE, UNREACHABLE]);
+        g.paths(2, None, None, &mut tree);
+        assert_eq!(tree.to(3), FLOOR);
+        assert!(g.remove(&id(1), Duration::ZERO).is_some());
+        g.paths(0, None, None, &mut tree);
+        assert_eq!(tree.to(1), UNREACHABLE);
+    }
+
+    #[test]
+    fn a_suspect_is_passed_through_last_and_not_for_ever() {
+        // 0–1–3 is shorter than 0–2–3; then 4, another neighbour of 1, doesn't hear 1 any more.
+        let adverts = |suspect| {
+            vec![
+                vec![advert(1, 1000, false), advert(2, 2000, false)],
+                vec![advert(0, 1000, false), advert(3, 1000, false), advert(4, 1000, false)],
+                vec![advert(0, 2000, false), advert(3, 2000, false)],
+                vec![advert(1, 1000, false), advert(2, 2000, false)],
+                vec![advert(1, 1000, suspect)],
+            ]
+        };
+        let via = |g: &Graph, to: u32, now: Duration| {
+            let mut tree = Tree::default();
+            g.paths(0, None, g.transit(now).as_deref(), &mut tree);
+            (tree.first[to as usize], tree.to(to))
+        };
+        assert_eq!(via(&graph(&adverts(false)), 3, Duration::ZERO), (1, 2000));
+        let g = graph(&adverts(true));
+        assert_eq!(via(&g, 3, Duration::ZERO), (2, 4000));
+        assert_eq!(via(&g, 1, Duration::ZERO), (1, 1000), "it can still be reached itself");
+        assert_eq!(via(&g, 4, Duration::ZERO), (NONE, UNREACHABLE));
+        assert_eq!(g.suspicion_ends(Duration::ZERO), Some(SUSPECT_TRANSIT_FOR));
+        assert_eq!(via(&g, 3, SUSPECT_TRANSIT_FOR), (1, 2000));
+    }
+
+    proptest! {
+        #[test]
+        fn paths_equal_brute_force(
+            n in 2_usize..12,
+            edges in proptest::collection::vec((0_usize..12, 0_usize..12, 0_u32..5, proptest::bool::weighted(0.8)), 0..40),
+            without in proptest::option::of(1_u32..12),
+        ) {
+            let mut adverts: Vec<BTreeMap<usize, u32>> = vec![BTreeMap::new(); n];
+            for (a, b, cost, both) in edges {
+                if a < n && b < n && a != b {
+                    adverts[a].insert(b, cost * 1000);
+                    if both { adverts[b].insert(a, cost * 500); }
+                }
+            }
+            let lists: Vec<Vec<Neighbour>> =
+                adverts.iter().map(|a| a.iter().map(|(to, cost)| advert(*to, *cost, false)).collect()).collect();
+            let without = without.filter(|without| (*without as usize) < n);
+            let mut tree = Tree::default();
+            let graph = graph(&lists);
+            graph.paths(0, without, None, &mut tree);
+            // Bellman–Ford.
+            let mut dist = vec![UNREACHABLE; n];
+            dist[0] = 0;
+            for _ in 0..n {
+                for a in 0..n {
+                    for (b, there) in &adverts[a] {
+                        let Some(back) = adverts[*b].get(&a) else { continue };
+                        if without == Some(*b as u32) || dist[a] == UNREACHABLE { continue }
+                        dist[*b] = dist[*b].min(dist[a] + (*there).max(*back).max(FLOOR));
+                    }
+                }
+            }
+            for (at, dist) in dist.iter().enumerate() {
+                prop_assert_eq!(tree.dist[at], *dist);
+                if *dist != UNREACHABLE && at != 0 {
+                    prop_assert!(graph.edges(0).iter().any(|edge| edge.to == tree.first[at]));
+                }
+            }
+            // Built in another order, edge by edge, it is the same graph.
+            let mut other = Graph::default();
+            for at in (0..n).rev() {
+                other.set(id(at), || MeshAddress([0xfd; 16]), Vec::new(), Duration::ZERO);
+            }
+            for (at, list) in lists.iter().enumerate() {
+                for end in 1..=list.len() {
+                    other.set(id(at), || MeshAddress([0xfd; 16]), list[..end].to_vec(), Duration::ZERO);
+                }
+            }
+            let mut again = Tree::default();
+            let root = other.find(&id(0)).unwrap();
+            let skip = without.map(|at| other.find(&id(at as usize)).unwrap());
+            other.paths(root, skip, None, &mut again);
+            for at in 0..n {
+                let there = other.find(&id(at)).unwrap();
+                prop_assert_eq!(tree.dist[at], again.to(there));
+            }
+        }
     }
 }

@@ -62,6 +62,8 @@ pub(crate) struct Liveness {
     /// When the newest echoed probe was sent.
     echoed_at: Duration,
     echoed: u32,
+    /// Since when echoes are expected at the present pace.
+    pace_since: Duration,
     /// The peer's probes. Times are moved forward by our own stalls.
     heard_at: Duration,
     peer_seq: u32,
@@ -93,6 +95,7 @@ impl Liveness {
             next_send: now,
             echoed_at: now,
             echoed: 0,
+            pace_since: now,
             heard_at: now,
             peer_seq: 0,
             peer_seq_at: now,
@@ -142,6 +145,7 @@ impl Liveness {
     /// Probes at once and expects an answer soon.
     pub(crate) fn hurry(&mut self, now: Duration) {
         self.hurry_since = Some(now);
+        self.pace_since = now;
         self.next_send = now;
     }
 
@@ -161,6 +165,7 @@ impl Liveness {
     pub(crate) fn credit(&mut self, now: Duration, late: Duration) {
         self.heard_at += late;
         self.echoed_at += late;
+        self.pace_since += late;
         self.started += late;
         self.suspected_at += late;
         if let Some(since) = &mut self.hurry_since {
@@ -182,6 +187,9 @@ impl Liveness {
             || probe.echo == 0
             || (probe.active && !self.peer_active)
             || probe.interval() < self.peer_interval;
+        if probe.active != self.peer_active || probe.interval() < self.peer_interval {
+            self.pace_since = now;
+        }
         self.peer_seq = probe.seq;
         self.peer_seq_at = now;
         self.heard_at = self.heard_at.max(now);
@@ -294,7 +302,8 @@ impl Liveness {
     /// Until when it is normal that the peer has not echoed newer probes.
     fn echo_limit(&self, now: Duration, config: &Config) -> Duration {
         let interval = self.interval(now, config).max(self.peer_interval);
-        self.echoed_at + self.srtt.unwrap_or_default() + self.peer_interval + self.patience(interval, config)
+        let since = self.echoed_at.max(self.pace_since);
+        since + self.srtt.unwrap_or_default() + self.peer_interval + self.patience(interval, config)
     }
 
     fn suspect_limit(&self, now: Duration, config: &Config) -> Duration {

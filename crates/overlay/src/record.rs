@@ -98,8 +98,8 @@ impl From<Truncated> for RecordError {
     }
 }
 
-/// A record with its parsed body. Cheap to clone: the bytes are shared.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A well-formed record. Cheap to clone: the bytes are shared.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Record {
     /// What it is about.
     pub kind: Kind,
@@ -108,6 +108,12 @@ pub struct Record {
     /// Which version of it.
     pub sequence: u64,
     bytes: Arc<[u8]>,
+}
+
+impl std::fmt::Debug for Record {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} {} of {}", self.kind, self.sequence, self.origin.short())
+    }
 }
 
 impl Record {

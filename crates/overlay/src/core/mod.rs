@@ -57,6 +57,8 @@ pub struct Core {
     metrics: Metrics,
     tick_at: Duration,
     woke_at: Option<Duration>,
+    /// Up to when standing still has been credited already.
+    credited: Duration,
     left: bool,
 }
 
@@ -96,6 +98,7 @@ impl Core {
             metrics: Metrics::default(),
             tick_at: now,
             woke_at: None,
+            credited: now,
             left: false,
         };
         core.graph.set(identity.node, || identity.address, Vec::new(), now);
@@ -168,10 +171,11 @@ impl Core {
     /// Starts an input: notices if we stood still, and gives the peers credit for it.
     fn begin(&mut self, now: Duration) {
         let Some(due) = self.poll_timeout() else { return };
-        let late = now.saturating_sub(due);
+        let late = now.saturating_sub(due.max(self.credited));
         if late <= LATE {
             return;
         }
+        self.credited = now;
         self.metrics.stalls += 1;
         for link in self.links.values_mut() {
             link.live.credit(now, late);

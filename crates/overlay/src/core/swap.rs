@@ -17,6 +17,10 @@ use crate::types::{CloseReason, DialTarget, LinkId, LinkKind, Output};
 const TRIAL: Duration = Duration::from_secs(5);
 /// A neighbour is not exchanged before it has been one for this long.
 const SETTLED: Duration = Duration::from_secs(60);
+/// Above the most that we accept (needy nodes are accepted beyond it), drop one this often …
+const CROWDED_PACE: Duration = Duration::from_secs(2);
+/// … that has had this long to find others.
+const CROWDED_SETTLED: Duration = Duration::from_secs(5);
 /// Trials that gain nothing slow down to this.
 const SELDOM: Duration = Duration::from_secs(600);
 /// Swap when the candidate's RTT is below this share of the worst neighbour's, in percent.
@@ -30,24 +34,36 @@ pub(super) struct Swapping {
     next_at: Duration,
     pace: Duration,
     trial: Option<NodeId>,
+    crowded_at: Duration,
 }
 
 impl Swapping {
     pub(super) const fn new(now: Duration, pace: Duration) -> Self {
-        Self { next_at: now.saturating_add(pace), pace, trial: None }
+        Self { next_at: now.saturating_add(pace), pace, trial: None, crowded_at: now }
     }
 }
 
 impl Core {
     /// Drops a surplus neighbour, judges the trial, or starts one.
     pub(super) fn improve_neighbours(&mut self, now: Duration) {
-        if !self.config.auto_neighbours || now < self.swapping.next_at {
+        if !self.config.auto_neighbours {
             return;
         }
         let neighbours = self.neighbour_ids();
+        let crowded = neighbours.len() > self.config.degree_max;
+        if crowded && now >= self.swapping.crowded_at {
+            self.swapping.crowded_at = now + CROWDED_PACE;
+            if let Some((worst, _)) = self.worst_neighbour(now, CROWDED_SETTLED) {
+                self.metrics.swaps += 1;
+                self.close(now, worst, CloseReason::Swapped);
+            }
+        }
+        if now < self.swapping.next_at {
+            return;
+        }
         if neighbours.len() > self.config.degree_target + SURPLUS {
             self.wait_for_swap(now, self.config.swap_every);
-            if let Some((worst, _)) = self.worst_neighbour(now) {
+            if let Some((worst, _)) = self.worst_neighbour(now, SETTLED) {
                 self.metrics.swaps += 1;
                 self.close(now, worst, CloseReason::Swapped);
             }
@@ -88,7 +104,7 @@ impl Core {
             .values()
             .filter(|link| link.peer.node == candidate && link.live.phase() == Phase::Up)
             .find_map(|link| link.live.rtt());
-        let worst = self.worst_neighbour(now);
+        let worst = self.worst_neighbour(now, SETTLED);
         if let Some((rtt, (worst, worst_rtt))) = measured.zip(worst)
             && rtt < worst_rtt * GAIN_PERCENT / 100
         {
@@ -105,7 +121,7 @@ impl Core {
     /// The neighbour with the longest RTT that may go: not configured, long enough a neighbour, not dependent on us, and
     /// connected with our other neighbours without us. The random long links are those that stay: a tenth of the choice
     /// by RTT would otherwise undo them, so the longest `degree_random` are left out.
-    fn worst_neighbour(&self, now: Duration) -> Option<(LinkId, Duration)> {
+    fn worst_neighbour(&self, now: Duration, settled: Duration) -> Option<(LinkId, Duration)> {
         let mut by_rtt: Vec<(Duration, LinkId)> = self
             .best_links()
             .into_values()
@@ -117,7 +133,7 @@ impl Core {
         by_rtt.into_iter().rev().find_map(|(rtt, id)| {
             let link = self.links.get(&id)?;
             let node = link.peer.node;
-            let settled = now >= link.up_at + SETTLED && !self.configured(&node);
+            let settled = now >= link.up_at + settled && !self.configured(&node);
             (settled && self.graph.degree(&node) > 2 && self.connected_without_us(&node)).then_some((id, rtt))
         })
     }

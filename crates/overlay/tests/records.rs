@@ -1,0 +1,308 @@
+//! What a neighbour may say: forged, replayed, oversized and greedy records, and the exact answers.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+
+#[allow(unreachable_pub)]
+mod world;
+
+use std::time::Duration;
+
+use meshara_overlay::control::{Aged, Message};
+use meshara_overlay::probe::Probe;
+use meshara_overlay::record::{Kind, LinkState, Neighbour, Record};
+use meshara_overlay::{
+    Authenticator, Config, ControlError, Core, Identity, LinkId, LinkKind, LinkPeer, MemberError, NodeId,
+    Output, ProbeError,
+};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use world::{TestAuth, address_of, member_body, ms, node_id};
+
+const LINK: LinkId = LinkId(1);
+const OTHER: LinkId = LinkId(2);
+
+/// A core (node 0) with links to nodes 1 and 2, whom the test plays.
+struct Played {
+    core: Core,
+    now: Duration,
+    seq: u32,
+}
+
+impl Played {
+    fn new() -> Self {
+        let us = node_id(0);
+        let identity = Identity { node: us, address: address_of(&us) };
+        let config = Config { auto_neighbours: false, ..Config::default() };
+        let rng = ChaCha8Rng::seed_from_u64(1);
+        let mut core = Core::new(config, identity, Box::new(TestAuth::of(&us)), rng, ms(0), 1000);
+        core.set_member(ms(0), member_body(&us, "us")).unwrap();
+        let mut played = Self { core, now: ms(0), seq: 0 };
+        played.up(LINK, 1, LinkKind::Routing);
+        played.up(OTHER, 2, LinkKind::Routing);
+        played
+    }
+
+    fn up(&mut self, link: LinkId, peer: usize, kind: LinkKind) {
+        let node = node_id(peer);
+        let address = address_of(&node);
+        let peer =
+            LinkPeer { node, address, dialled_by_us: true, kind, mtu: 1400, rtt: Some(ms(4)), remote: None };
+        self.core.link_up(self.now, link, peer);
+        self.beat();
+        self.outputs();
+    }
+
+    /// Both peers send a probe that echoes our first one.
+    fn beat(&mut self) {
+        self.seq += 1;
+        let probe = Probe {
+            active: false,
+            deaf: false,
+            interval_ms: 500,
+            seq: self.seq,
+            echo: 1,
+            hold_us: 0,
+            loss: 0,
+        };
+        for link in [LINK, OTHER] {
+            let _ = self.core.handle_probe(self.now, link, &probe.encode());
+        }
+    }
+
+    fn outputs(&mut self) -> Vec<Output> {
+        std::iter::from_fn(|| self.core.poll_output()).collect()
+    }
+
+    fn send(&mut self, records: Vec<Record>) -> Result<(), ControlError> {
+        let records = records.into_iter().map(|record| Aged { age_s: 0, record }).collect();
+        self.core.handle_control(self.now, LINK, &Message::Records(records).encode())
+    }
+
+    /// Routes are computed at most every 10 ms.
+    fn settle(&mut self) {
+        self.now += ms(10);
+        self.core.handle_timeout(self.now);
+    }
+
+    /// The records that go out on a link.
+    fn flooded(&mut self, on: LinkId) -> Vec<Record> {
+        let mut records = Vec::new();
+        for output in self.outputs() {
+            if let Output::Control { link, bytes } = output
+                && link == on
+                && let Message::Records(part) = Message::decode(&bytes).unwrap()
+            {
+                records.extend(part.into_iter().map(|aged| aged.record));
+            }
+        }
+        records
+    }
+
+    fn reachable(&self, at: usize) -> bool {
+        self.core.routes().any(|route| route.node == node_id(at))
+    }
+}
+
+fn signed(at: usize, by: usize, kind: Kind, sequence: u64, body: &[u8]) -> Record {
+    let auth = TestAuth::of(&node_id(by));
+    Record::sign(kind, node_id(at), sequence, body, |message| auth.sign(message)).unwrap()
+}
+
+fn member(at: usize) -> Record {
+    signed(at, at, Kind::Member, 1, &member_body(&node_id(at), &format!("n{at}")))
+}
+
+fn links(at: usize, sequence: u64, to: &[(usize, u32)]) -> Record {
+    let mut neighbours: Vec<Neighbour> = to
+        .iter()
+        .map(|(to, cost)| Neighbour { node: node_id(*to), cost: *cost, loss: 0, mtu: 1400, suspect: false })
+        .collect();
+    neighbours.sort_unstable_by_key(|n| n.node);
+    signed(at, at, Kind::LinkState, sequence, &LinkState { leaving: false, neighbours }.encode())
+}
+
+#[test]
+fn honest_records_make_routes_and_are_flooded_to_the_others_once() {
+    let mut p = Played::new();
+    let records = vec![member(1), member(3), links(1, 1, &[(0, 10), (3, 10)]), links(3, 1, &[(1, 10)])];
+    p.send(records.clone()).unwrap();
+    p.settle();
+    assert!(p.reachable(1) && p.reachable(3));
+    let mut flooded = p.flooded(OTHER);
+    flooded.retain(|record| record.origin != node_id(0));
+    assert_eq!(flooded, records);
+    p.send(records).unwrap();
+    assert!(p.flooded(OTHER).is_empty());
+    assert_eq!(p.core.metrics().duplicates, 4);
+}
+
+#[test]
+fn forgeries_are_refused_exactly() {
+    let mut p = Played::new();
+    p.send(vec![member(1), member(3)]).unwrap();
+    p.flooded(OTHER);
+    let forged = signed(3, 1, Kind::LinkState, 1, &LinkState::default().encode());
+    assert_eq!(p.send(vec![forged]), Err(ControlError::BadSignature));
+    let stolen = signed(4, 1, Kind::Member, 1, &member_body(&node_id(1), "n1"));
+    assert_eq!(p.send(vec![stolen]), Err(ControlError::BadMember(MemberError::WrongNode)));
+    let stranger = signed(4, 4, Kind::Member, 1, &member_body(&node_id(4), "stranger"));
+    assert_eq!(p.send(vec![stranger]), Err(ControlError::BadMember(MemberError::Untrusted)));
+    let unsigned = signed(4, 1, Kind::Member, 1, &member_body(&node_id(4), "n4"));
+    assert_eq!(p.send(vec![unsigned]), Err(ControlError::BadSignature));
+    assert_eq!(p.core.metrics().forged, 4);
+    // Another clock or an unknown member is no crime.
+    let expired = signed(4, 4, Kind::Member, 1, &member_body(&node_id(4), "expired"));
+    assert_eq!(p.send(vec![expired, links(5, 1, &[])]), Ok(()));
+    assert_eq!(p.core.metrics().ignored, 2);
+    assert!(p.flooded(OTHER).is_empty());
+    assert!(p.core.node(&node_id(4)).is_none() && p.core.node(&node_id(5)).is_none());
+}
+
+#[test]
+fn a_changed_bit_anywhere_changes_nothing_but_the_verdict() {
+    let mut p = Played::new();
+    p.send(vec![member(3)]).unwrap();
+    let good = links(3, 5, &[(1, 10)]);
+    for at in 0..good.bytes().len() {
+        let mut bytes = good.bytes().to_vec();
+        bytes[at] ^= 1;
+        let Ok(record) = Record::decode(&bytes) else { continue };
+        let origin = record.origin;
+        let result = p.send(vec![record]);
+        // A changed origin is an unknown node's record: ignored. Everything else is a forgery.
+        let expected = if origin == node_id(3) { Err(ControlError::BadSignature) } else { Ok(()) };
+        assert_eq!(result, expected, "byte {at}");
+    }
+    assert_eq!(p.send(vec![good]), Ok(()));
+}
+
+#[test]
+fn a_zero_cost_claim_gains_nothing() {
+    let mut p = Played::new();
+    let everyone: Vec<(usize, u32)> = [0, 2, 3, 4, 5].map(|to| (to, 0)).to_vec();
+    p.send(vec![member(1), member(2), member(3), links(1, 1, &everyone)]).unwrap();
+    // 3 is a neighbour of 2 only, at an honest price.
+    p.send(vec![links(2, 1, &[(0, 3000), (3, 3000)]), links(3, 1, &[(2, 3000)])]).unwrap();
+    p.settle();
+    let route = p.core.routes().find(|route| route.node == node_id(3)).unwrap();
+    assert_eq!(route.primary, OTHER);
+    let to_two = p.core.routes().find(|route| route.node == node_id(2)).unwrap();
+    assert_eq!(to_two.primary, OTHER);
+    assert!(!p.reachable(4) && !p.reachable(5));
+    let to_one = p.core.routes().find(|route| route.node == node_id(1)).unwrap();
+    assert!(to_one.metric_us >= 500, "our own cost of the link counts, not its zero");
+}
+
+#[test]
+fn own_records_from_an_earlier_life_are_overtaken() {
+    let mut p = Played::new();
+    p.flooded(LINK);
+    let sequence = 9_999_999;
+    p.send(vec![links(0, sequence, &[(7, 10)])]).unwrap();
+    p.now += ms(10);
+    p.core.handle_timeout(p.now);
+    let newest = p.flooded(LINK).into_iter().rfind(|record| record.kind == Kind::LinkState).unwrap();
+    assert_eq!(newest.sequence, sequence + 1);
+    let state = LinkState::decode(&node_id(0), newest.body()).unwrap();
+    assert!(state.neighbours.iter().all(|n| n.node != node_id(7)));
+    // One that we never signed overtakes nothing.
+    let forged = signed(0, 1, Kind::LinkState, sequence + 100, &LinkState::default().encode());
+    p.send(vec![forged]).unwrap();
+    p.now += ms(20);
+    p.core.handle_timeout(p.now);
+    assert!(p.flooded(LINK).is_empty());
+    assert_eq!(p.core.metrics().overtaken, 1);
+}
+
+#[test]
+fn replays_of_expired_records_stay_dead() {
+    let mut p = Played::new();
+    p.send(vec![member(3), links(3, 4, &[])]).unwrap();
+    assert!(p.core.node(&node_id(3)).is_some());
+    for _ in 0..4000 {
+        p.now += Duration::from_secs(1);
+        p.beat();
+        p.core.handle_timeout(p.now);
+        p.outputs();
+        if p.core.node(&node_id(3)).is_some_and(|node| node.member.is_none()) {
+            break;
+        }
+    }
+    assert!((3600..3620).contains(&p.now.as_secs()), "expired after {:?}", p.now);
+    p.up(LINK, 1, LinkKind::Routing);
+    p.send(vec![member(3), links(3, 4, &[])]).unwrap();
+    assert!(p.core.node(&node_id(3)).unwrap().member.is_none());
+    // And one that says itself that it is too old is not taken either.
+    let aged = Aged { age_s: 3600, record: member(6) };
+    p.core.handle_control(p.now, LINK, &Message::Records(vec![aged]).encode()).unwrap();
+    assert!(p.core.node(&node_id(6)).is_none());
+}
+
+#[test]
+fn a_node_that_changes_too_often_is_slowed_and_its_newest_word_counts() {
+    let mut p = Played::new();
+    p.send(vec![member(3)]).unwrap();
+    for sequence in 1..=500 {
+        p.send(vec![links(3, sequence, &[(1, 10)])]).unwrap();
+    }
+    let at_once = p.flooded(OTHER).len();
+    assert!((20..=40).contains(&at_once), "{at_once} at once");
+    assert!(p.core.metrics().shed > 400);
+    let mut newest = 0;
+    for _ in 0..10 {
+        p.now += ms(200);
+        p.beat();
+        p.core.handle_timeout(p.now);
+        newest = p
+            .flooded(OTHER)
+            .iter()
+            .filter(|record| record.origin == node_id(3))
+            .map(|record| record.sequence)
+            .max()
+            .unwrap_or(newest)
+            .max(newest);
+    }
+    assert_eq!(newest, 500);
+}
+
+#[test]
+fn requests_are_answered_in_order_and_bounded() {
+    let mut p = Played::new();
+    p.send(vec![member(3), links(3, 1, &[])]).unwrap();
+    p.outputs();
+    let wanted = Message::Request(vec![(node_id(3), Kind::Member), (node_id(3), Kind::LinkState)]).encode();
+    p.core.handle_control(p.now, OTHER, &wanted).unwrap();
+    let kinds: Vec<Kind> = p.flooded(OTHER).into_iter().map(|record| record.kind).collect();
+    assert_eq!(kinds, [Kind::Member, Kind::LinkState]);
+    let many = Message::Request(vec![(NodeId([9; 32]), Kind::Member); 512]).encode();
+    let refused = (0..1000).find_map(|_| p.core.handle_control(p.now, OTHER, &many).err());
+    assert_eq!(refused, Some(ControlError::TooManyRequests));
+}
+
+#[test]
+fn a_different_digest_is_answered_with_a_summary_once_a_second() {
+    let mut p = Played::new();
+    p.outputs();
+    let digest = Message::Digest([9; 32]).encode();
+    let summaries = |p: &mut Played| {
+        p.core.handle_control(p.now, LINK, &digest).unwrap();
+        p.outputs().iter().filter(|output| matches!(output, Output::Control { .. })).count()
+    };
+    assert_eq!(summaries(&mut p), 1);
+    assert_eq!(summaries(&mut p), 0);
+}
+
+#[test]
+fn probes_and_control_on_wrong_links_are_refused_exactly() {
+    let mut p = Played::new();
+    let before = p.core.metrics().bad_probes;
+    let probe =
+        Probe { active: false, deaf: false, interval_ms: 50, seq: 9, echo: 1000, hold_us: 0, loss: 0 };
+    assert_eq!(p.core.handle_probe(p.now, LINK, &probe.encode()), Err(ProbeError::EchoFromFuture));
+    assert_eq!(p.core.handle_probe(p.now, LinkId(9), &probe.encode()), Err(ProbeError::UnknownLink));
+    assert_eq!(p.core.handle_probe(p.now, LINK, &[]), Err(ProbeError::Length));
+    assert_eq!(p.core.handle_control(p.now, LinkId(9), &[1, 4]), Err(ControlError::UnknownLink));
+    p.up(LinkId(3), 5, LinkKind::Direct);
+    assert_eq!(p.core.handle_control(p.now, LinkId(3), &[1, 4]), Err(ControlError::DirectLink));
+    assert_eq!(p.core.handle_control(p.now, LINK, &[1, 4]), Err(ControlError::Truncated));
+    assert_eq!(p.core.metrics().bad_probes, before + 3);
+}
