@@ -4,5 +4,16 @@
 
 pub mod api;
 pub mod config;
-#[cfg_attr(not(test), expect(dead_code, reason = "the driver of the messaging core is the next change"))]
-pub(crate) mod store;
+mod frames;
+mod join;
+mod node;
+mod store;
+
+pub use crate::join::{JoinError, JoinOptions, JoinOutcome, MemberError, join};
+pub use crate::node::{
+    BuildError, Builder, LockError, Node, OpeningError, Receipt, ResolveError, SendError, ServiceError, SessionError, Stream,
+};
+#[doc(hidden)]
+pub use crate::node::{decode_announcement, decode_opening};
+pub use crate::store::StoreError;
+pub use meshara_overlay::Event;

@@ -7,7 +7,7 @@ use super::tables::{Bucket, FORMAT, KEY_MAX, RECORDS_MAX, VALUE_MAX};
 /// The store could not do what was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub(crate) enum StoreError {
+pub enum StoreError {
     /// The file is not a store, or was altered since it was written.
     #[error(
         "{path}: damaged ({detail}); restore it from a backup, or move it away to start with an empty outbox and inbox \

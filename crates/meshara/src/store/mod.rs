@@ -14,18 +14,22 @@ mod measure;
 #[cfg(test)]
 mod tests;
 
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
-use meshara_messaging::{InboxRow, Snapshot, StoreOp};
+use meshara_messaging::{InboxRow, MessageId, Snapshot, StoreOp};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub(crate) use self::{error::StoreError, tables::Bucket};
+pub use self::error::StoreError;
+pub use self::tables::Bucket;
 use self::{
     open::Opener,
     transact::Work,
     writer::{Request, Writer},
 };
+
+/// Name of the file inside a home.
+pub(crate) const FILE: &str = "node.redb";
 
 /// Requests that may wait for the thread; whoever comes then waits too. The messaging core has one commit under way at a time, so
 /// this only bounds callers of the local API.
@@ -83,6 +87,25 @@ impl Store {
     /// [`StoreError`]; nothing was taken.
     pub(crate) async fn take_unread(&self, limit: TakeLimit) -> Result<Vec<InboxRow>, StoreError> {
         self.write(Work::Take, limit).await
+    }
+
+    /// Unread messages that arrived after number `after` (0: all), oldest first, without taking them.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub(crate) async fn unread(&self, after: u64, limit: TakeLimit) -> Result<Vec<InboxRow>, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Request::Unread(after, limit, reply)).await?;
+        answer.await.map_err(|_| StoreError::Stopped)?
+    }
+
+    /// Removes unread messages, durably. Identifiers that aren't there are ignored. Gives the number removed and the bytes of their
+    /// bodies, to be reported to the core.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing was removed.
+    pub(crate) async fn consume(&self, ids: BTreeSet<MessageId>) -> Result<(u64, u64), StoreError> {
+        self.write(Work::Consume, ids).await
     }
 
     /// Keeps a record, replacing the one that was there.

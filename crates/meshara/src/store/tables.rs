@@ -36,7 +36,7 @@ pub(super) const META_BATCH: &str = "batch";
 
 /// A small table of records by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Bucket {
+pub enum Bucket {
     /// Exposed services by name.
     Services,
     /// Addresses of nodes by NodeId.

@@ -1,8 +1,8 @@
 //! One transaction: what a group of requests changes, applied in their order.
 
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
-use meshara_messaging::{InboxRow, StoreOp};
+use meshara_messaging::{InboxRow, MessageId, StoreOp};
 use redb::{Database, Durability, ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
 use tokio::sync::oneshot;
 
@@ -18,6 +18,7 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 pub(super) enum Work {
     Commit(Vec<StoreOp>, Reply<()>),
     Take(TakeLimit, Reply<Vec<InboxRow>>),
+    Consume(BTreeSet<MessageId>, Reply<(u64, u64)>),
     Put((Bucket, String, Vec<u8>), Reply<()>),
     Remove((Bucket, String), Reply<bool>),
 }
@@ -27,6 +28,7 @@ pub(super) enum Work {
 pub(super) enum Outcome {
     Done,
     Taken(Vec<InboxRow>),
+    Consumed((u64, u64)),
     Put(Result<(), StoreError>),
     Removed(bool),
 }
@@ -46,9 +48,10 @@ impl Work {
         let _ = match (self, outcome) {
             (Self::Commit(_, reply), _) => reply.send(Ok(())).is_ok(),
             (Self::Take(_, reply), Outcome::Taken(rows)) => reply.send(Ok(rows)).is_ok(),
+            (Self::Consume(_, reply), Outcome::Consumed(counts)) => reply.send(Ok(counts)).is_ok(),
             (Self::Put(_, reply), Outcome::Put(result)) => reply.send(result).is_ok(),
             (Self::Remove(_, reply), Outcome::Removed(was)) => reply.send(Ok(was)).is_ok(),
-            (Self::Take(..) | Self::Put(..) | Self::Remove(..), _) => false,
+            (Self::Take(..) | Self::Consume(..) | Self::Put(..) | Self::Remove(..), _) => false,
         };
     }
 
@@ -57,6 +60,7 @@ impl Work {
         let _ = match self {
             Self::Commit(_, reply) => reply.send(Err(error)).is_ok(),
             Self::Take(_, reply) => reply.send(Err(error)).is_ok(),
+            Self::Consume(_, reply) => reply.send(Err(error)).is_ok(),
             Self::Put(_, reply) => reply.send(Err(error)).is_ok(),
             Self::Remove(_, reply) => reply.send(Err(error)).is_ok(),
         };
@@ -82,6 +86,7 @@ pub(super) fn run(
                 Outcome::Done
             }
             Work::Take(limit, _) => Outcome::Taken(take(path, &write, *limit)?),
+            Work::Consume(ids, _) => Outcome::Consumed(consume(path, &write, ids)?),
             Work::Put((bucket, key, value), _) => Outcome::Put(put(path, &write, *bucket, key, value)?),
             Work::Remove((bucket, key), _) => Outcome::Removed(remove(&write, *bucket, key).map_err(error)?),
         };
@@ -136,8 +141,45 @@ fn settle(
 fn take(path: &Path, write: &WriteTransaction, limit: TakeLimit) -> Result<Vec<InboxRow>, StoreError> {
     let error = |error: redb::Error| StoreError::database(path, error);
     let mut inbox = write.open_table(INBOX).map_err(|e| error(e.into()))?;
-    let (mut rows, mut bytes) = (Vec::new(), 0_usize);
+    let rows = unread(path, &inbox, 0, limit)?;
+    if let Some(last) = rows.last() {
+        inbox.retain_in(..=last.arrival, |_, _| false).map_err(|e| error(e.into()))?;
+    }
+    Ok(rows)
+}
+
+/// Removes messages by their identifiers; gives their number and the bytes of their bodies. They are mostly the oldest ones, so
+/// looking from the start finds them soon.
+fn consume(path: &Path, write: &WriteTransaction, ids: &BTreeSet<MessageId>) -> Result<(u64, u64), StoreError> {
+    let error = |error: redb::Error| StoreError::database(path, error);
+    let mut inbox = write.open_table(INBOX).map_err(|e| error(e.into()))?;
+    let mut found = Vec::new();
     for row in inbox.iter().map_err(|e| error(e.into()))? {
+        if found.len() == ids.len() {
+            break;
+        }
+        let (arrival, value) = row.map_err(|e| error(e.into()))?;
+        let row = tables::decode_inbox(path, arrival.value(), value.value())?;
+        if ids.contains(&row.id) {
+            found.push((row.arrival, row.body.len() as u64));
+        }
+    }
+    for (arrival, _) in &found {
+        inbox.remove(arrival).map_err(|e| error(e.into()))?;
+    }
+    Ok((found.len() as u64, found.iter().map(|(_, bytes)| bytes).sum()))
+}
+
+/// Unread messages that arrived after `after`, oldest first.
+pub(super) fn unread(
+    path: &Path,
+    inbox: &impl ReadableTable<u64, &'static [u8]>,
+    after: u64,
+    limit: TakeLimit,
+) -> Result<Vec<InboxRow>, StoreError> {
+    let error = |error: redb::Error| StoreError::database(path, error);
+    let (mut rows, mut bytes) = (Vec::new(), 0_usize);
+    for row in inbox.range(after.saturating_add(1)..).map_err(|e| error(e.into()))? {
         let (arrival, value) = row.map_err(|e| error(e.into()))?;
         let row = tables::decode_inbox(path, arrival.value(), value.value())?;
         bytes = bytes.saturating_add(row.body.len());
@@ -145,9 +187,6 @@ fn take(path: &Path, write: &WriteTransaction, limit: TakeLimit) -> Result<Vec<I
             break;
         }
         rows.push(row);
-    }
-    if let Some(last) = rows.last() {
-        inbox.retain_in(..=last.arrival, |_, _| false).map_err(|e| error(e.into()))?;
     }
     Ok(rows)
 }

@@ -6,13 +6,14 @@
 
 use std::{thread, time::Duration};
 
+use meshara_messaging::InboxRow;
 use redb::{Database, ReadableDatabase, ReadableTable};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    StoreError,
+    StoreError, TakeLimit,
     open::Opener,
-    tables::Bucket,
+    tables::{Bucket, INBOX},
     transact::{self, Done, Reply, Work},
 };
 
@@ -30,6 +31,7 @@ pub(super) enum Request {
     Write(Work),
     Get(Bucket, String, Reply<Option<Vec<u8>>>),
     List(Bucket, Reply<Vec<RawRecord>>),
+    Unread(u64, TakeLimit, Reply<Vec<InboxRow>>),
     Close(oneshot::Sender<()>),
 }
 
@@ -154,6 +156,9 @@ impl Writer {
             Request::List(bucket, reply) => {
                 let _ = reply.send(self.opener.guarded(|| self.list(database, bucket)));
             }
+            Request::Unread(after, limit, reply) => {
+                let _ = reply.send(self.opener.guarded(|| self.unread(database, after, limit)));
+            }
             Request::Write(_) | Request::Close(_) => {}
         }
     }
@@ -164,6 +169,12 @@ impl Writer {
             Ok(table.get(key)?.map(|value| value.value().to_vec()))
         };
         get().map_err(|error| self.opener.error(error))
+    }
+
+    fn unread(&self, database: &Database, after: u64, limit: TakeLimit) -> Result<Vec<InboxRow>, StoreError> {
+        let table = || -> Result<_, redb::Error> { Ok(database.begin_read()?.open_table(INBOX)?) };
+        let table = table().map_err(|error| self.opener.error(error))?;
+        transact::unread(&self.opener.path, &table, after, limit)
     }
 
     fn list(&self, database: &Database, bucket: Bucket) -> Result<Vec<RawRecord>, StoreError> {
@@ -186,6 +197,7 @@ impl Request {
             Self::Write(work) => work.refuse(error),
             Self::Get(.., reply) => drop(reply.send(Err(error))),
             Self::List(_, reply) => drop(reply.send(Err(error))),
+            Self::Unread(.., reply) => drop(reply.send(Err(error))),
             Self::Close(_) => {}
         }
     }

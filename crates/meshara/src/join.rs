@@ -1,0 +1,263 @@
+//! The newcomer's side of joining: finds a member, checks that it belongs to the ticket's mesh, and asks for a certificate.
+//!
+//! Needs no running node. The same request may reach the issuer several times and by several members; it counts once.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use meshara_identity::home::{self, HomeError};
+use meshara_identity::join::REPLY_MAX;
+use meshara_identity::membership::MESH_INFO_MAX;
+use meshara_identity::{
+    JoinClient, MeshInfo, MeshInfoError, NodeName, Passphrase, Ticket, TicketError, UnixMillis, WireError,
+};
+use meshara_transport::{quic, tls};
+use quinn::{ClientConfig, Endpoint};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::config::PeerAddr;
+use crate::frames::{FrameReadError, read_frame, write_frame};
+use crate::node::{JOIN_VERSION, remember_peers};
+use crate::store::{Store, StoreError};
+
+/// How long members are tried.
+const TRY_FOR: Duration = Duration::from_secs(20);
+/// One attempt with one member: its issuer may be several hops away and write to disk.
+const ATTEMPT: Duration = Duration::from_secs(9);
+/// Between rounds over all members.
+const PAUSE: Duration = Duration::from_millis(300);
+/// Members tried at once.
+const MAX_MEMBERS: usize = 64;
+
+/// What to join with.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct JoinOptions {
+    /// The new node's home. Its keystore is made if there is none.
+    pub home: PathBuf,
+    /// The ticket's text.
+    pub ticket: String,
+    /// The name to ask for.
+    pub name: NodeName,
+    /// Members to try beside those in the ticket; remembered for `up`.
+    pub peers: Vec<PeerAddr>,
+    /// Seals the new files.
+    pub passphrase: Option<Passphrase>,
+}
+
+impl JoinOptions {
+    /// Options without further members and passphrase.
+    pub fn new(home: PathBuf, ticket: String, name: NodeName) -> Self {
+        Self { home, ticket, name, peers: Vec::new(), passphrase: None }
+    }
+}
+
+/// A completed join.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct JoinOutcome {
+    /// The new identity, also written to the home.
+    pub identity: meshara_identity::Identity,
+    /// The member that carried the request.
+    pub via: SocketAddr,
+}
+
+/// Why joining failed. Nothing in the home was overwritten.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JoinError {
+    /// The ticket's text is wrong.
+    #[error(transparent)]
+    Ticket(#[from] TicketError),
+    /// The home can't take the identity.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// The mesh, or a member that can't be proved to speak for it, refused.
+    #[error(transparent)]
+    Join(#[from] meshara_identity::JoinError),
+    /// No socket.
+    #[error("can't open a UDP socket: {0}")]
+    Socket(std::io::Error),
+    /// The ticket names no address and no peer was given.
+    #[error("the ticket names no address")]
+    NoAddress,
+    /// Nobody answered in time.
+    #[error("no member could be reached within {} s; last: {last}", TRY_FOR.as_secs())]
+    NoMember {
+        /// The last failure.
+        last: MemberError,
+    },
+    /// TLS.
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
+    /// The peers could not be remembered.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why an attempt with one member failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MemberError {
+    /// No answer.
+    #[error("{0}: no answer")]
+    Silent(SocketAddr),
+    /// The name has no address.
+    #[error("{0}: the name does not resolve")]
+    Name(PeerAddr),
+    /// The connection failed.
+    #[error("{0}: {1}")]
+    Connection(SocketAddr, quinn::ConnectionError),
+    /// The address can't be dialled.
+    #[error("{0}: {1}")]
+    Dial(SocketAddr, quinn::ConnectError),
+    /// The stream broke.
+    #[error("{0}: {1}")]
+    Read(SocketAddr, FrameReadError),
+    /// The stream broke.
+    #[error("{0}: {1}")]
+    Write(SocketAddr, quinn::WriteError),
+    /// What the member says of its mesh doesn't decode.
+    #[error("{0}: {1}")]
+    Wire(SocketAddr, WireError),
+    /// Not a member of the ticket's mesh.
+    #[error("{0}: {1}")]
+    NotMember(SocketAddr, MeshInfoError),
+    /// The member shows no certificate.
+    #[error("{0}: no certificate")]
+    NoCertificate(SocketAddr),
+    /// The member reaches no issuer.
+    #[error("{0}: this member reaches no issuer now")]
+    NoIssuer(SocketAddr),
+}
+
+/// Joins a mesh: tries members for up to 20 s.
+///
+/// # Errors
+/// [`JoinError`]; a refusal by the issuer ends the attempt at once and consumes no use of the ticket.
+pub async fn join(options: JoinOptions) -> Result<JoinOutcome, JoinError> {
+    let JoinOptions { home, ticket, name, peers, passphrase } = options;
+    let ticket: Ticket = ticket.trim().parse()?;
+    if ticket.addrs().is_empty() && peers.is_empty() {
+        return Err(JoinError::NoAddress);
+    }
+    let addrs = ticket.addrs().to_vec();
+    let (client, node, routing) =
+        home::begin_join(&home, ticket, name, passphrase.as_ref(), UnixMillis::now())?;
+    let client = Arc::new(client);
+    let endpoint = endpoint().map_err(JoinError::Socket)?;
+    let (reply, via) = ask(&endpoint, &client, &addrs, &peers).await?;
+    endpoint.close(0_u32.into(), b"joined");
+    let membership = client.open_reply(&reply, UnixMillis::now())?;
+    // The peers first: a home that joined and forgot them could be alone.
+    let mut remembered: Vec<PeerAddr> = peers;
+    remembered.extend(addrs.into_iter().filter(|addr| *addr == via).map(PeerAddr::from));
+    let (store, _) = Store::open(&home.join(crate::store::FILE))?;
+    remember_peers(&store, &remembered).await?;
+    store.close().await;
+    let identity = home::finish(&home, node, routing, membership, passphrase.as_ref())?;
+    Ok(JoinOutcome { identity, via })
+}
+
+fn endpoint() -> std::io::Result<Endpoint> {
+    let any = |ip: std::net::IpAddr| Endpoint::client(SocketAddr::new(ip, 0));
+    any(Ipv6Addr::UNSPECIFIED.into()).or_else(|_| any(Ipv4Addr::UNSPECIFIED.into()))
+}
+
+/// Asks member after member until one gives an answer that counts.
+async fn ask(
+    endpoint: &Endpoint,
+    client: &Arc<JoinClient>,
+    addrs: &[SocketAddr],
+    peers: &[PeerAddr],
+) -> Result<(Vec<u8>, SocketAddr), JoinError> {
+    let deadline = Instant::now() + TRY_FOR;
+    let mut last = None;
+    let mut config = tls::join_client_config()?;
+    config.transport_config(Arc::new(quic::link_transport()));
+    loop {
+        let (members, unresolved) = resolve(addrs, peers).await;
+        last = unresolved.map(MemberError::Name).or(last);
+        let mut attempts = JoinSet::new();
+        for member in members.into_iter().take(MAX_MEMBERS) {
+            let (endpoint, client, config) = (endpoint.clone(), client.clone(), config.clone());
+            attempts.spawn(async move {
+                let attempt = attempt(&endpoint, config, &client, member);
+                let result = tokio::time::timeout(ATTEMPT, attempt).await;
+                (member, result.unwrap_or(Err(MemberError::Silent(member))))
+            });
+        }
+        let mut doubtful = None;
+        while let Ok(Some(joined)) = tokio::time::timeout_at(deadline, attempts.join_next()).await {
+            match joined {
+                Ok((member, Ok(reply))) => match client.open_reply(&reply, UnixMillis::now()) {
+                    // A member alone can't prove these; another member may know better.
+                    Err(
+                        error @ (meshara_identity::JoinError::Refused { authentic: false, .. }
+                        | meshara_identity::JoinError::NotAuthentic
+                        | meshara_identity::JoinError::OtherRequest),
+                    ) => doubtful = Some(error),
+                    _ => return Ok((reply, member)),
+                },
+                Ok((_, Err(error))) => last = Some(error),
+                Err(_) => {}
+            }
+        }
+        if let Some(error) = doubtful {
+            return Err(error.into());
+        }
+        if Instant::now() + PAUSE >= deadline {
+            let silent = || MemberError::Silent(addrs.first().copied().unwrap_or((Ipv4Addr::UNSPECIFIED, 0).into()));
+            return Err(JoinError::NoMember { last: last.unwrap_or_else(silent) });
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// All addresses, and a name that has none.
+async fn resolve(addrs: &[SocketAddr], peers: &[PeerAddr]) -> (Vec<SocketAddr>, Option<PeerAddr>) {
+    let (mut found, mut unresolved) = (Vec::new(), None);
+    for peer in peers {
+        match peer.resolve().await {
+            Ok(resolved) => found.extend(resolved),
+            Err(_) => unresolved = Some(peer.clone()),
+        }
+    }
+    found.extend_from_slice(addrs);
+    let mut seen = std::collections::HashSet::new();
+    found.retain(|addr| seen.insert(*addr));
+    (found, unresolved)
+}
+
+/// One exchange with one member.
+async fn attempt(
+    endpoint: &Endpoint,
+    config: ClientConfig,
+    client: &JoinClient,
+    to: SocketAddr,
+) -> Result<Vec<u8>, MemberError> {
+    let native = match (endpoint.local_addr(), to) {
+        (Ok(SocketAddr::V6(_)), SocketAddr::V4(v4)) => SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()),
+        _ => to,
+    };
+    let connecting =
+        endpoint.connect_with(config, native, tls::SERVER_NAME).map_err(|error| MemberError::Dial(to, error))?;
+    let lost = |error| MemberError::Connection(to, error);
+    let connection = connecting.await.map_err(lost)?;
+    let (mut send, mut receive) = connection.open_bi().await.map_err(lost)?;
+    let write = |error| MemberError::Write(to, error);
+    send.write_all(&[JOIN_VERSION]).await.map_err(write)?;
+    let read = |error| MemberError::Read(to, error);
+    let info = read_frame(&mut receive, MESH_INFO_MAX).await.map_err(read)?;
+    let info = MeshInfo::decode(&info).map_err(|error| MemberError::Wire(to, error))?;
+    let leaf = tls::peer_leaf(&connection).ok_or(MemberError::NoCertificate(to))?;
+    info.check(client.ticket(), &leaf, UnixMillis::now()).map_err(|error| MemberError::NotMember(to, error))?;
+    write_frame(&mut send, client.request()).await.map_err(write)?;
+    let _ = send.finish();
+    let reply = read_frame(&mut receive, REPLY_MAX).await.map_err(read)?;
+    connection.close(0_u32.into(), b"thanks");
+    if reply.is_empty() { Err(MemberError::NoIssuer(to)) } else { Ok(reply) }
+}

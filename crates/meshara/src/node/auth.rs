@@ -1,0 +1,51 @@
+//! The overlay core's view of cryptography, answered by certificates and the node's Ed25519 routing key.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use meshara_identity::{LeafError, MeshAddress, NodeId, RoutingKey, TrustAnchors, UnixMillis, verify_routing};
+use meshara_overlay::auth::SIGNATURE_LEN;
+use meshara_overlay::{Authenticator, Member, MemberError};
+
+/// Signs with the node's routing key and verifies members under the mesh's trust anchors.
+pub(crate) struct MeshAuth {
+    key: RoutingKey,
+    anchors: Arc<TrustAnchors>,
+}
+
+impl MeshAuth {
+    pub(crate) fn new(key: RoutingKey, anchors: Arc<TrustAnchors>) -> Self {
+        Self { key, anchors }
+    }
+}
+
+impl Authenticator for MeshAuth {
+    fn sign(&self, message: &[u8]) -> [u8; SIGNATURE_LEN] {
+        self.key.sign(message)
+    }
+
+    fn verify(&self, routing_key: &[u8; 32], message: &[u8], signature: &[u8; SIGNATURE_LEN]) -> bool {
+        verify_routing(routing_key, message, signature).is_ok()
+    }
+
+    fn member(&self, origin: &NodeId, body: &[u8]) -> Result<Member, MemberError> {
+        let now = UnixMillis::now();
+        let member = self.anchors.verify_leaf(body, now).map_err(|error| match error {
+            LeafError::Expired { .. } | LeafError::NotYetValid { .. } => MemberError::OutsideTime,
+            LeafError::UnknownIssuer | LeafError::WrongMesh { .. } => MemberError::Untrusted,
+            _ => MemberError::Malformed,
+        })?;
+        if member.node_id != *origin {
+            return Err(MemberError::WrongNode);
+        }
+        Ok(Member {
+            name: member.name.to_string(),
+            routing_key: member.routing_key,
+            expires_in: Duration::from_millis(member.not_after.0.saturating_sub(now.0)),
+        })
+    }
+
+    fn address(&self, node: &NodeId) -> MeshAddress {
+        MeshAddress::derive(&self.anchors.mesh_id(), node)
+    }
+}

@@ -1,0 +1,132 @@
+//! Throughput runs: one node sends for a while, the other counts and reports what arrived.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use meshara_identity::NodeId;
+use quinn::{RecvStream, SendStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::sessions::{SessionError, Sessions};
+use super::streams::Opening;
+use crate::api::{BenchEvent, BenchProgress};
+
+/// Bytes handed to a stream at once.
+const CHUNK: usize = 256 << 10;
+/// Between two reports of the receiver, and two lines of progress.
+const REPORT: Duration = Duration::from_millis(100);
+/// Most streams of a run.
+pub(crate) const MAX_STREAMS: u32 = 64;
+/// Longest run.
+pub(crate) const MAX_DURATION: Duration = Duration::from_secs(3600);
+
+/// What a run measured.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Measured {
+    /// Bytes that the receiver confirmed.
+    pub(crate) bytes: u64,
+    /// From the first byte sent to the last report counted.
+    pub(crate) elapsed: Duration,
+}
+
+/// Counts what comes on a stream and reports the sum as big-endian `u64`s, the last one when the stream has ended.
+pub(crate) async fn sink(mut send: SendStream, mut receive: RecvStream) {
+    let mut total = 0_u64;
+    let mut chunks: [Bytes; 64] = std::array::from_fn(|_| Bytes::new());
+    let mut next = Instant::now() + REPORT;
+    while let Ok(Some(count)) = receive.read_chunks(&mut chunks).await {
+        total += chunks.iter().take(count).map(|chunk| chunk.len() as u64).sum::<u64>();
+        if Instant::now() >= next {
+            next = Instant::now() + REPORT;
+            if send.write_all(&total.to_be_bytes()).await.is_err() {
+                return;
+            }
+        }
+    }
+    let _ = send.write_all(&total.to_be_bytes()).await;
+    let _ = send.finish();
+    let _ = send.stopped().await;
+}
+
+/// Sends zeros on `streams` streams for `duration`.
+pub(crate) async fn run(
+    sessions: &Sessions,
+    node: NodeId,
+    duration: Duration,
+    streams: u32,
+    progress: &mpsc::Sender<crate::api::Result<BenchEvent>>,
+) -> Result<Measured, SessionError> {
+    let mut open = Vec::new();
+    for _ in 0..streams {
+        open.push(sessions.open_stream(node, &Opening::Bench).await?);
+    }
+    let start = Instant::now();
+    let end = start + duration;
+    let confirmed: Arc<Vec<AtomicU64>> = Arc::new((0..streams).map(|_| AtomicU64::new(0)).collect());
+    let mut tasks = JoinSet::new();
+    for (index, (send, receive)) in open.into_iter().enumerate() {
+        tasks.spawn(source(send, end));
+        tasks.spawn(reports(receive, confirmed.clone(), index));
+    }
+    let sum = || confirmed.iter().map(|count| count.load(Relaxed)).sum::<u64>();
+    let mut ticks = tokio::time::interval(REPORT);
+    let mut last = (start, 0);
+    let gone = progress.closed();
+    tokio::pin!(gone);
+    loop {
+        tokio::select! {
+            joined = tasks.join_next() => match joined {
+                None => break,
+                Some(Ok(Err(error))) => return Err(error),
+                Some(_) => {}
+            },
+            now = ticks.tick() => {
+                let now = now.into_std();
+                let bytes = sum();
+                let rate = gigabits(bytes - last.1, now - last.0);
+                last = (now, bytes);
+                let line = BenchProgress { elapsed_s: (now - start).as_secs_f64(), bytes, gbit_s: rate };
+                let _ = progress.try_send(Ok(BenchEvent::Progress(line)));
+            }
+            () = &mut gone => break,
+        }
+    }
+    // What was under way at the end still counts, with the time that it took.
+    Ok(Measured { bytes: sum(), elapsed: start.elapsed() })
+}
+
+/// A rate in Gbit/s.
+pub(crate) fn gigabits(bytes: u64, elapsed: Duration) -> f64 {
+    let seconds = elapsed.as_secs_f64();
+    if seconds > 0.0 { bytes as f64 * 8e-9 / seconds } else { 0.0 }
+}
+
+async fn source(mut send: SendStream, end: Instant) -> Result<(), SessionError> {
+    let zeros = Bytes::from_static(&[0; CHUNK]);
+    while Instant::now() < end {
+        // A write that waits for window must still end with the run.
+        match tokio::time::timeout_at(end.into(), send.write_chunk(zeros.clone())).await {
+            Ok(written) => written?,
+            Err(_) => break,
+        }
+    }
+    let _ = send.finish();
+    Ok(())
+}
+
+async fn reports(
+    mut receive: RecvStream,
+    confirmed: Arc<Vec<AtomicU64>>,
+    index: usize,
+) -> Result<(), SessionError> {
+    let mut total = [0; 8];
+    while receive.read_exact(&mut total).await.is_ok() {
+        if let Some(count) = confirmed.get(index) {
+            count.store(u64::from_be_bytes(total), Relaxed);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,319 @@
+//! Builds a node from its home: loads the identity, opens the store, binds the socket, starts the tasks.
+
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use meshara_identity::home::HomeError;
+use meshara_identity::{LeafError, NodeId, Passphrase, UnixMillis};
+use meshara_messaging::LoadError;
+use meshara_overlay::{Core, Identity as OverlayIdentity, KnownNode, KnownOrigin, MemberError};
+use meshara_transport::quic::CongestionControl;
+use meshara_transport::tls::{Tls, TlsError, TlsMaterial};
+use meshara_transport::{DataPlane, Endpoints, Wire, any_address};
+use rand::rngs::OsRng;
+use rand::{RngCore, SeedableRng, TryRngCore};
+use rand_chacha::ChaCha8Rng;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::admission::Admission;
+use super::auth::MeshAuth;
+use super::echo::Echoes;
+use super::home::{Lock, LockError};
+use super::messages::{self, Messages};
+use super::multicast::{self, Announcement};
+use super::overlay::Overlay;
+use super::services::Services;
+use super::sessions::Sessions;
+use super::{APPLICATION_STREAMS, Inner, Node};
+use crate::api;
+use crate::config::{Config, ConfigError, DEFAULT_PORT, MAX_CONFIGURED_PEERS, PeerAddr};
+use crate::store::{self, Store, StoreError};
+
+/// How a [`Node`] is to be built.
+#[derive(Debug, Default)]
+pub struct Builder {
+    home: PathBuf,
+    passphrase: Option<Passphrase>,
+    config: Option<Config>,
+    control_socket: bool,
+    congestion: CongestionControl,
+}
+
+/// Why a node could not be built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The identity files.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Another node, or the operating system.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The store contradicts itself.
+    #[error("the outbox can't be loaded: {0}")]
+    Load(#[from] LoadError),
+    /// This node's certificate isn't valid now.
+    #[error("this node's certificate can't be used: {0}")]
+    Certificate(#[from] LeafError),
+    /// The overlay doesn't accept this node's certificate.
+    #[error("this node's certificate can't be used: {0}")]
+    Member(#[from] MemberError),
+    /// TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The UDP socket.
+    #[error("can't listen on UDP {addr}: {error}")]
+    Bind {
+        /// The address.
+        addr: SocketAddr,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// More than one address to listen on.
+    #[error("a node listens on one UDP address, {0} are given")]
+    SeveralAddresses(usize),
+    /// The control socket.
+    #[error("can't make the control socket: {0}")]
+    Control(std::io::Error),
+    /// The system gives no randomness.
+    #[error("the system gives no random numbers: {0}")]
+    Random(rand::rand_core::OsError),
+}
+
+impl Builder {
+    /// The home that holds the identity, see [`meshara_identity::create_mesh`] and [`crate::join`].
+    pub fn home(mut self, home: impl Into<PathBuf>) -> Self {
+        self.home = home.into();
+        self
+    }
+
+    /// Opens sealed files.
+    pub fn passphrase(mut self, passphrase: Passphrase) -> Self {
+        self.passphrase = Some(passphrase);
+        self
+    }
+
+    /// Takes this configuration instead of the home's `config.toml`.
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = Some(config);
+        self
+    }
+
+    /// Serves the control API on the Unix socket in the home.
+    pub fn control_socket(mut self, serve: bool) -> Self {
+        self.control_socket = serve;
+        self
+    }
+
+    /// Congestion control of sessions that this node takes part in.
+    pub fn congestion_control(mut self, control: CongestionControl) -> Self {
+        self.congestion = control;
+        self
+    }
+
+    /// Starts the node. Must be called inside a tokio runtime with time and IO.
+    ///
+    /// # Errors
+    /// [`BuildError`]; nothing runs then.
+    pub async fn build(self) -> Result<Node, BuildError> {
+        let Self { home, passphrase, config, control_socket, congestion } = self;
+        let passphrase = passphrase.as_ref();
+        let config = config.map_or_else(|| Config::load(&home), Ok)?;
+        let identity = meshara_identity::home::load(&home, passphrase)?;
+        let lock = Lock::take(&home)?;
+        let membership = identity.membership;
+        let now_unix = UnixMillis::now();
+        membership.valid_at(now_unix)?;
+        let member = membership.member().clone();
+        let anchors = Arc::new(membership.anchors().clone());
+        let issuer = meshara_identity::home::open_issuer(&home, &anchors, passphrase)?;
+        let (store, snapshot) = Store::open(&home.join(store::FILE))?;
+        let wire = bind(&config, &store).await?;
+        let bound = wire.local_addr().map_err(|error| BuildError::Bind { addr: any_address(0), error })?;
+        store.put(store::Bucket::Settings, PORT_KEY, &bound.port()).await?;
+
+        let mut seed = [0; 32];
+        OsRng.try_fill_bytes(&mut seed).map_err(BuildError::Random)?;
+        let mut random = ChaCha8Rng::from_seed(seed);
+        let mut next_seed = || {
+            let mut seed = [0; 32];
+            random.fill_bytes(&mut seed);
+            seed
+        };
+
+        let reset_key = reset_key(&identity.routing);
+        let tls = Arc::new(Tls::new(&TlsMaterial::new(&membership).map_err(TlsError::from)?)?);
+        let (plane, plane_events) = DataPlane::new(member.address, wire);
+        let endpoints = Endpoints::new(plane.clone(), tls, congestion, &reset_key)
+            .map_err(|error| BuildError::Bind { addr: bound, error })?;
+        let endpoints = Arc::new(endpoints);
+
+        let started = Instant::now();
+        let overlay_config =
+            meshara_overlay::Config { auto_neighbours: config.auto, ..meshara_overlay::Config::default() };
+        let who = OverlayIdentity { node: member.node_id, address: member.address };
+        let auth = Box::new(MeshAuth::new(identity.routing, anchors.clone()));
+        let rng = ChaCha8Rng::from_seed(next_seed());
+        let mut core = Core::new(overlay_config, who, auth, rng, started.elapsed(), now_unix.0);
+        core.set_member(started.elapsed(), membership.leaf_der().to_vec())?;
+        let (overlay, dials) = Overlay::new(core, plane.clone(), started);
+
+        let (sessions, opened) = Sessions::new(endpoints.clone());
+        let messaging = meshara_messaging::Core::new(
+            meshara_messaging::Config::default(),
+            member.node_id,
+            next_seed(),
+            started.elapsed(),
+            now_unix.0,
+            snapshot,
+        )?;
+        let (messages, work) = Messages::new(messaging, store.clone(), member.node_id, started);
+        let services = Services::default();
+        for (name, tcp) in store.list::<String>(store::Bucket::Services).await? {
+            services.add(name, tcp);
+        }
+        let issuers: Vec<NodeId> = anchors.grants().iter().map(|grant| grant.statement.issuer).collect();
+        let admission = Admission::new(issuer.map(Arc::new), membership.mesh_info(), issuers, member.node_id);
+        let (applications, accepted) = mpsc::channel(APPLICATION_STREAMS);
+        let mut peers = config.peers.clone();
+        peers.extend(remembered_peers(&store).await?);
+
+        let inner = Arc::new(Inner {
+            home,
+            config,
+            mesh: anchors.mesh().clone(),
+            bound,
+            started,
+            overlay,
+            sessions: Arc::new(sessions),
+            messages,
+            services,
+            echoes: Echoes::new(plane, random.next_u64()),
+            admission,
+            network_changes: watch::channel(0).0,
+            stop: watch::channel(false).0,
+            local: Mutex::new(BTreeSet::new()),
+            seen_at: Mutex::default(),
+            configured: Mutex::default(),
+            tasks: Mutex::new(JoinSet::new()),
+            applications,
+            accepted: tokio::sync::Mutex::new(accepted),
+            endpoints,
+            member,
+        });
+        inner.publish_addresses();
+        start(&inner, plane_events, dials, opened, work, peers, &anchors.mesh_id()).await?;
+        if control_socket {
+            let listener = api::bind(&inner.home).map_err(BuildError::Control)?;
+            let mut stop = inner.stop.subscribe();
+            let control = Arc::new(super::control::NodeControl(inner.clone()));
+            inner.spawn(api::serve(listener, control, async move {
+                let _ = stop.wait_for(|stop| *stop).await;
+            }));
+        }
+        Ok(Node { inner, _lock: lock })
+    }
+}
+
+/// Setting that remembers the UDP port.
+const PORT_KEY: &str = "port";
+/// Setting that remembers peers.
+const PEERS_KEY: &str = "peers";
+
+/// Starts every task of the node.
+async fn start(
+    inner: &Arc<Inner>,
+    plane_events: mpsc::Receiver<meshara_transport::PlaneEvent>,
+    dials: mpsc::Receiver<(meshara_overlay::DialTarget, meshara_overlay::LinkKind)>,
+    opened: mpsc::Receiver<super::Session>,
+    work: messages::Work,
+    peers: Vec<PeerAddr>,
+    mesh: &meshara_identity::MeshId,
+) -> Result<(), BuildError> {
+    let me = || inner.clone();
+    inner.spawn(super::run_plane(me(), plane_events));
+    inner.spawn({
+        let inner = me();
+        async move { inner.overlay.run_timers().await }
+    });
+    inner.spawn(super::links::run_dials(me(), dials));
+    inner.spawn(super::links::run_accepts(me()));
+    inner.spawn(super::run_session_accepts(me()));
+    inner.spawn(super::run_sessions(me(), opened));
+    inner.spawn(messages::run(me(), work));
+    inner.spawn(super::network::watch_interfaces(me()));
+    inner.spawn(super::network::watch_sleep(me()));
+    inner.spawn(super::run_configured(me(), peers));
+    if inner.config.multicast {
+        let announcement = Announcement::new(mesh, inner.member.node_id, inner.bound.port());
+        inner.spawn(multicast::run(me(), announcement));
+    }
+    if inner.config.auto {
+        let book = inner.messages.store.list::<Vec<SocketAddr>>(store::Bucket::Addresses).await?;
+        for (node, addrs) in book {
+            let node = node.parse().ok();
+            inner.overlay.known(KnownNode { node, addrs, origin: KnownOrigin::Gossip });
+        }
+        inner.spawn(super::address_book::keep(me()));
+    }
+    Ok(())
+}
+
+/// Binds the UDP socket: the configured address, else all interfaces on the port of last time, else the default port. A port that
+/// wasn't asked for and is taken gives way to any free one, so that a second home on a machine just works.
+async fn bind(config: &Config, store: &Store) -> Result<Wire, BuildError> {
+    if let [addr] = config.listen.as_slice() {
+        return Wire::bind(*addr).map_err(|error| BuildError::Bind { addr: *addr, error });
+    }
+    if config.listen.len() > 1 {
+        return Err(BuildError::SeveralAddresses(config.listen.len()));
+    }
+    let remembered: Option<u16> = store.get(store::Bucket::Settings, PORT_KEY).await?;
+    let ports = remembered.into_iter().chain([DEFAULT_PORT, 0]);
+    let mut failed = None;
+    for port in ports {
+        let v4 = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port);
+        for addr in [any_address(port), v4] {
+            match Wire::bind(addr) {
+                Ok(wire) => return Ok(wire),
+                Err(error) => failed = Some(BuildError::Bind { addr, error }),
+            }
+        }
+    }
+    Err(failed.unwrap_or(BuildError::SeveralAddresses(0)))
+}
+
+/// Secret for stateless resets, the same in every life of the node: derived from a signature of its routing key, which is
+/// deterministic (RFC 8032).
+fn reset_key(routing: &meshara_identity::RoutingKey) -> [u8; 32] {
+    let signature = routing.sign(b"meshara stateless reset key v1");
+    blake3::derive_key("meshara 2026-11 stateless reset key v1", &signature)
+}
+
+/// Peers remembered from `join` and `add_peer`.
+async fn remembered_peers(store: &Store) -> Result<Vec<PeerAddr>, StoreError> {
+    let peers: Option<Vec<String>> = store.get(store::Bucket::Settings, PEERS_KEY).await?;
+    Ok(peers.unwrap_or_default().iter().filter_map(|peer| peer.parse().ok()).collect())
+}
+
+/// Remembers peers for later lives of this home.
+pub(crate) async fn remember_peers(store: &Store, new: &[PeerAddr]) -> Result<(), StoreError> {
+    let mut peers = remembered_peers(store).await?;
+    for peer in new {
+        if !peers.contains(peer) && peers.len() < MAX_CONFIGURED_PEERS {
+            peers.push(peer.clone());
+        }
+    }
+    let texts: Vec<String> = peers.iter().map(ToString::to_string).collect();
+    store.put(store::Bucket::Settings, PEERS_KEY, &texts).await
+}

@@ -1,0 +1,114 @@
+//! Ping and trace: echo frames of the overlay, answered by every node.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use meshara_identity::MeshAddress;
+use meshara_overlay::echo::{ECHO_LEN, Echo, EchoKind};
+use meshara_overlay::header::DEFAULT_TTL;
+use meshara_transport::{ControlFrame, DataPlane};
+use tokio::sync::mpsc;
+
+/// Runs of ping and trace at once; each is a request at the control API.
+const MAX_RUNS: usize = 256;
+/// Answers waiting for one run's task: a second of pings every millisecond.
+const ANSWERS: usize = 1024;
+
+/// An answer to an echo of ours.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Answer {
+    pub(crate) from: MeshAddress,
+    pub(crate) seq: u32,
+    pub(crate) hops: u8,
+    /// Whether the destination answered; otherwise the echo's time to live ended at `from`.
+    pub(crate) arrived: bool,
+    pub(crate) at: Instant,
+}
+
+/// Sends echoes and hands answers to those who wait for them.
+pub(crate) struct Echoes {
+    plane: Arc<DataPlane>,
+    next: AtomicU64,
+    runs: Mutex<HashMap<u64, mpsc::Sender<Answer>>>,
+}
+
+/// One run: its answers come out of `answers`; dropping it ends it.
+pub(crate) struct Run<'a> {
+    echoes: &'a Echoes,
+    id: u64,
+    own: mpsc::Sender<Answer>,
+    pub(crate) answers: mpsc::Receiver<Answer>,
+}
+
+impl Drop for Run<'_> {
+    fn drop(&mut self) {
+        self.echoes.runs.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+    }
+}
+
+impl Run<'_> {
+    /// An answer that needs no network: the node asks itself.
+    pub(crate) fn answer(&self, answer: Answer) {
+        let _ = self.own.try_send(answer);
+    }
+
+    /// Sends one echo; `false` when there is no route.
+    pub(crate) fn send(&self, to: MeshAddress, seq: u32, ttl: u8, size: usize) -> bool {
+        let echo = Echo { kind: EchoKind::Request, origin_ttl: ttl, forward_hops: 0, id: self.id, seq };
+        self.echoes.plane.send_echo(to, ttl, &padded(echo, size))
+    }
+}
+
+impl Echoes {
+    pub(crate) fn new(plane: Arc<DataPlane>, first: u64) -> Self {
+        Self { plane, next: AtomicU64::new(first), runs: Mutex::default() }
+    }
+
+    /// Begins a run; `None` when too many are under way.
+    pub(crate) fn run(&self) -> Option<Run<'_>> {
+        let (sender, answers) = mpsc::channel(ANSWERS);
+        let id = self.next.fetch_add(1, Relaxed);
+        let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        if runs.len() >= MAX_RUNS {
+            return None;
+        }
+        runs.insert(id, sender.clone());
+        Some(Run { echoes: self, id, own: sender, answers })
+    }
+
+    /// Deals with an echo frame that came in.
+    pub(crate) fn receive(&self, frame: &ControlFrame) {
+        let Some(Ok(echo)) = frame.payload.get(..ECHO_LEN).map(Echo::decode) else { return };
+        let for_us = frame.destination == self.plane.me();
+        match echo.kind {
+            EchoKind::Request => {
+                let kind = if for_us { EchoKind::Reply } else { EchoKind::TtlExceeded };
+                let answer = echo.answer(kind, frame.ttl, DEFAULT_TTL);
+                // As long as the request, so that a ping with a size tests both ways and amplifies nothing.
+                self.plane.send_echo(frame.source, DEFAULT_TTL, &padded(answer, frame.payload.len()));
+            }
+            EchoKind::Reply | EchoKind::TtlExceeded if for_us => {
+                let runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(run) = runs.get(&echo.id) {
+                    let arrived = echo.kind == EchoKind::Reply;
+                    let answer =
+                        Answer { from: frame.source, seq: echo.seq, hops: echo.forward_hops, arrived, at: Instant::now() };
+                    let _ = run.try_send(answer); // a full queue loses an answer, as the network might
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// An echo with zeros up to `size` bytes.
+fn padded(echo: Echo, size: usize) -> Vec<u8> {
+    let mut bytes = echo.encode().to_vec();
+    bytes.resize(size.max(ECHO_LEN), 0);
+    bytes
+}
+
+/// How long a trace waits for the answer to one echo.
+pub(crate) const TRACE_WAIT: Duration = Duration::from_millis(700);

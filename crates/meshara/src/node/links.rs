@@ -1,0 +1,189 @@
+//! Makes links: dials what the overlay asks for, accepts what others dial, and runs each link's control stream.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use meshara_overlay::{CloseReason, DialTarget, LinkDownReason, LinkId, LinkKind};
+use meshara_transport::{Accepted, ConnectError, ControlReceiver, ControlSender, Link, tls};
+use quinn::{ConnectionError, VarInt};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::Inner;
+
+/// Dials under way at once: all neighbours of a restarted node, and some that fail slowly.
+const MAX_DIALS: usize = 64;
+/// Handshakes of others under way at once in tasks of this node; the endpoint asks for proof of address far below.
+const MAX_ACCEPTS: usize = 256;
+/// Between tries of a node's addresses: the next is tried beside the one before, as in RFC 8305, so that one dead address
+/// doesn't delay the others.
+const STAGGER: Duration = Duration::from_millis(150);
+/// One attempt at one address. A silent neighbour must not hold its dial for the length of a full handshake timeout: the overlay
+/// asks again at once.
+const ATTEMPT: Duration = Duration::from_millis(1500);
+/// How often a link's address, MTU and keys are brought up to date.
+const REFRESH: Duration = Duration::from_millis(500);
+/// The MTU search needs a few round trips; until it has ended it is followed closely.
+const EARLY_REFRESH: Duration = Duration::from_millis(50);
+/// Refreshes at the early pace.
+const EARLY_REFRESHES: u32 = 20;
+
+/// Carries out the overlay's dials.
+pub(crate) async fn run_dials(inner: Arc<Inner>, mut dials: mpsc::Receiver<(DialTarget, LinkKind)>) {
+    let mut tasks = JoinSet::new();
+    let under_way = Arc::new(Mutex::new(HashSet::<Vec<SocketAddr>>::new()));
+    loop {
+        tokio::select! {
+            Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
+            dial = dials.recv(), if tasks.len() < MAX_DIALS => {
+                let Some((target, kind)) = dial else { return };
+                if !under_way.lock().unwrap_or_else(PoisonError::into_inner).insert(target.addrs.clone()) {
+                    continue; // the same addresses are being tried; its end is reported to the overlay
+                }
+                let (inner, under_way) = (inner.clone(), under_way.clone());
+                tasks.spawn(async move {
+                    let dialled = dial_any(&inner, &target, kind).await;
+                    under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&target.addrs);
+                    match dialled {
+                        Ok(link) => run_link(inner, link),
+                        Err(error) => {
+                            tracing::debug!(addrs = ?target.addrs, %error, "a dial failed");
+                            inner.note_dial_error(&target, &error);
+                            inner.overlay.dial_failed(&target);
+                        }
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// Tries the addresses of a target, staggered; the first that answers wins.
+async fn dial_any(inner: &Arc<Inner>, target: &DialTarget, kind: LinkKind) -> Result<Link, ConnectError> {
+    let expect = || target.node.map_or(tls::Expect::AnyMember, tls::Expect::Node);
+    let mut attempts = JoinSet::new();
+    for (place, addr) in target.addrs.iter().copied().enumerate() {
+        let (inner, expect) = (inner.clone(), expect());
+        attempts.spawn(async move {
+            tokio::time::sleep(STAGGER * u32::try_from(place).unwrap_or(u32::MAX)).await;
+            tokio::time::timeout(ATTEMPT, inner.endpoints.dial(addr, expect, kind))
+                .await
+                .unwrap_or(Err(ConnectError::TimedOut))
+        });
+    }
+    let mut failure = ConnectError::TimedOut;
+    while let Some(joined) = attempts.join_next().await {
+        match joined {
+            Ok(Ok(link)) => return Ok(link),
+            Ok(Err(error)) => failure = error,
+            Err(_) => {}
+        }
+    }
+    Err(failure)
+}
+
+/// Accepts links and joins.
+pub(crate) async fn run_accepts(inner: Arc<Inner>) {
+    let mut tasks = JoinSet::new();
+    loop {
+        tokio::select! {
+            Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
+            incoming = inner.endpoints.next_incoming(), if tasks.len() < MAX_ACCEPTS => {
+                let Some(incoming) = incoming else { return };
+                let inner = inner.clone();
+                tasks.spawn(async move {
+                    let from = incoming.remote_address();
+                    match inner.endpoints.accept(incoming).await {
+                        Ok(Accepted::Link(link)) => run_link(inner, *link),
+                        Ok(Accepted::Join(connection)) => inner.admission.serve(connection, &inner.sessions).await,
+                        Ok(_) => {}
+                        Err(error) => tracing::debug!(%from, %error, "a link was not accepted"),
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// Hands a new link to the overlay and serves it until its connection ends.
+pub(super) fn run_link(inner: Arc<Inner>, link: Link) {
+    let (handle, messages) = inner.overlay.link_up(&link);
+    tracing::info!(peer = %link.member.name, addr = %link.hop.remote(), kind = ?link.kind, "link up");
+    inner.observed(link.observed);
+    let id = link.hop.id();
+    let Link { sender, receiver, .. } = link;
+    let tasks = inner.clone();
+    tasks.spawn(async move {
+        let connection = handle.hop.connection().clone();
+        let end = tokio::select! {
+            end = connection.closed() => end,
+            () = write_control(sender, messages) => connection.closed().await,
+            () = read_control(&inner, id, receiver) => connection.closed().await,
+            () = refresh(&inner, id) => connection.closed().await,
+        };
+        tracing::info!(peer = %handle.member.name, %end, "link down");
+        inner.overlay.link_down(id, reason(&end));
+    });
+}
+
+/// What the end of a link's connection means to the overlay.
+fn reason(end: &ConnectionError) -> LinkDownReason {
+    match end {
+        ConnectionError::ApplicationClosed(close) => CloseReason::heard(VarInt::into_inner(close.error_code)),
+        ConnectionError::LocallyClosed => LinkDownReason::Local,
+        ConnectionError::TimedOut => LinkDownReason::TimedOut,
+        _ => LinkDownReason::Closed,
+    }
+}
+
+/// Ends when the stream does; the connection's end is what counts.
+async fn write_control(mut sender: ControlSender, mut messages: mpsc::Receiver<Vec<u8>>) {
+    while let Some(message) = messages.recv().await {
+        if let Err(error) = sender.send(&message).await {
+            tracing::debug!(%error, "control stream");
+            return;
+        }
+    }
+    // The overlay has forgotten the link and closes its connection.
+    std::future::pending::<()>().await;
+}
+
+async fn read_control(inner: &Inner, id: LinkId, mut receiver: ControlReceiver) {
+    loop {
+        let message = match receiver.receive().await {
+            Ok(message) => message,
+            Err(error) => {
+                tracing::debug!(%error, "control stream");
+                return inner.overlay.close_link(id, CLOSE_CONTROL, "the control stream broke");
+            }
+        };
+        let handled = inner.overlay.input(|core, now| core.handle_control(now, id, &message));
+        if let Err(error) = handled {
+            tracing::warn!(%error, "a neighbour misbehaves");
+            return inner.overlay.close_link(id, CLOSE_CONTROL, "control message refused");
+        }
+        // A neighbour that sends without end must not keep the node from its probes.
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn refresh(inner: &Inner, id: LinkId) {
+    let Some(link) = inner.overlay.link(id) else { return };
+    let mut mtu = link.hop.mtu();
+    for round in 0_u32.. {
+        tokio::time::sleep(if round < EARLY_REFRESHES { EARLY_REFRESH } else { REFRESH }).await;
+        let found = link.hop.refresh();
+        if found != mtu {
+            mtu = found;
+            inner.overlay.input(|core, now| core.link_mtu(now, id, found));
+        }
+        if link.hop.take_busy() {
+            inner.overlay.input(|core, now| core.note_traffic(now, id));
+        }
+    }
+}
+
+/// Close code of a link whose control messages are wrong. Above the overlay's own codes.
+const CLOSE_CONTROL: u32 = 0x101;

@@ -1,0 +1,502 @@
+//! A running node: the protocol cores on tokio and real sockets.
+//!
+//! [`Node`] is the library's face; the modules below each drive one part of it.
+
+mod address_book;
+mod admission;
+mod auth;
+mod bench;
+mod builder;
+mod control;
+mod direct;
+mod echo;
+mod home;
+mod links;
+mod messages;
+mod metrics;
+mod multicast;
+mod network;
+mod overlay;
+mod pipe;
+mod services;
+mod sessions;
+mod streams;
+mod tiers;
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use meshara_identity::{Member, MeshName, NodeId};
+use meshara_overlay::{DialTarget, Event, KnownNode, KnownOrigin};
+use meshara_transport::{ConnectError, Endpoints};
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio::task::JoinSet;
+
+pub use self::builder::{BuildError, Builder};
+pub use self::home::LockError;
+pub(crate) use self::builder::remember_peers;
+pub use self::messages::{Receipt, SendError};
+#[doc(hidden)]
+pub use self::multicast::decode_announcement;
+pub use self::services::ServiceError;
+pub use self::sessions::SessionError;
+#[doc(hidden)]
+pub use self::streams::decode_opening;
+pub use self::streams::OpeningError;
+pub(crate) use self::admission::JOIN_VERSION;
+use self::admission::Admission;
+use self::echo::Echoes;
+use self::messages::Messages;
+use self::overlay::Overlay;
+use self::services::Services;
+use self::sessions::{FAREWELL, Session, Sessions};
+use self::streams::{Opening, read_opening};
+use crate::config::{Config, PeerAddr};
+
+/// Streams of applications that wait to be accepted; more are refused.
+const APPLICATION_STREAMS: usize = 256;
+/// Streams of one session served at once, as many as its peer may open.
+const SESSION_TASKS: usize = 1024;
+
+/// A stream between two nodes, end to end encrypted.
+#[derive(Debug)]
+pub struct Stream {
+    /// Who is at the other end.
+    pub peer: Member,
+    /// What the stream is for, as the opener named it.
+    pub protocol: String,
+    /// To the peer.
+    pub send: quinn::SendStream,
+    /// From the peer.
+    pub receive: quinn::RecvStream,
+}
+
+/// What the tasks of a node share.
+pub(crate) struct Inner {
+    pub(crate) home: PathBuf,
+    pub(crate) config: Config,
+    pub(crate) member: Member,
+    pub(crate) mesh: MeshName,
+    pub(crate) bound: SocketAddr,
+    pub(crate) started: Instant,
+    pub(crate) endpoints: Arc<Endpoints>,
+    pub(crate) overlay: Overlay,
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) messages: Messages,
+    pub(crate) services: Services,
+    pub(crate) echoes: Echoes,
+    pub(crate) admission: Admission,
+    pub(crate) network_changes: watch::Sender<u32>,
+    stop: watch::Sender<bool>,
+    local: Mutex<BTreeSet<IpAddr>>,
+    seen_at: Mutex<Vec<SocketAddr>>,
+    /// Configured and remembered peers: what they resolve to, and the last failure.
+    configured: Mutex<Vec<ConfiguredState>>,
+    tasks: Mutex<JoinSet<()>>,
+    applications: mpsc::Sender<Stream>,
+    accepted: tokio::sync::Mutex<mpsc::Receiver<Stream>>,
+}
+
+/// A neighbour that this node was told to keep.
+#[derive(Clone, Debug)]
+struct ConfiguredState {
+    peer: PeerAddr,
+    addrs: Vec<SocketAddr>,
+    last_error: Option<String>,
+}
+
+/// A member of a mesh, running.
+///
+/// Dropping it ends it at once; [`Node::shutdown`] says goodbye first.
+pub struct Node {
+    inner: Arc<Inner>,
+    _lock: home::Lock,
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node").field("name", &self.inner.member.name).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let mut tasks = self.inner.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        tasks.abort_all();
+    }
+}
+
+impl Node {
+    /// Begins to build a node.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Who this node is.
+    pub fn member(&self) -> &Member {
+        &self.inner.member
+    }
+
+    /// The UDP address that it is bound to.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.inner.bound
+    }
+
+    /// What happens in the mesh from now on. A slow reader is told how many events it missed.
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.inner.overlay.subscribe()
+    }
+
+    /// The NodeId that a text names: a name, a NodeId or a unique prefix of one.
+    ///
+    /// # Errors
+    /// Nobody or several.
+    pub fn resolve(&self, text: &str) -> Result<NodeId, ResolveError> {
+        self.inner.resolve(text).map(|(node, _)| node)
+    }
+
+    /// Sends a message of at most 1 MiB; returns when the receiver has stored it.
+    ///
+    /// # Errors
+    /// [`SendError`]. After a timeout the message stays queued, also over a restart, and is still delivered.
+    pub async fn send(&self, to: NodeId, body: impl Into<Bytes>, wait: Duration) -> Result<Receipt, SendError> {
+        self.inner.messages.send(to, body.into(), wait).await
+    }
+
+    /// Opens a stream for `protocol`, a name of at most 63 bytes that both applications agree on.
+    ///
+    /// # Errors
+    /// [`SessionError`].
+    pub async fn open_stream(&self, to: NodeId, protocol: &str) -> Result<Stream, SessionError> {
+        let opening = Opening::Application(protocol.to_owned());
+        let session = self.inner.sessions.get(to).await?;
+        let (send, receive) = self.inner.sessions.open_stream(to, &opening).await?;
+        Ok(Stream { peer: session.member, protocol: protocol.to_owned(), send, receive })
+    }
+
+    /// Waits for the next stream that another node's application opens; `None` when the node has stopped.
+    pub async fn accept_stream(&self) -> Option<Stream> {
+        self.inner.accepted.lock().await.recv().await
+    }
+
+    /// Messages that have arrived, in each sender's order; they are consumed. Empty when there are none.
+    ///
+    /// # Errors
+    /// The store failed; nothing was consumed.
+    pub async fn receive(&self) -> Result<Vec<meshara_messaging::InboxRow>, crate::store::StoreError> {
+        let limit = crate::store::TakeLimit { messages: 1024, bytes: crate::api::MAX_UNREAD_BATCH };
+        let rows = self.inner.messages.store.take_unread(limit).await?;
+        let bytes = rows.iter().map(|row| row.body.len() as u64).sum();
+        self.inner.messages.consumed(rows.len() as u64, bytes);
+        Ok(rows)
+    }
+
+    /// Waits until a message may have arrived since the last call on the same watch.
+    pub fn arrivals(&self) -> watch::Receiver<u64> {
+        self.inner.messages.store.arrivals()
+    }
+
+    /// Runs until `stop` resolves or someone asks the control API to stop, then leaves the mesh in order.
+    pub async fn run_until(self, stop: impl Future<Output = ()>) {
+        let mut asked = self.inner.stop.subscribe();
+        tokio::select! {
+            () = stop => {}
+            _ = asked.wait_for(|stop| *stop) => {}
+        }
+        self.shutdown().await;
+    }
+
+    /// Leaves the mesh: neighbours are told, open requests end, what is stored stays.
+    pub async fn shutdown(self) {
+        let inner = self.inner.clone();
+        inner.stop.send_replace(true);
+        inner.messages.stop();
+        inner.overlay.input(|core, now| core.leave(now));
+        let goodbye = async {
+            // The farewell record must reach the neighbours' sockets before their links close.
+            tokio::time::sleep(FAREWELL / 5).await;
+            inner.endpoints.close().await;
+        };
+        let _ = tokio::time::timeout(FAREWELL, goodbye).await;
+        inner.tasks.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
+        inner.messages.store.clone().close().await;
+    }
+}
+
+/// Why a text names no node.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ResolveError {
+    /// Nobody has this name, NodeId or prefix.
+    #[error("no node called {0} is known")]
+    Unknown(String),
+    /// Several nodes' ids begin so.
+    #[error("{text} fits several nodes: {}", matches.join(", "))]
+    Ambiguous {
+        /// The text.
+        text: String,
+        /// Names (or ids) that it fits, at most eight.
+        matches: Vec<String>,
+    },
+}
+
+impl Inner {
+    /// Runs a task as long as the node runs.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(task);
+    }
+
+    /// A node's id and name by name, id or unique prefix. The node itself counts.
+    pub(crate) fn resolve(&self, text: &str) -> Result<(NodeId, String), ResolveError> {
+        let mut nodes: Vec<(NodeId, String)> = self.overlay.view(|core| {
+            core.nodes().map(|node| (node.node, node.name.unwrap_or_default())).collect()
+        });
+        nodes.push((self.member.node_id, self.member.name.to_string()));
+        nodes.sort();
+        nodes.dedup_by_key(|(node, _)| *node);
+        if let Some(found) = nodes.iter().find(|(_, name)| name == text) {
+            return Ok(found.clone());
+        }
+        if let Ok(id) = text.parse::<NodeId>() {
+            let name = nodes.iter().find(|(node, _)| *node == id).map(|(_, name)| name.clone());
+            return name.map(|name| (id, name)).ok_or_else(|| ResolveError::Unknown(text.to_owned()));
+        }
+        let prefix = text.to_ascii_lowercase();
+        let is_hex = !prefix.is_empty() && prefix.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let mut found = nodes.iter().filter(|(node, _)| is_hex && node.to_string().starts_with(&prefix));
+        match (found.next(), found.next()) {
+            (None, _) => Err(ResolveError::Unknown(text.to_owned())),
+            (Some(one), None) => Ok(one.clone()),
+            (Some(a), Some(b)) => {
+                let named = |(node, name): &(NodeId, String)| {
+                    if name.is_empty() { node.short() } else { name.clone() }
+                };
+                let matches = [a, b].into_iter().chain(found).take(8).map(named).collect();
+                Err(ResolveError::Ambiguous { text: text.to_owned(), matches })
+            }
+        }
+    }
+
+    /// The name of a node, empty when it isn't known.
+    pub(crate) fn name_of(&self, node: &NodeId) -> String {
+        if *node == self.member.node_id {
+            return self.member.name.to_string();
+        }
+        self.overlay.view(|core| core.node(node).and_then(|node| node.name)).unwrap_or_default()
+    }
+
+    /// The node with a mesh address.
+    pub(crate) fn node_at(&self, address: meshara_identity::MeshAddress) -> Option<NodeId> {
+        if address == self.member.address {
+            return Some(self.member.node_id);
+        }
+        self.endpoints.plane().table().lookup(&address).map(|route| route.node)
+    }
+
+    pub(crate) fn add_local(&self, ip: IpAddr) -> bool {
+        self.local.lock().unwrap_or_else(PoisonError::into_inner).insert(ip)
+    }
+
+    pub(crate) fn remove_local(&self, ip: IpAddr) -> bool {
+        self.local.lock().unwrap_or_else(PoisonError::into_inner).remove(&ip)
+    }
+
+    /// Addresses of this machine's interfaces.
+    pub(crate) fn local_ips(&self) -> Vec<IpAddr> {
+        self.local.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
+    }
+
+    /// A neighbour saw us at this address.
+    pub(crate) fn observed(&self, addr: SocketAddr) {
+        {
+            let mut seen = self.seen_at.lock().unwrap_or_else(PoisonError::into_inner);
+            if seen.contains(&addr) {
+                return;
+            }
+            seen.push(addr);
+            if seen.len() > network::MAX_OBSERVED {
+                seen.remove(0);
+            }
+        }
+        self.publish_addresses();
+    }
+
+    /// The addresses under which others may reach this node, best first.
+    pub(crate) fn reachable_at(&self) -> Vec<SocketAddr> {
+        let local = self.local.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = self.seen_at.lock().unwrap_or_else(PoisonError::into_inner);
+        network::reachable(self.bound, &local, &seen)
+    }
+
+    pub(crate) fn publish_addresses(&self) {
+        let addrs = self.reachable_at();
+        self.overlay.input(|core, now| core.set_own_addresses(now, addrs));
+    }
+
+    /// Makes a neighbour known that the user named, now and whenever its name resolves to something new.
+    pub(crate) async fn keep_peer(&self, peer: PeerAddr) {
+        let resolved = peer.resolve().await;
+        let mut configured = self.configured.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = configured.iter().position(|known| known.peer == peer);
+        let known = match place.and_then(|place| configured.get_mut(place)) {
+            Some(known) => known,
+            None => {
+                configured.push(ConfiguredState { peer, addrs: Vec::new(), last_error: None });
+                let Some(last) = configured.last_mut() else { return };
+                last
+            }
+        };
+        match resolved {
+            Ok(addrs) => {
+                if known.addrs == addrs {
+                    return;
+                }
+                known.addrs.clone_from(&addrs);
+                drop(configured);
+                self.overlay.known(KnownNode { node: None, addrs, origin: KnownOrigin::Configured });
+            }
+            Err(error) => known.last_error = Some(error.to_string()),
+        }
+    }
+
+    pub(crate) fn note_dial_error(&self, target: &DialTarget, error: &ConnectError) {
+        let mut configured = self.configured.lock().unwrap_or_else(PoisonError::into_inner);
+        for known in configured.iter_mut() {
+            if known.addrs.iter().any(|addr| target.addrs.contains(addr)) {
+                known.last_error = Some(error.to_string());
+            }
+        }
+    }
+}
+
+/// How often names of configured peers are resolved again: they may move.
+const RESOLVE: Duration = Duration::from_secs(30);
+
+/// Keeps configured peers known, for ever.
+async fn run_configured(inner: Arc<Inner>, peers: Vec<PeerAddr>) {
+    for peer in peers {
+        inner.keep_peer(peer).await;
+    }
+    loop {
+        tokio::time::sleep(RESOLVE).await;
+        let peers: Vec<PeerAddr> = {
+            let configured = inner.configured.lock().unwrap_or_else(PoisonError::into_inner);
+            configured.iter().map(|known| known.peer.clone()).collect()
+        };
+        for peer in peers {
+            inner.keep_peer(peer).await;
+        }
+    }
+}
+
+/// Hands the data plane's frames to the overlay and to ping and trace.
+async fn run_plane(inner: Arc<Inner>, mut events: mpsc::Receiver<meshara_transport::PlaneEvent>) {
+    use meshara_overlay::header::Class;
+    use meshara_transport::PlaneEvent;
+    while let Some(event) = events.recv().await {
+        match event {
+            PlaneEvent::Frame(frame) if frame.class == Class::Probe => {
+                let handled = inner.overlay.input(|core, now| core.handle_probe(now, frame.link, &frame.payload));
+                if let Err(error) = handled {
+                    tracing::debug!(%error, "a probe was refused");
+                }
+            }
+            PlaneEvent::Frame(frame) if frame.class == Class::Echo => inner.echoes.receive(&frame),
+            PlaneEvent::Busy(link) => inner.overlay.input(|core, now| core.note_traffic(now, link)),
+            _ => {}
+        }
+    }
+}
+
+/// Accepts the sessions that others open.
+async fn run_session_accepts(inner: Arc<Inner>) {
+    let mut tasks = JoinSet::new();
+    loop {
+        tokio::select! {
+            Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
+            incoming = inner.endpoints.next_session(), if tasks.len() < SESSION_TASKS => {
+                let Some(incoming) = incoming else { return };
+                let inner = inner.clone();
+                tasks.spawn(async move {
+                    match inner.endpoints.accept_session(incoming).await {
+                        Ok((connection, member)) => inner.sessions.keep(Session { connection, member }).await,
+                        Err(error) => tracing::debug!(%error, "a session was not accepted"),
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// Serves every session, whoever opened it.
+async fn run_sessions(inner: Arc<Inner>, mut opened: mpsc::Receiver<Session>) {
+    while let Some(session) = opened.recv().await {
+        tracing::debug!(peer = %session.member.name, "session open");
+        let task = inner.clone();
+        inner.spawn(async move {
+            tokio::join!(
+                serve_session(task.clone(), session.clone()),
+                tiers::follow(task.clone(), session.clone()),
+                direct::seek(task, session),
+            );
+        });
+    }
+}
+
+/// Accepts a session's streams until it ends.
+async fn serve_session(inner: Arc<Inner>, session: Session) {
+    let mut streams = JoinSet::new();
+    loop {
+        tokio::select! {
+            Some(_) = streams.join_next(), if !streams.is_empty() => {}
+            stream = session.connection.accept_bi(), if streams.len() < SESSION_TASKS => {
+                let Ok((send, receive)) = stream else { break };
+                let (inner, session) = (inner.clone(), session.clone());
+                streams.spawn(serve_stream(inner, session, send, receive));
+            }
+        }
+    }
+    // Streams end by themselves: their connection is gone.
+    while streams.join_next().await.is_some() {}
+    tracing::debug!(peer = %session.member.name, "session ended");
+}
+
+async fn serve_stream(
+    inner: Arc<Inner>,
+    session: Session,
+    mut send: quinn::SendStream,
+    mut receive: quinn::RecvStream,
+) {
+    let opening = match read_opening(&mut receive).await {
+        Ok(opening) => opening,
+        Err(error) => {
+            tracing::debug!(peer = %session.member.name, %error, "a stream was refused");
+            let _ = send.reset(pipe::RESET);
+            return;
+        }
+    };
+    match opening {
+        Opening::Messages => inner.messages.accept(session, send, receive).await,
+        Opening::Service(name) => inner.services.serve(&name, send, receive).await,
+        Opening::Bench => bench::sink(send, receive).await,
+        Opening::Join => {
+            inner.admission.serve_carried(send, receive).await;
+        }
+        Opening::Punch(addrs) => direct::punched(&inner, &session, addrs),
+        Opening::Application(protocol) => {
+            let stream = Stream { peer: session.member, protocol, send, receive };
+            if let Err(refused) = inner.applications.try_send(stream) {
+                let mut stream = refused.into_inner();
+                let _ = stream.send.reset(pipe::RESET);
+                let _ = stream.receive.stop(pipe::RESET);
+            }
+        }
+    }
+}
+

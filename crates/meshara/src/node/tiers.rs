@@ -1,0 +1,168 @@
+//! Adaptive windows: a session's connection window follows the measured delivery rate times the round trip, with hysteresis.
+//!
+//! A window far above the path's bandwidth-delay product only fills buffers and memory; one below it caps the rate. Parity
+//! parts are switched here too, by measured loss.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use meshara_transport::quic::{FIRST_WINDOW, STREAM_WINDOW};
+
+use super::Inner;
+use super::sessions::Session;
+
+/// How often the path is measured.
+const MEASURE: Duration = Duration::from_millis(250);
+/// The window is this many bandwidth-delay products: one is on the way, one waits for its acknowledgement, and the rate
+/// can double before the next measurement.
+const PRODUCTS: f64 = 4.0;
+/// A new window must differ by this factor from the one in force.
+const HYSTERESIS: f64 = 2.0;
+/// Smaller windows save nothing worth having.
+const MIN_WINDOW: u32 = 1 << 20;
+/// Measurements below this many packets say nothing of loss.
+const MIN_PACKETS: u64 = 50;
+/// Loss above which parity parts pay: one packet in a thousand halves CUBIC's rate long before it costs 8 % of the bytes.
+const PARITY_ON: f64 = 0.001;
+/// How long parity is kept after the loss that asked for it.
+const PARITY_HOLD: Duration = Duration::from_secs(10);
+/// If parity doesn't at least halve the loss, the loss is congestion's, and parity only adds to it.
+const PARITY_GAIN: f64 = 0.5;
+/// Rest after parity has proved useless.
+const PARITY_REST: Duration = Duration::from_secs(60);
+
+/// What a session's path was measured to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Measured {
+    /// Delivery rate in bytes a second, the larger of both directions.
+    pub(crate) rate: f64,
+    /// Connection window in bytes.
+    pub(crate) window: u32,
+    /// Share of packets lost lately.
+    pub(crate) loss: f64,
+    /// Whether parity parts are sent.
+    pub(crate) parity: bool,
+}
+
+/// The name of the tier that a rate belongs to.
+pub(crate) fn tier(rate: f64) -> &'static str {
+    match rate * 8e-6 {
+        mbit if mbit < 10.0 => "under 10 Mbit/s",
+        mbit if mbit < 150.0 => "100 Mbit/s",
+        mbit if mbit < 1500.0 => "1 Gbit/s",
+        mbit if mbit < 3500.0 => "2.5 Gbit/s",
+        _ => "10 Gbit/s",
+    }
+}
+
+/// The window for a rate (bytes a second) and a round trip, given the one in force; `None` to leave it.
+pub(crate) fn window(rate: f64, rtt: Duration, current: u32) -> Option<u32> {
+    let wanted = (rate * rtt.as_secs_f64() * PRODUCTS).clamp(f64::from(MIN_WINDOW), f64::from(STREAM_WINDOW));
+    let factor = wanted / f64::from(current.max(1));
+    // Growing is urgent, since a window that is too small hides the rate that would ask for more.
+    (factor >= HYSTERESIS.sqrt() || factor <= 1.0 / HYSTERESIS).then_some(wanted as u32)
+}
+
+/// Whether to send parity parts.
+#[derive(Debug, Default)]
+pub(crate) struct ParityChoice {
+    on_since: Option<(Instant, f64)>,
+    rest_until: Option<Instant>,
+}
+
+impl ParityChoice {
+    /// Decides by the loss of packets just measured.
+    pub(crate) fn decide(&mut self, now: Instant, loss: f64) -> bool {
+        if self.rest_until.is_some_and(|until| now < until) {
+            return false;
+        }
+        match self.on_since {
+            None if loss >= PARITY_ON => self.on_since = Some((now, loss)),
+            None => {}
+            Some((since, before)) => {
+                let settled = now.duration_since(since) >= MEASURE * 4;
+                if settled && loss >= PARITY_ON && loss > before * PARITY_GAIN {
+                    self.on_since = None;
+                    self.rest_until = Some(now + PARITY_REST);
+                } else if now.duration_since(since) >= PARITY_HOLD {
+                    self.on_since = None; // look whether the path still loses
+                }
+            }
+        }
+        self.on_since.is_some()
+    }
+}
+
+/// Follows one session until it ends.
+pub(crate) async fn follow(inner: Arc<Inner>, session: Session) {
+    let connection = &session.connection;
+    let address = session.member.address;
+    let mut before = connection.stats();
+    let mut at = Instant::now();
+    let mut measured = Measured { window: FIRST_WINDOW, ..Measured::default() };
+    let mut choice = ParityChoice::default();
+    let mut ticks = tokio::time::interval(MEASURE);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = connection.closed() => break,
+            _ = ticks.tick() => {}
+        }
+        let (stats, now) = (connection.stats(), Instant::now());
+        let elapsed = now.duration_since(at).as_secs_f64().max(1e-3);
+        let received = stats.udp_rx.bytes.saturating_sub(before.udp_rx.bytes);
+        let sent = stats.udp_tx.bytes.saturating_sub(before.udp_tx.bytes);
+        measured.rate = received.max(sent) as f64 / elapsed;
+        // The window limits what the peer sends to us, so the receiving rate decides.
+        if let Some(window) = window(received as f64 / elapsed, connection.rtt(), measured.window)
+            && (window > measured.window || received > 0)
+        {
+            measured.window = window;
+            connection.set_receive_window(window.into());
+        }
+        let packets = stats.path.sent_packets.saturating_sub(before.path.sent_packets);
+        if packets >= MIN_PACKETS {
+            let lost = stats.path.lost_packets.saturating_sub(before.path.lost_packets);
+            measured.loss = lost as f64 / packets as f64;
+            let parity = choice.decide(now, measured.loss);
+            if parity != measured.parity {
+                measured.parity = parity;
+                inner.endpoints.plane().set_parity(address, parity);
+            }
+        }
+        inner.sessions.note(session.member.node_id, measured);
+        before = stats;
+        at = now;
+    }
+    inner.endpoints.plane().set_parity(address, false);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_follow_the_product_with_hysteresis() {
+        let gigabit = 125e6;
+        let rtt = Duration::from_millis(40);
+        assert_eq!(window(gigabit, rtt, 4 << 20), Some(20_000_000));
+        assert_eq!(window(gigabit, rtt, 20_000_000), None);
+        assert_eq!(window(gigabit * 1.2, rtt, 20_000_000), None, "a fifth more is within the margin");
+        assert_eq!(window(gigabit, Duration::from_millis(1), 20_000_000), Some(MIN_WINDOW));
+        assert_eq!(window(1e12, rtt, 4 << 20), Some(STREAM_WINDOW), "bounded");
+    }
+
+    #[test]
+    fn parity_stays_only_where_it_helps() {
+        let start = Instant::now();
+        let mut random = ParityChoice::default();
+        assert!(!random.decide(start, 0.0));
+        assert!(random.decide(start, 0.01));
+        assert!(random.decide(start + MEASURE * 5, 0.0005), "it helps");
+        let mut congestion = ParityChoice::default();
+        assert!(congestion.decide(start, 0.01));
+        assert!(!congestion.decide(start + MEASURE * 5, 0.02), "it doesn't");
+        assert!(!congestion.decide(start + MEASURE * 6, 0.02), "and rests");
+        assert!(congestion.decide(start + PARITY_REST * 2, 0.02));
+    }
+}

@@ -1,0 +1,123 @@
+//! QUIC settings of links and sessions, each with its reason.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::congestion::{BbrConfig, CubicConfig, NewRenoConfig};
+use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+
+use crate::hop_keys::BULK_OVERHEAD;
+
+/// Largest UDP payload on the wire in bytes: Ethernet's 1,500 less IPv6 and UDP headers.
+pub const WIRE_MTU: u16 = 1452;
+/// Parts of a full-size session packet. Twelve parts fit below QUIC's limit of 16,383 bytes for the first packets of
+/// a connection with the wire's MTU, and are where throughput stops growing fast (see `docs/benchmarks.md`).
+const SESSION_PARTS: u16 = 12;
+/// Largest QUIC packet of a session in bytes: exactly [`SESSION_PARTS`] full frames.
+pub const SESSION_MTU: u16 = SESSION_PARTS * (WIRE_MTU - BULK_OVERHEAD as u16);
+/// Smallest QUIC packet of a session, RFC 9000 §14.
+const SESSION_MIN_MTU: u16 = 1200;
+
+/// Window in bytes of one stream: 2.5 Gbit/s × 100 ms. quinn fixes it at connect, so it stands at the largest tier, and the
+/// connection's window, which moves, does the limiting.
+pub const STREAM_WINDOW: u32 = 32 << 20;
+/// First connection window in bytes, before anything is measured: 1 Gbit/s × 32 ms.
+pub const FIRST_WINDOW: u32 = 4 << 20;
+/// Streams that a peer may have open at once in a session. Each TCP connection through a service is one.
+const SESSION_STREAMS: u32 = 1024;
+/// A session without any packet from the peer ends after this: long enough for a peer's restart or a re-route at its worst,
+/// short enough that a dead peer's streams fail while someone still waits for them.
+const SESSION_IDLE: Duration = Duration::from_secs(30);
+/// Keeps NAT bindings and the idle timer alive; a third of the timeout survives two losses.
+const SESSION_KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Links end much earlier by the overlay's probes; this only clears what the probes don't know, such as half-made links.
+const LINK_IDLE: Duration = Duration::from_secs(15);
+/// As for sessions.
+const LINK_KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// RTT assumed before the first sample. RFC 9002 says 333 ms; a lost first packet would then cost a second. 100 ms costs at
+/// most a few repeated packets on longer paths.
+const INITIAL_RTT: Duration = Duration::from_millis(100);
+
+/// Congestion control of sessions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CongestionControl {
+    /// RFC 9438. Halves its rate at loss, whatever the loss means.
+    Cubic,
+    /// BBR: follows the measured delivery rate; random loss hardly slows it (see `docs/benchmarks.md`).
+    #[default]
+    Bbr,
+    /// RFC 9002 §7.
+    NewReno,
+}
+
+/// Settings of link connections.
+pub fn link_transport() -> TransportConfig {
+    let mut config = TransportConfig::default();
+    let mut mtu = MtuDiscoveryConfig::default();
+    mtu.upper_bound(WIRE_MTU);
+    config
+        .initial_rtt(INITIAL_RTT)
+        .mtu_discovery_config(Some(mtu))
+        .max_idle_timeout(IdleTimeout::try_from(LINK_IDLE).ok())
+        .keep_alive_interval(Some(LINK_KEEP_ALIVE))
+        // One control stream, one to spare for joining.
+        .max_concurrent_bidi_streams(VarInt::from_u32(2))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        // The largest control message is 64 KiB; four of them may be on their way.
+        .stream_receive_window(VarInt::from_u32(256 << 10))
+        .receive_window(VarInt::from_u32(512 << 10))
+        .send_window(1 << 20)
+        .datagram_receive_buffer_size(None);
+    config
+}
+
+/// Settings of session connections.
+pub fn session_transport(control: CongestionControl) -> TransportConfig {
+    let mut config = TransportConfig::default();
+    let mut mtu = MtuDiscoveryConfig::default();
+    // The step is larger than half the range, so the search tries the full size first and nothing between: sizes that aren't
+    // whole frames waste their last one.
+    mtu.upper_bound(SESSION_MTU).minimum_change(SESSION_MTU / 2 + 1);
+    config
+        .initial_rtt(INITIAL_RTT)
+        .initial_mtu(SESSION_MIN_MTU)
+        .min_mtu(SESSION_MIN_MTU)
+        .mtu_discovery_config(Some(mtu))
+        .max_idle_timeout(IdleTimeout::try_from(SESSION_IDLE).ok())
+        .keep_alive_interval(Some(SESSION_KEEP_ALIVE))
+        .max_concurrent_bidi_streams(VarInt::from_u32(SESSION_STREAMS))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
+        .receive_window(VarInt::from_u32(FIRST_WINDOW))
+        .send_window(u64::from(STREAM_WINDOW));
+    // Ten packets, as RFC 9002 §7.2 allows, of the largest size: with fewer bytes than one packet nothing would ever be sent.
+    let window = 10 * u64::from(SESSION_MTU);
+    match control {
+        CongestionControl::Cubic => {
+            let mut cubic = CubicConfig::default();
+            cubic.initial_window(window);
+            config.congestion_controller_factory(Arc::new(cubic));
+        }
+        CongestionControl::Bbr => {
+            let mut bbr = BbrConfig::default();
+            bbr.initial_window(window);
+            config.congestion_controller_factory(Arc::new(bbr));
+        }
+        CongestionControl::NewReno => {
+            let mut reno = NewRenoConfig::default();
+            reno.initial_window(window);
+            config.congestion_controller_factory(Arc::new(reno));
+        }
+    }
+    config
+}
+
+/// Settings of an endpoint that takes packets up to `max_payload` bytes.
+pub(crate) fn endpoint_config(max_payload: u16, reset_key: &[u8; 32]) -> EndpointConfig {
+    let reset_key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, reset_key);
+    let mut config = EndpointConfig::new(Arc::new(reset_key));
+    config.grease_quic_bit(false); // the fixed bit tells QUIC from hop frames, RFC 9443
+    let _ = config.max_udp_payload_size(max_payload); // refuses only values below 1,200
+    config
+}
