@@ -57,7 +57,7 @@ pub(crate) fn file_error(error: &FileError) -> ApiError {
 }
 
 /// The errors of the identity files say what is wrong, then after a semicolon what to do.
-fn split(code: ErrorCode, text: &str) -> ApiError {
+pub(crate) fn split(code: ErrorCode, text: &str) -> ApiError {
     match text.rsplit_once("; ") {
         Some((message, hint)) => ApiError::new(code, message).hint(hint),
         None => ApiError::new(code, text),

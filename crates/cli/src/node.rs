@@ -5,26 +5,141 @@ use std::path::Path;
 
 use meshara::api::{ApiError, ErrorCode};
 use meshara::config::Config;
+use meshara::{BuildError, JoinError, JoinOptions, LockError, Node, StoreError};
+use meshara_identity::{JoinError as ReplyError, Refusal};
+use serde_json::json;
 
 use crate::commands::join::JoinArgs;
+use crate::commands::up::config_error;
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::{identity, output};
 
 /// Runs the home's node until `stop` resolves.
 pub(crate) async fn up(
-    _context: &Context,
-    _config: Config,
-    _stop: impl Future<Output = io::Result<()>>,
+    context: &Context,
+    config: Config,
+    stop: impl Future<Output = io::Result<()>>,
 ) -> Result<(), Failure> {
-    Err(ApiError::new(ErrorCode::Internal, "this build has no node yet").into())
+    let mut builder = Node::builder().home(&context.home).config(config).control_socket(true);
+    if let Some(passphrase) = identity::passphrase(context)? {
+        builder = builder.passphrase(passphrase);
+    }
+    let node = builder.build().await.map_err(|error| build_error(&error))?;
+    let member = node.member();
+    if context.json {
+        output::json(&json!({
+            "node_id": member.node_id.to_string(),
+            "name": member.name.as_str(),
+            "mesh": member.spiffe_id.mesh().as_str(),
+            "listen": node.local_addr().to_string(),
+        }))?;
+    } else {
+        let (name, mesh) = (&member.name, member.spiffe_id.mesh());
+        output::line(format!("{name} of mesh {mesh} is up, listening on {}", node.local_addr()))?;
+    }
+    node.run_until(async {
+        // Without signal handlers only SIGKILL ends the node, and then there is nothing to do in order.
+        if stop.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    })
+    .await;
+    Ok(())
 }
 
 /// Makes the home a member of the ticket's mesh.
-pub(crate) async fn join(_context: &Context, _args: JoinArgs) -> Result<(), Failure> {
-    Err(ApiError::new(ErrorCode::Internal, "this build cannot join yet").into())
+pub(crate) async fn join(context: &Context, args: JoinArgs) -> Result<(), Failure> {
+    let mut options = JoinOptions::new(context.home.clone(), args.ticket, args.name);
+    options.peers = args.peer;
+    options.passphrase = identity::passphrase(context)?;
+    let sealed = options.passphrase.is_some();
+    let outcome = meshara::join(options).await.map_err(|error| join_error(&error))?;
+    let member = outcome.identity.membership.member();
+    if context.json {
+        return Ok(output::json(&json!({
+            "node_id": member.node_id.to_string(),
+            "name": member.name.as_str(),
+            "mesh": member.spiffe_id.mesh().as_str(),
+            "spiffe_id": member.spiffe_id.to_string(),
+            "via": outcome.via.to_string(),
+            "sealed": sealed,
+        }))?);
+    }
+    let paint = output::stdout_paint();
+    let (name, mesh) = (member.name.as_str(), member.spiffe_id.mesh().as_str());
+    output::line(format!("joined mesh {} as {} through {}", paint.bold(mesh), paint.bold(name), outcome.via))?;
+    output::line(format!("node id   {}", member.node_id))?;
+    output::line(format!("home      {}", context.home.display()))?;
+    if !sealed {
+        output::line("keystore  unsealed, mode 0600 (seal it with --passphrase-file)")?;
+    }
+    output::line(paint.dim("next: `meshara up`"))?;
+    Ok(())
 }
 
 /// Runs a scenario in the twin.
 pub(crate) fn twin(_context: &Context, _file: &Path, _seed: Option<u64>) -> Result<(), Failure> {
     Err(ApiError::new(ErrorCode::Internal, "this build has no twin yet").into())
+}
+
+fn build_error(error: &BuildError) -> ApiError {
+    let text = error.to_string();
+    match error {
+        BuildError::Home(error) => identity::home_error(error),
+        BuildError::Config(error) => config_error(error),
+        BuildError::Lock(LockError::Held { .. }) => ApiError::new(ErrorCode::AlreadyRunning, text)
+            .hint("stop it first, or give this one another --home"),
+        BuildError::Store(error) => store_error(error),
+        BuildError::Load(_) => ApiError::new(ErrorCode::DamagedFile, text)
+            .hint("move node.redb away to start with an empty outbox and inbox"),
+        BuildError::Certificate(_) => ApiError::new(ErrorCode::JoinRefused, text)
+            .hint("check the clock (`meshara doctor`); if the certificate has really ended, join again with a new ticket"),
+        BuildError::Bind { error, .. } if error.kind() == io::ErrorKind::AddrInUse => {
+            ApiError::new(ErrorCode::AddressInUse, text).hint("choose another --listen address")
+        }
+        BuildError::Bind { .. } | BuildError::Control(_) | BuildError::Lock(_) => ApiError::new(ErrorCode::Io, text),
+        BuildError::SeveralAddresses(_) => ApiError::new(ErrorCode::InvalidArgument, text)
+            .hint("give one; an unspecified address listens on every interface"),
+        _ => ApiError::new(ErrorCode::Internal, text),
+    }
+}
+
+fn store_error(error: &StoreError) -> ApiError {
+    ApiError::from(error.clone())
+}
+
+fn join_error(error: &JoinError) -> ApiError {
+    let text = error.to_string();
+    match error {
+        JoinError::Ticket(_) => ApiError::new(ErrorCode::InvalidTicket, text)
+            .hint("copy the whole ticket again, exactly as `meshara invite` printed it"),
+        JoinError::Home(error) => identity::home_error(error),
+        JoinError::Join(ReplyError::Refused { refusal, .. }) => refused(refusal, text),
+        JoinError::Join(ReplyError::Leaf { .. }) => ApiError::new(ErrorCode::JoinRefused, text)
+            .hint("check this machine's clock"),
+        JoinError::Join(_) => ApiError::new(ErrorCode::JoinRefused, text),
+        JoinError::NoAddress => ApiError::new(ErrorCode::InvalidArgument, text)
+            .hint("name a member of the mesh with --peer HOST:PORT"),
+        JoinError::NoMember { .. } => ApiError::new(ErrorCode::Timeout, text)
+            .hint("is a member running and its UDP port reachable? --peer HOST:PORT names another one"),
+        JoinError::Store(error) => store_error(error),
+        JoinError::Socket(_) => ApiError::new(ErrorCode::Io, text),
+        _ => ApiError::new(ErrorCode::Internal, text),
+    }
+}
+
+fn refused(refusal: &Refusal, text: String) -> ApiError {
+    let (code, hint) = match refusal {
+        Refusal::UnknownTicket => (ErrorCode::InvalidTicket, "ask for a new ticket: `meshara invite`"),
+        Refusal::BadMac => (ErrorCode::InvalidTicket, "copy the whole ticket again"),
+        Refusal::TicketExpired { .. } => (ErrorCode::TicketExpired, "ask for a new ticket: `meshara invite --ttl 24h`"),
+        Refusal::TicketUsed => (ErrorCode::TicketUsed, "ask for a new ticket, or one with more --uses"),
+        Refusal::NameTaken { .. } => (ErrorCode::NameTaken, "choose another --name"),
+        Refusal::AlreadyNamed { .. } => (ErrorCode::NameTaken, "this node has joined before: use its first name"),
+        Refusal::ClockSkew { .. } => (ErrorCode::JoinRefused, "set this machine's clock"),
+        Refusal::UnsupportedVersion { .. } => (ErrorCode::NewerVersion, "update the older of the two"),
+        _ => (ErrorCode::JoinRefused, "the log of the node that issues says more"),
+    };
+    ApiError::new(code, text).hint(hint)
 }

@@ -82,7 +82,7 @@ fn configured(mut config: Config, args: UpArgs) -> Config {
     config
 }
 
-pub(super) fn config_error(error: &ConfigError) -> ApiError {
+pub(crate) fn config_error(error: &ConfigError) -> ApiError {
     let error_text = error.to_string();
     match error {
         ConfigError::Read { .. } => ApiError::new(ErrorCode::Io, error_text),
