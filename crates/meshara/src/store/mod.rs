@@ -21,7 +21,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::error::StoreError;
-pub use self::tables::Bucket;
+pub(crate) use self::tables::Bucket;
 use self::{
     open::Opener,
     transact::Work,

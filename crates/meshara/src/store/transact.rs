@@ -150,7 +150,11 @@ fn take(path: &Path, write: &WriteTransaction, limit: TakeLimit) -> Result<Vec<I
 
 /// Removes messages by their identifiers; gives their number and the bytes of their bodies. They are mostly the oldest ones, so
 /// looking from the start finds them soon.
-fn consume(path: &Path, write: &WriteTransaction, ids: &BTreeSet<MessageId>) -> Result<(u64, u64), StoreError> {
+fn consume(
+    path: &Path,
+    write: &WriteTransaction,
+    ids: &BTreeSet<MessageId>,
+) -> Result<(u64, u64), StoreError> {
     let error = |error: redb::Error| StoreError::database(path, error);
     let mut inbox = write.open_table(INBOX).map_err(|e| error(e.into()))?;
     let mut found = Vec::new();
