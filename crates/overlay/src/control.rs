@@ -169,6 +169,24 @@ impl Message {
     }
 }
 
+/// The records of a message, if it is one of records, unread.
+pub(crate) fn raw_records(bytes: &[u8]) -> Result<Option<Vec<(u16, &[u8])>>, ControlError> {
+    if !bytes.starts_with(&[VERSION, 1]) {
+        return Ok(None);
+    }
+    if bytes.len() > MAX_CONTROL_LEN {
+        return Err(ControlError::TooLong);
+    }
+    let mut r = Reader::new(bytes);
+    r.array::<2>()?;
+    read_all(&mut r, |r| {
+        let age_s = r.u16()?;
+        let length = r.u16()?;
+        Ok((age_s, r.bytes(usize::from(length))?))
+    })
+    .map(Some)
+}
+
 fn read_kind(r: &mut Reader<'_>) -> Result<Kind, ControlError> {
     let code = r.u8()?;
     Kind::from_code(code).ok_or(ControlError::UnknownKind(code))

@@ -139,6 +139,14 @@ impl Record {
         Some(Self { kind, origin, sequence, bytes: bytes.into() })
     }
 
+    /// Kind, origin and sequence of what claims to be a record, without looking further: most of a flood is old news.
+    #[must_use]
+    pub fn peek(bytes: &[u8]) -> Option<(Kind, NodeId, u64)> {
+        let mut r = Reader::new(bytes);
+        let [VERSION, kind] = r.array().ok()? else { return None };
+        Some((Kind::from_code(kind)?, r.node().ok()?, r.u64().ok()?))
+    }
+
     /// Reads a record and checks its form, not its signature.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use meshara_identity::NodeId;
 use super::Core;
 use crate::auth::MemberError;
 use crate::config::Config;
-use crate::control::{Aged, ControlError, MAX_ENTRIES, Message, SummaryEntry, chunk_records};
+use crate::control::{ControlError, MAX_ENTRIES, Message, SummaryEntry, chunk_records, raw_records};
 use crate::database::MAX_ORIGINS;
 use crate::record::{Kind, LinkState, Record, encode_addresses};
 use crate::types::{CloseReason, Event, LinkId, LinkKind, Output};
@@ -86,12 +86,23 @@ impl Core {
         if link.peer.kind == LinkKind::Direct {
             return Err(ControlError::DirectLink);
         }
-        match Message::decode(bytes)? {
-            Message::Records(records) => {
-                for Aged { age_s, record } in records {
-                    self.consider(now, id, Duration::from_secs(u64::from(age_s)), record)?;
+        if let Some(records) = raw_records(bytes)? {
+            for (age_s, bytes) in records {
+                // A newer record of ours must be looked at in full; old news of others is most of a flood.
+                let old = Record::peek(bytes).is_some_and(|(kind, origin, sequence)| {
+                    self.database.sequence(&origin, kind).is_some_and(|have| have >= sequence)
+                });
+                if old {
+                    self.metrics.duplicates += 1;
+                    continue;
                 }
+                let record = Record::decode(bytes)?;
+                self.consider(now, id, Duration::from_secs(u64::from(age_s)), record)?;
             }
+            return Ok(());
+        }
+        match Message::decode(bytes)? {
+            Message::Records(_) => {}
             Message::Summary(entries) => {
                 let missing: Vec<_> = entries
                     .into_iter()
