@@ -12,15 +12,20 @@ mod error;
 pub mod frame;
 mod id;
 mod inbox;
+mod load;
 mod outbound;
+mod output;
+mod progress;
 mod store;
+mod submit;
 mod timers;
 
 pub use crate::{
     config::Config,
-    core::{Core, Output, Stats, Waiting},
+    core::Core,
     error::{FrameError, LoadError, StoreFailure, SubmitError},
     frame::{MAX_FRAME, MAX_MESSAGE, Trouble},
     id::{MessageId, ParseIdError},
+    output::{Output, Stats, Waiting},
     store::{FlowRow, InboxRow, InboxTotals, MarkRow, OutboxRow, Snapshot, StoreOp, Token},
 };

@@ -113,7 +113,7 @@ impl Peer {
     async fn run(&mut self, count: usize, rate: Option<f64>, until: impl Fn(&Core) -> bool) {
         let (done, mut commits) = mpsc::unbounded_channel();
         let (start, mut sent) = (Instant::now(), 0);
-        while !until(&self.core) || sent < count {
+        loop {
             let due = rate.map_or(count, |rate| (start.elapsed().as_secs_f64() * rate) as usize).min(count);
             while sent < due && self.core.stats().outbox_messages < 8_192 {
                 self.core.submit(self.clock.elapsed(), self.other, Bytes::from_static(&[5; 100]), 0).unwrap();
@@ -129,6 +129,9 @@ impl Peer {
                     }
                     _ => {}
                 }
+            }
+            if until(&self.core) && sent == count {
+                return;
             }
             let pause = Duration::from_millis(if sent < count { 1 } else { 50 });
             tokio::select! {
@@ -164,12 +167,6 @@ async fn exchange(folder: &Path, count: usize, rate: Option<f64>) -> (f64, Vec<D
     let start = Instant::now();
     let receiver = tokio::spawn(async move {
         b.run(0, None, |core| core.stats().delivered as usize == count).await;
-        // The last acknowledgement is an output of the last commit.
-        while let Some(output) = b.core.poll_output(b.clock.elapsed()) {
-            if let Output::Transmit { frame, .. } = output {
-                b.to.send(frame.into()).unwrap();
-            }
-        }
         b
     });
     a.run(count, rate, |core| core.stats().outbox_messages == 0).await;
