@@ -68,7 +68,12 @@ pub(crate) async fn join(context: &Context, args: JoinArgs) -> Result<(), Failur
     }
     let paint = output::stdout_paint();
     let (name, mesh) = (member.name.as_str(), member.spiffe_id.mesh().as_str());
-    output::line(format!("joined mesh {} as {} through {}", paint.bold(mesh), paint.bold(name), outcome.via))?;
+    output::line(format!(
+        "joined mesh {} as {} through {}",
+        paint.bold(mesh),
+        paint.bold(name),
+        outcome.via
+    ))?;
     output::line(format!("node id   {}", member.node_id))?;
     output::line(format!("home      {}", context.home.display()))?;
     if !sealed {
@@ -116,8 +121,9 @@ fn join_error(error: &JoinError) -> ApiError {
             .hint("copy the whole ticket again, exactly as `meshara invite` printed it"),
         JoinError::Home(error) => identity::home_error(error),
         JoinError::Join(ReplyError::Refused { refusal, .. }) => refused(refusal, text),
-        JoinError::Join(ReplyError::Leaf { .. }) => ApiError::new(ErrorCode::JoinRefused, text)
-            .hint("check this machine's clock"),
+        JoinError::Join(ReplyError::Leaf { .. }) => {
+            ApiError::new(ErrorCode::JoinRefused, text).hint("check this machine's clock")
+        }
         JoinError::Join(_) => ApiError::new(ErrorCode::JoinRefused, text),
         JoinError::NoAddress => ApiError::new(ErrorCode::InvalidArgument, text)
             .hint("name a member of the mesh with --peer HOST:PORT"),
@@ -133,10 +139,14 @@ fn refused(refusal: &Refusal, text: String) -> ApiError {
     let (code, hint) = match refusal {
         Refusal::UnknownTicket => (ErrorCode::InvalidTicket, "ask for a new ticket: `meshara invite`"),
         Refusal::BadMac => (ErrorCode::InvalidTicket, "copy the whole ticket again"),
-        Refusal::TicketExpired { .. } => (ErrorCode::TicketExpired, "ask for a new ticket: `meshara invite --ttl 24h`"),
+        Refusal::TicketExpired { .. } => {
+            (ErrorCode::TicketExpired, "ask for a new ticket: `meshara invite --ttl 24h`")
+        }
         Refusal::TicketUsed => (ErrorCode::TicketUsed, "ask for a new ticket, or one with more --uses"),
         Refusal::NameTaken { .. } => (ErrorCode::NameTaken, "choose another --name"),
-        Refusal::AlreadyNamed { .. } => (ErrorCode::NameTaken, "this node has joined before: use its first name"),
+        Refusal::AlreadyNamed { .. } => {
+            (ErrorCode::NameTaken, "this node has joined before: use its first name")
+        }
         Refusal::ClockSkew { .. } => (ErrorCode::JoinRefused, "set this machine's clock"),
         Refusal::UnsupportedVersion { .. } => (ErrorCode::NewerVersion, "update the older of the two"),
         _ => (ErrorCode::JoinRefused, "the log of the node that issues says more"),
