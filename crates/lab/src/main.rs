@@ -1,2 +1,87 @@
-//! Development only: real Meshara processes in network namespaces, faults and measurements.
-fn main() {}
+//! Development only: real Meshara processes in network namespaces, faults and measurements. See `docs/lab.md`.
+
+mod cli;
+mod commands;
+mod context;
+mod exec;
+mod measure;
+mod mesh;
+mod net;
+mod report;
+mod run;
+mod tools;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use clap::Parser;
+
+use cli::{Cli, Command};
+use commands::{garbage, heal, idle, iperf, nat, short, substrate, suspicion, tiers};
+use context::{Context, find_meshara};
+use mesh::fault::Kind;
+use net::link::Medium;
+use net::topology::Topology;
+use net::wire::WireConfig;
+use run::Run;
+
+/// Exit code of a lab that cannot run here, so that it never passes for one that did.
+const SKIPPED: u8 = 77;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Some(reason) = tools::unavailable() {
+        println!("{reason}");
+        return if cli.allow_skip { ExitCode::SUCCESS } else { ExitCode::from(SKIPPED) };
+    }
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    tools::check()?;
+    let needs_meshara = !matches!(cli.command, Command::Substrate);
+    let meshara = if needs_meshara { find_meshara(cli.meshara.as_deref())? } else { PathBuf::new() };
+    let context = Context::new(Run::begin()?, meshara, cli.seed, cli.report);
+    context.introduce();
+    match cli.command {
+        Command::Heal { all, kind, topology, count, rtt, loss, jitter, no_stream } => {
+            let kinds = if all { Kind::ALL.to_vec() } else { kind };
+            let medium = medium(rtt, loss, jitter)?;
+            let topologies =
+                topology.iter().map(|shape| Topology::parse(shape, cli.seed)).collect::<Result<Vec<_>>>()?;
+            heal::command(&context, &topologies, &kinds, medium, count, !no_stream)
+        }
+        Command::Short => short::command(&context),
+        Command::Iperf { rounds, seconds } => iperf::command(&context, rounds, seconds),
+        Command::Tiers { seconds, rate } => tiers::command(&context, seconds, &rate),
+        Command::Idle { nodes, seconds } => idle::command(&context, nodes, seconds),
+        Command::FalseSuspicion { minutes, topology } => {
+            suspicion::command(&context, Topology::parse(&topology, cli.seed)?, minutes)
+        }
+        Command::Nat => nat::command(&context),
+        Command::Garbage => garbage::command(&context),
+        Command::Substrate => substrate::command(&context),
+    }
+}
+
+/// A veth pair where nothing is asked of the link, else a wire.
+fn medium(rtt_ms: f64, loss: f64, jitter_ms: f64) -> Result<Medium> {
+    ensure!((0.0..1.0).contains(&loss), "--loss is a share from 0 to 1");
+    ensure!(
+        (0.0..10_000.0).contains(&rtt_ms) && (0.0..10_000.0).contains(&jitter_ms),
+        "--rtt and --jitter: 0 to 10,000 ms"
+    );
+    if rtt_ms == 0.0 && loss == 0.0 && jitter_ms == 0.0 {
+        return Ok(Medium::Veth);
+    }
+    let jitter = Duration::from_secs_f64(jitter_ms / 1e3);
+    Ok(Medium::Wire(WireConfig { jitter, ..WireConfig::new(Duration::from_secs_f64(rtt_ms / 1e3), loss) }))
+}

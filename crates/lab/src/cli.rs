@@ -1,0 +1,125 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::mesh::fault::Kind;
+
+/// Real Meshara processes in network namespaces, faults and measurements. Needs root.
+#[derive(Debug, Parser)]
+#[command(name = "meshara-lab", version)]
+pub(crate) struct Cli {
+    /// The binary under test [default: beside this one, else target/release/meshara]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) meshara: Option<PathBuf>,
+    /// Seed of everything that is random in the lab
+    #[arg(long, global = true, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Write the report with raw samples to this file, as JSON
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+    /// Exit 0 where the lab cannot run (no root), after saying so
+    #[arg(long, global = true)]
+    pub(crate) allow_skip: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Break what carries the traffic, and measure how long nothing comes through
+    Heal {
+        /// Every kind of fault
+        #[arg(long, conflicts_with = "kind")]
+        all: bool,
+        /// Kinds of fault
+        #[arg(long, value_enum, default_values_t = [Kind::Sigstop])]
+        kind: Vec<Kind>,
+        /// line-N, ring-N, ladder-N, grid-RxC, random-N; several are measured one after the other
+        #[arg(long, default_values_t = ["ladder".to_owned()])]
+        topology: Vec<String>,
+        /// Faults of each kind on each topology
+        #[arg(long, default_value_t = 100)]
+        count: usize,
+        /// Round trip of each link in ms; 0 is a veth pair without delay
+        #[arg(long, default_value_t = 0.0, value_name = "MS")]
+        rtt: f64,
+        /// Share of packets lost on each link, 0 to 1
+        #[arg(long, default_value_t = 0.0)]
+        loss: f64,
+        /// Largest random addition to each link's one-way latency in ms
+        #[arg(long, default_value_t = 0.0, value_name = "MS")]
+        jitter: f64,
+        /// Leave out the 100 MB stream across a dying node
+        #[arg(long)]
+        no_stream: bool,
+    },
+    /// The profile for CI: a few faults of each kind, at most three minutes
+    Short,
+    /// iperf3 through serve and connect against raw TCP on the same link
+    Iperf {
+        /// Rounds; each measures every flow once
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+        /// Seconds of each flow
+        #[arg(long, default_value_t = 5)]
+        seconds: u32,
+    },
+    /// Limited links: what bench carries and how much queueing it adds, beside TCP CUBIC
+    Tiers {
+        /// Seconds of each flow
+        #[arg(long, default_value_t = 10)]
+        seconds: u32,
+        /// Only these rates, in Mbit/s
+        #[arg(long, value_name = "MBIT")]
+        rate: Vec<u64>,
+    },
+    /// Memory and processor share of an idle mesh, and how long it takes to form
+    Idle {
+        /// Processes
+        #[arg(long, default_value_t = 50)]
+        nodes: usize,
+        /// Seconds of watching
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+    },
+    /// Watch a healthy mesh, idle and loaded, for suspicions and gaps
+    FalseSuspicion {
+        /// Minutes in all
+        #[arg(long, default_value_t = 60.0)]
+        minutes: f64,
+        /// Shape of the mesh
+        #[arg(long, default_value = "ladder")]
+        topology: String,
+    },
+    /// Hole punching between two address translators
+    Nat,
+    /// Floods of bad input at a node that carries traffic
+    Garbage,
+    /// Prove the lab's own ground without any node: delay, loss, drops, limits, translation
+    Substrate,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+        let cli = Cli::try_parse_from([
+            "meshara-lab",
+            "heal",
+            "--topology",
+            "ring-8",
+            "--kind",
+            "one-way",
+            "--seed",
+            "3",
+        ]);
+        assert_eq!(cli.unwrap().seed, 3);
+        assert!(Cli::try_parse_from(["meshara-lab", "heal", "--all", "--kind", "sigstop"]).is_err());
+    }
+}

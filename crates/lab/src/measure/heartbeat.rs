@@ -1,0 +1,121 @@
+//! A TCP connection that beats every 10 ms through the mesh and is echoed: what an application feels of a fault.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use super::stall::ms;
+use crate::net::namespace::Namespace;
+
+/// Time between two beats.
+const INTERVAL: Duration = Duration::from_millis(10);
+
+/// Time before a broken connection is tried again.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// Silence after which a connection that still stands counts as broken.
+const GIVE_UP: Duration = Duration::from_secs(30);
+
+/// Bytes of a beat.
+const BEAT: usize = 8;
+
+/// Starts a TCP echo in a namespace; it serves until the lab ends.
+pub(crate) fn serve_echo(host: &Namespace, port: u16) -> Result<()> {
+    let listener =
+        host.within(move || TcpListener::bind(("127.0.0.1", port)))?.context("cannot bind the echo port")?;
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            thread::spawn(move || echo(stream));
+        }
+    });
+    Ok(())
+}
+
+fn echo(mut stream: TcpStream) {
+    let _ = stream.set_nodelay(true);
+    let mut buffer = [0; 4096];
+    while let Ok(len @ 1..) = stream.read(&mut buffer) {
+        if stream.write_all(buffer.get(..len).unwrap_or_default()).is_err() {
+            break;
+        }
+    }
+}
+
+/// A heart that beats until dropped.
+#[derive(Debug)]
+pub(crate) struct Heartbeat {
+    echoes: Arc<Mutex<Vec<f64>>>,
+    broken: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Heartbeat {
+    /// Beats from a host to an address there; times count from `start`.
+    pub(crate) fn start(host: &Namespace, to: SocketAddr, start: Instant) -> Result<Self> {
+        let heart = Self { echoes: Arc::default(), broken: Arc::default(), stop: Arc::default() };
+        let (echoes, broken, stop) =
+            (Arc::clone(&heart.echoes), Arc::clone(&heart.broken), Arc::clone(&heart.stop));
+        host.spawn(move || {
+            while !stop.load(Relaxed) {
+                if beat(to, start, &echoes, &stop).is_some() && !stop.load(Relaxed) {
+                    broken.fetch_add(1, Relaxed);
+                }
+                thread::sleep(RETRY);
+            }
+        })?;
+        Ok(heart)
+    }
+
+    /// Times at which echoes came, in milliseconds, from a time on.
+    pub(crate) fn since(&self, from: f64) -> Vec<f64> {
+        let echoes = self.echoes.lock().unwrap_or_else(PoisonError::into_inner);
+        echoes.iter().copied().filter(|time| *time >= from).collect()
+    }
+
+    /// Connections that ended though nobody ended them.
+    pub(crate) fn broken(&self) -> u64 {
+        self.broken.load(Relaxed)
+    }
+}
+
+impl Drop for Heartbeat {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+    }
+}
+
+/// One connection; `None` if it never stood.
+fn beat(to: SocketAddr, start: Instant, echoes: &Arc<Mutex<Vec<f64>>>, stop: &Arc<AtomicBool>) -> Option<()> {
+    let mut stream = TcpStream::connect(to).ok()?;
+    stream.set_nodelay(true).ok()?;
+    stream.set_read_timeout(Some(GIVE_UP)).ok()?;
+    let mut reader = stream.try_clone().ok()?;
+    let ended = Arc::new(AtomicBool::new(false));
+    let alive = Arc::new(AtomicBool::new(false));
+    let listener = {
+        let (echoes, ended, alive) = (Arc::clone(echoes), Arc::clone(&ended), Arc::clone(&alive));
+        thread::spawn(move || {
+            let mut buffer = [0; BEAT];
+            while reader.read_exact(&mut buffer).is_ok() {
+                alive.store(true, Relaxed);
+                echoes.lock().unwrap_or_else(PoisonError::into_inner).push(ms(start.elapsed()));
+            }
+            ended.store(true, Relaxed);
+        })
+    };
+    let mut beats = 0_u64;
+    let begun = Instant::now();
+    while !stop.load(Relaxed) && !ended.load(Relaxed) && stream.write_all(&beats.to_le_bytes()).is_ok() {
+        beats += 1;
+        let next = INTERVAL * u32::try_from(beats).unwrap_or(u32::MAX);
+        thread::sleep(next.saturating_sub(begun.elapsed()));
+    }
+    let _ = stream.shutdown(std::net::Shutdown::Both);
+    let _ = listener.join();
+    alive.load(Relaxed).then_some(())
+}
