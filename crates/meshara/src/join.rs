@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use crate::config::PeerAddr;
 use crate::frames::{FrameReadError, read_frame, write_frame};
-use crate::node::{JOIN_VERSION, remember_peers};
+use crate::node::{JOIN_VERSION, remember_peers, remember_ticket};
 use crate::store::{Store, StoreError};
 
 /// How long members are tried.
@@ -152,11 +152,10 @@ pub async fn join(options: JoinOptions) -> Result<JoinOutcome, JoinError> {
     let (reply, via) = ask(&endpoint, &client, &addrs, &peers).await?;
     endpoint.close(0_u32.into(), b"joined");
     let membership = client.open_reply(&reply, UnixMillis::now())?;
-    // The peers first: a home that joined and forgot them could be alone.
-    let mut remembered: Vec<PeerAddr> = peers;
-    remembered.extend(addrs.into_iter().filter(|addr| *addr == via).map(PeerAddr::from));
+    // First, since a home that joined and forgot whom to dial could be alone.
     let (store, _) = Store::open(&home.join(crate::store::FILE))?;
-    remember_peers(&store, &remembered).await?;
+    remember_peers(&store, &peers).await?;
+    remember_ticket(&store, via, &addrs).await?;
     store.close().await;
     let identity = home::finish(&home, node, routing, membership, passphrase.as_ref())?;
     Ok(JoinOutcome { identity, via })

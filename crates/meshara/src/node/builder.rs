@@ -227,6 +227,8 @@ impl Builder {
 
 /// Setting that remembers the UDP port.
 const PORT_KEY: &str = "port";
+/// Setting that remembers where the members were that the ticket named.
+const TICKET_KEY: &str = "ticket addresses";
 /// Setting that remembers peers.
 const PEERS_KEY: &str = "peers";
 
@@ -259,6 +261,10 @@ async fn start(
         inner.spawn(multicast::run(me(), announcement));
     }
     if inner.config.auto {
+        let ticket: Option<Vec<SocketAddr>> = inner.messages.store.get(store::Bucket::Settings, TICKET_KEY).await?;
+        for addr in ticket.unwrap_or_default() {
+            inner.overlay.known(KnownNode { node: None, addrs: vec![addr], origin: KnownOrigin::Ticket });
+        }
         let book = inner.messages.store.list::<Vec<SocketAddr>>(store::Bucket::Addresses).await?;
         for (node, addrs) in book {
             let node = node.parse().ok();
@@ -316,4 +322,15 @@ pub(crate) async fn remember_peers(store: &Store, new: &[PeerAddr]) -> Result<()
     }
     let texts: Vec<String> = peers.iter().map(ToString::to_string).collect();
     store.put(store::Bucket::Settings, PEERS_KEY, &texts).await
+}
+
+/// Remembers the members that joining went through: dialled in later lives while this node has no neighbour.
+pub(crate) async fn remember_ticket(
+    store: &Store,
+    via: SocketAddr,
+    addrs: &[SocketAddr],
+) -> Result<(), StoreError> {
+    let mut all = vec![via];
+    all.extend(addrs.iter().copied().filter(|addr| *addr != via));
+    store.put(store::Bucket::Settings, TICKET_KEY, &all).await
 }

@@ -37,6 +37,8 @@ const MIN_INTERVAL: Duration = Duration::from_micros(100);
 const MAX_PING_SIZE: u32 = 1024;
 /// How long replies are awaited after the last ping.
 const PING_WAIT: Duration = Duration::from_millis(900);
+/// How long overtaken replies are awaited once the last ping's has come.
+const STRAGGLERS: Duration = Duration::from_millis(50);
 /// Messages of one unread answer.
 const UNREAD: usize = 512;
 /// Addresses put into a ticket.
@@ -479,8 +481,12 @@ async fn ping(
                 if lines.send(Ok(PingEvent::Reply(reply))).await.is_err() {
                     return;
                 }
-                if end.is_some() && rtts.len() == sent_at.len() {
-                    break;
+                if end.is_some() && answered.last() == Some(&true) {
+                    if rtts.len() == sent_at.len() {
+                        break;
+                    }
+                    // Earlier ones that are still missing were overtaken: lost, or about to come.
+                    end = end.min(Some(answer.at + rtt * 2 + STRAGGLERS));
                 }
             }
             () = lines.closed() => return,
@@ -498,15 +504,16 @@ async fn ping(
                     run.send(to, seq, DEFAULT_TTL, request.size as usize);
                 }
                 if sent_at.len() as u64 >= u64::from(request.count) {
-                    if rtts.len() == sent_at.len() {
-                        break;
-                    }
                     end = Some(now + PING_WAIT);
                 }
             }
         }
     }
-    gap = gap.max(Instant::now().saturating_duration_since(last));
+    // Silence after the last reply counts if something sent since then is unanswered.
+    let silent = sent_at.iter().zip(&answered).any(|(sent, answered)| !answered && *sent > last);
+    if silent || rtts.is_empty() {
+        gap = gap.max(Instant::now().saturating_duration_since(last));
+    }
     let summary = PingSummary {
         sent: u32::try_from(sent_at.len()).unwrap_or(u32::MAX),
         received: u32::try_from(rtts.len()).unwrap_or(u32::MAX),

@@ -38,7 +38,7 @@ use tokio::task::JoinSet;
 
 pub use self::builder::{BuildError, Builder};
 pub use self::home::LockError;
-pub(crate) use self::builder::remember_peers;
+pub(crate) use self::builder::{remember_peers, remember_ticket};
 pub use self::messages::{Receipt, SendError};
 #[doc(hidden)]
 pub use self::multicast::decode_announcement;
