@@ -209,7 +209,8 @@ async fn ask(
             return Err(error.into());
         }
         if Instant::now() + PAUSE >= deadline {
-            let silent = || MemberError::Silent(addrs.first().copied().unwrap_or((Ipv4Addr::UNSPECIFIED, 0).into()));
+            let silent =
+                || MemberError::Silent(addrs.first().copied().unwrap_or((Ipv4Addr::UNSPECIFIED, 0).into()));
             return Err(JoinError::NoMember { last: last.unwrap_or_else(silent) });
         }
         tokio::time::sleep(PAUSE).await;
@@ -239,11 +240,14 @@ async fn attempt(
     to: SocketAddr,
 ) -> Result<Vec<u8>, MemberError> {
     let native = match (endpoint.local_addr(), to) {
-        (Ok(SocketAddr::V6(_)), SocketAddr::V4(v4)) => SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()),
+        (Ok(SocketAddr::V6(_)), SocketAddr::V4(v4)) => {
+            SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port())
+        }
         _ => to,
     };
-    let connecting =
-        endpoint.connect_with(config, native, tls::SERVER_NAME).map_err(|error| MemberError::Dial(to, error))?;
+    let connecting = endpoint
+        .connect_with(config, native, tls::SERVER_NAME)
+        .map_err(|error| MemberError::Dial(to, error))?;
     let lost = |error| MemberError::Connection(to, error);
     let connection = connecting.await.map_err(lost)?;
     let (mut send, mut receive) = connection.open_bi().await.map_err(lost)?;
@@ -253,7 +257,8 @@ async fn attempt(
     let info = read_frame(&mut receive, MESH_INFO_MAX).await.map_err(read)?;
     let info = MeshInfo::decode(&info).map_err(|error| MemberError::Wire(to, error))?;
     let leaf = tls::peer_leaf(&connection).ok_or(MemberError::NoCertificate(to))?;
-    info.check(client.ticket(), &leaf, UnixMillis::now()).map_err(|error| MemberError::NotMember(to, error))?;
+    info.check(client.ticket(), &leaf, UnixMillis::now())
+        .map_err(|error| MemberError::NotMember(to, error))?;
     write_frame(&mut send, client.request()).await.map_err(write)?;
     let _ = send.finish();
     let reply = read_frame(&mut receive, REPLY_MAX).await.map_err(read)?;

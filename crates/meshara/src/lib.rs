@@ -11,7 +11,8 @@ mod store;
 
 pub use crate::join::{JoinError, JoinOptions, JoinOutcome, MemberError, join};
 pub use crate::node::{
-    BuildError, Builder, LockError, Node, OpeningError, Receipt, ResolveError, SendError, ServiceError, SessionError, Stream,
+    BuildError, Builder, LockError, Node, OpeningError, Receipt, ResolveError, SendError, ServiceError,
+    SessionError, Stream,
 };
 #[doc(hidden)]
 pub use crate::node::{decode_announcement, decode_opening};

@@ -308,7 +308,9 @@ impl DataPlane {
         let links = self.links.load();
         let Reception { memory, meta, batch, at, reassembly } = reception;
         while at.0 < *batch {
-            let Some((meta, buffer)) = meta.get(at.0).zip(memory.chunks_mut(RECEIVE_BUFFER).nth(at.0)) else { return };
+            let Some((meta, buffer)) = meta.get(at.0).zip(memory.chunks_mut(RECEIVE_BUFFER).nth(at.0)) else {
+                return;
+            };
             let Some(buffer) = buffer.get_mut(..meta.len) else { return };
             at.1 = self.process_buffer(&links, meta, buffer, at.1, reassembly, sink);
             if at.1 < meta.len {

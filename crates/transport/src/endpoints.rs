@@ -108,11 +108,12 @@ impl Endpoints {
     ) -> std::io::Result<Self> {
         let link_transport = Arc::new(quic::link_transport());
         let session_transport = Arc::new(quic::session_transport(control));
-        let endpoint = |payload, mut server: quinn::ServerConfig, transport: &Arc<quinn::TransportConfig>, socket| {
-            server.transport_config(transport.clone());
-            let config = quic::endpoint_config(payload, reset_key);
-            Endpoint::new_with_abstract_socket(config, Some(server), socket, Arc::new(TokioRuntime))
-        };
+        let endpoint =
+            |payload, mut server: quinn::ServerConfig, transport: &Arc<quinn::TransportConfig>, socket| {
+                server.transport_config(transport.clone());
+                let config = quic::endpoint_config(payload, reset_key);
+                Endpoint::new_with_abstract_socket(config, Some(server), socket, Arc::new(TokioRuntime))
+            };
         let link_socket = Arc::new(crate::sockets::LinkSocket(plane.clone()));
         let link = endpoint(WIRE_MTU, tls.server_config(), &link_transport, link_socket)?;
         let session_socket = Arc::new(crate::sockets::SessionSocket(plane.clone()));
@@ -150,7 +151,8 @@ impl Endpoints {
     pub async fn dial(&self, to: SocketAddr, expect: Expect, kind: LinkKind) -> Result<Link, ConnectError> {
         let mut config = self.tls.client_config(tls::ALPN_LINK, expect);
         config.transport_config(self.link_transport.clone());
-        let connecting = self.link.connect_with(config, native(self.link.local_addr().ok(), to), tls::SERVER_NAME)?;
+        let connecting =
+            self.link.connect_with(config, native(self.link.local_addr().ok(), to), tls::SERVER_NAME)?;
         let attempt = async {
             let connection = connecting.await?;
             self.establish(connection, Some(kind)).await
@@ -184,7 +186,11 @@ impl Endpoints {
     }
 
     /// Opens a session with the node at `address`; it must prove to be `node`.
-    pub async fn open_session(&self, node: NodeId, address: MeshAddress) -> Result<(Connection, Member), ConnectError> {
+    pub async fn open_session(
+        &self,
+        node: NodeId,
+        address: MeshAddress,
+    ) -> Result<(Connection, Member), ConnectError> {
         let mut config = self.tls.client_config(tls::ALPN_SESSION, Expect::Node(node));
         config.transport_config(self.session_transport.clone());
         let connecting = self.session.connect_with(config, session_addr(address), tls::SERVER_NAME)?;
@@ -208,7 +214,10 @@ impl Endpoints {
     }
 
     /// Completes a session that someone opens.
-    pub async fn accept_session(&self, incoming: quinn::Incoming) -> Result<(Connection, Member), ConnectError> {
+    pub async fn accept_session(
+        &self,
+        incoming: quinn::Incoming,
+    ) -> Result<(Connection, Member), ConnectError> {
         let _under_way = UnderWay::new(&self.handshakes);
         let mut config = self.tls.session_server_config();
         config.transport_config(self.session_transport.clone());

@@ -42,7 +42,8 @@ impl FragmentHeader {
             count,
             length: u16::from_be_bytes([l0, l1]),
         };
-        (count >= 1 && count <= MAX_PARTS && index < count && header.length >= u16::from(count)).then_some(header)
+        (count >= 1 && count <= MAX_PARTS && index < count && header.length >= u16::from(count))
+            .then_some(header)
     }
 
     /// Where the part of `len` bytes belongs in the packet; `None` when it can't.
@@ -81,7 +82,9 @@ mod tests {
     #[test]
     fn the_wire_form_is_frozen() {
         let mut bytes = [0; 8];
-        FragmentHeader { packet: 0x0102_0304, index: 5, count: 12, length: 16_560 }.write(&mut bytes).unwrap();
+        FragmentHeader { packet: 0x0102_0304, index: 5, count: 12, length: 16_560 }
+            .write(&mut bytes)
+            .unwrap();
         assert_eq!(bytes, [1, 2, 3, 4, 5, 12, 0x40, 0xb0]);
     }
 

@@ -46,7 +46,12 @@ pub struct HopLink {
 
 impl HopLink {
     /// The data plane's half of `connection`; `None` when its handshake isn't complete.
-    pub(crate) fn new(id: LinkId, peer: MeshAddress, connection: quinn::Connection, dialled: bool) -> Option<Self> {
+    pub(crate) fn new(
+        id: LinkId,
+        peer: MeshAddress,
+        connection: quinn::Connection,
+        dialled: bool,
+    ) -> Option<Self> {
         let (send_direction, receive_direction) = if dialled {
             (Direction::FromDialler, Direction::FromListener)
         } else {
@@ -176,7 +181,8 @@ impl HopLink {
             receiver.previous.as_ref().is_some_and(|key| open(key, frame))
         } else if epoch == current.wrapping_add(1) as u8 {
             if receiver.next.is_none() {
-                receiver.next = HopKey::export(&self.connection, self.receive_direction, current.wrapping_add(1));
+                receiver.next =
+                    HopKey::export(&self.connection, self.receive_direction, current.wrapping_add(1));
             }
             let opened = receiver.next.as_ref().is_some_and(|key| open(key, frame));
             if opened && let Some(next) = receiver.next.take() {

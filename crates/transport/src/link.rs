@@ -21,7 +21,9 @@ pub enum HelloError {
     #[error("the handshake gave no keys")]
     NoKeys,
     /// The neighbour speaks another version.
-    #[error("the neighbour speaks version {found} of the link protocol, this node {VERSION}: update the older one")]
+    #[error(
+        "the neighbour speaks version {found} of the link protocol, this node {VERSION}: update the older one"
+    )]
     Version {
         /// What it speaks.
         found: u8,

@@ -125,7 +125,13 @@ impl Reassembly {
     }
 
     /// Takes one part. The sink must have room ([`Sink::has_room`]).
-    pub(crate) fn part(&mut self, source: MeshAddress, header: FragmentHeader, payload: &[u8], sink: &mut Sink<'_, '_>) {
+    pub(crate) fn part(
+        &mut self,
+        source: MeshAddress,
+        header: FragmentHeader,
+        payload: &[u8],
+        sink: &mut Sink<'_, '_>,
+    ) {
         let Some(offset) = header.offset(payload.len()) else {
             self.stats.invalid += 1;
             return;
@@ -201,7 +207,8 @@ impl Reassembly {
         let taken = current.part * usize::from(current.next);
         let length = usize::from(current.first.length);
         let Some(partial) = self.partial(current.source, current.first) else { return };
-        if let Some(done) = sink.room(session_addr(current.source), length).and_then(|room| room.get(..taken)) {
+        if let Some(done) = sink.room(session_addr(current.source), length).and_then(|room| room.get(..taken))
+        {
             copy(&mut partial.data, done);
             partial.have = (1 << current.next) - 1;
         }
@@ -308,14 +315,18 @@ mod tests {
         out
     }
 
-    fn received(reassembly: &mut Reassembly, input: &[(MeshAddress, bool, FragmentHeader, Vec<u8>)]) -> Vec<(SocketAddr, Vec<u8>)> {
+    fn received(
+        reassembly: &mut Reassembly,
+        input: &[(MeshAddress, bool, FragmentHeader, Vec<u8>)],
+    ) -> Vec<(SocketAddr, Vec<u8>)> {
         let mut out = Vec::new();
         // A small sink, so that packets span several hand-overs.
         for chunk in input.chunks(7) {
             let mut memory = vec![vec![0; 4096]; 16];
             let mut meta = [RecvMeta::default(); 16];
             let filled = {
-                let mut bufs: Vec<IoSliceMut<'_>> = memory.iter_mut().map(|buf| IoSliceMut::new(buf)).collect();
+                let mut bufs: Vec<IoSliceMut<'_>> =
+                    memory.iter_mut().map(|buf| IoSliceMut::new(buf)).collect();
                 let mut sink = Sink::new(&mut bufs, &mut meta);
                 for (source, parity, header, payload) in chunk {
                     if *parity {

@@ -95,7 +95,8 @@ impl SessionSender {
                 counters.too_big.fetch_add(1, Relaxed);
                 continue;
             };
-            let whole = packet.len() <= WHOLE_BELOW || packet.first().is_some_and(|first| first & LONG_HEADER != 0);
+            let whole =
+                packet.len() <= WHOLE_BELOW || packet.first().is_some_and(|first| first & LONG_HEADER != 0);
             self.packet = self.packet.wrapping_add(1);
             let header = Header {
                 sealed: whole,
@@ -115,7 +116,14 @@ impl SessionSender {
             }
             let number = FragmentHeader { packet: self.packet, index: 0, count, length: packet.len() as u16 };
             for (index, piece) in packet.chunks(part).enumerate() {
-                self.frame(wire, link, &outgoing, header, FragmentHeader { index: index as u8, ..number }, piece);
+                self.frame(
+                    wire,
+                    link,
+                    &outgoing,
+                    header,
+                    FragmentHeader { index: index as u8, ..number },
+                    piece,
+                );
             }
             if with_parity && parts > 1 {
                 let mut sum = std::mem::take(&mut self.sum);
@@ -161,7 +169,8 @@ impl SessionSender {
     fn send_batch(&mut self, wire: &Wire, outgoing: &Outgoing) {
         let Batch { frames, segment, closed } = &mut self.batch;
         if !frames.is_empty() {
-            let sent = if self.pending.is_empty() { wire.send_run(outgoing.remote, frames, *segment) } else { 0 };
+            let sent =
+                if self.pending.is_empty() { wire.send_run(outgoing.remote, frames, *segment) } else { 0 };
             if let Some(rest) = frames.get(sent..).filter(|rest| !rest.is_empty()) {
                 self.pending.push(Pending { to: outgoing.remote, frames: rest.to_vec(), segment: *segment });
             }
@@ -173,7 +182,13 @@ impl SessionSender {
 }
 
 /// Writes and seals one frame.
-fn fill(frame: &mut [u8], header: Header, part: FragmentHeader, payload: &[u8], outgoing: &Outgoing) -> Option<()> {
+fn fill(
+    frame: &mut [u8],
+    header: Header,
+    part: FragmentHeader,
+    payload: &[u8],
+    outgoing: &Outgoing,
+) -> Option<()> {
     write_header(frame, &header);
     part.write(frame.get_mut(HEADER_LEN..)?)?;
     let body = HEADER_LEN + FRAGMENT_HEADER_LEN;
@@ -185,4 +200,3 @@ fn fill(frame: &mut [u8], header: Header, part: FragmentHeader, payload: &[u8], 
         outgoing.key.seal_bulk(frame)
     }
 }
-

@@ -5,7 +5,7 @@ use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use quinn::{AsyncUdpSocket, UdpPoller};
 use quinn_udp::{RecvMeta, Transmit};
@@ -38,7 +38,12 @@ impl AsyncUdpSocket for LinkSocket {
         bufs: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
-        self.0.quic.poll(cx, bufs, meta)
+        let count = ready!(self.0.quic.poll(cx, bufs, meta))?;
+        // quinn dials IPv4 as IPv4-mapped addresses on a dual-stack socket, and takes answers from these alone.
+        for meta in meta.iter_mut().take(count) {
+            meta.addr = self.0.wire.native(meta.addr);
+        }
+        Poll::Ready(Ok(count))
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {

@@ -99,7 +99,8 @@ impl Wire {
 
     /// Sends one QUIC transmit; every error but `WouldBlock` is a lost packet.
     pub(crate) fn send_quic(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        let native = Transmit { destination: self.native(transmit.destination), src_ip: None, ..transmit.clone() };
+        let native =
+            Transmit { destination: self.native(transmit.destination), src_ip: None, ..transmit.clone() };
         match self.try_send(&native) {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Err(e),
             _ => Ok(()),
@@ -128,14 +129,18 @@ impl Wire {
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 // ICMP errors of earlier sends; they say nothing about the socket itself.
-                Err(e) if matches!(e.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused) => {}
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
+                    ) => {}
                 Err(e) => return Poll::Ready(Err(e)),
             }
         }
     }
 
     /// An address in the family of the socket: IPv4 becomes IPv4-mapped on a dual-stack socket.
-    fn native(&self, addr: SocketAddr) -> SocketAddr {
+    pub(crate) fn native(&self, addr: SocketAddr) -> SocketAddr {
         match addr {
             SocketAddr::V4(v4) if self.v6 => SocketAddr::new(IpAddr::V6(v4.ip().to_ipv6_mapped()), v4.port()),
             other => other,
@@ -188,9 +193,7 @@ impl std::fmt::Debug for WritePoller {
 impl UdpPoller for WritePoller {
     fn poll_writable(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let wire = self.wire.clone();
-        let future = self
-            .writable
-            .get_or_insert_with(|| Box::pin(async move { wire.io.writable().await }));
+        let future = self.writable.get_or_insert_with(|| Box::pin(async move { wire.io.writable().await }));
         let result = future.as_mut().poll(cx);
         if result.is_ready() {
             self.writable = None;

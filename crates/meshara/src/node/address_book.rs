@@ -20,7 +20,9 @@ pub(crate) async fn keep(inner: Arc<Inner>) {
         tokio::time::sleep(WRITE).await;
         let nodes: BTreeMap<String, Vec<SocketAddr>> = inner.overlay.view(|core| {
             core.nodes()
-                .filter(|node| node.reachable && node.node != inner.member.node_id && !node.addresses.is_empty())
+                .filter(|node| {
+                    node.reachable && node.node != inner.member.node_id && !node.addresses.is_empty()
+                })
                 .take(MAX_NODES)
                 .map(|node| (node.node.to_string(), node.addresses))
                 .collect()
@@ -37,7 +39,8 @@ pub(crate) async fn keep(inner: Arc<Inner>) {
         }
         // Nodes that have gone stay in the book while it has room: they may come back.
         if written.len() > MAX_NODES {
-            let gone: Vec<String> = written.keys().filter(|node| !nodes.contains_key(*node)).cloned().collect();
+            let gone: Vec<String> =
+                written.keys().filter(|node| !nodes.contains_key(*node)).cloned().collect();
             for node in gone {
                 let _ = inner.messages.store.remove(Bucket::Addresses, &node).await;
                 written.remove(&node);

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use meshara_identity::{LeafError, MeshAddress, NodeId, RoutingKey, TrustAnchors, UnixMillis, verify_routing};
+use meshara_identity::{
+    LeafError, MeshAddress, NodeId, RoutingKey, TrustAnchors, UnixMillis, verify_routing,
+};
 use meshara_overlay::auth::SIGNATURE_LEN;
 use meshara_overlay::{Authenticator, Member, MemberError};
 

@@ -261,7 +261,8 @@ async fn start(
         inner.spawn(multicast::run(me(), announcement));
     }
     if inner.config.auto {
-        let ticket: Option<Vec<SocketAddr>> = inner.messages.store.get(store::Bucket::Settings, TICKET_KEY).await?;
+        let ticket: Option<Vec<SocketAddr>> =
+            inner.messages.store.get(store::Bucket::Settings, TICKET_KEY).await?;
         for addr in ticket.unwrap_or_default() {
             inner.overlay.known(KnownNode { node: None, addrs: vec![addr], origin: KnownOrigin::Ticket });
         }

@@ -19,10 +19,10 @@ use super::sessions::SessionError;
 use super::streams::valid_service;
 use super::{Inner, ResolveError, services, tiers};
 use crate::api::{
-    ApiError, BenchEvent, BenchRequest, BenchResult, Body, ConfiguredPeer, ConnectEvent, ConnectInfo, ConnectRequest,
-    Control, DoctorFacts, ErrorCode, Events, IdInfo, Invite, MAX_UNREAD_BATCH, NodeRef, PathKind, PeerInfo, PeerState,
-    PingEvent, PingReply, PingRequest, PingSummary, Received, Result, RouteInfo, SendReceipt, ServiceInfo, Status,
-    Timestamp, Trace, TraceHop,
+    ApiError, BenchEvent, BenchRequest, BenchResult, Body, ConfiguredPeer, ConnectEvent, ConnectInfo,
+    ConnectRequest, Control, DoctorFacts, ErrorCode, Events, IdInfo, Invite, MAX_UNREAD_BATCH, NodeRef,
+    PathKind, PeerInfo, PeerState, PingEvent, PingReply, PingRequest, PingSummary, Received, Result,
+    RouteInfo, SendReceipt, ServiceInfo, Status, Timestamp, Trace, TraceHop,
 };
 use crate::config::PeerAddr;
 use crate::store::{Bucket, StoreError, TakeLimit};
@@ -67,7 +67,8 @@ impl Control for NodeControl {
     async fn status(&self) -> Result<Status> {
         let inner = &self.0;
         let (neighbours, known) = inner.overlay.view(|core| {
-            let up = core.neighbours().filter(|link| link.phase == Phase::Up && link.kind == LinkKind::Routing);
+            let up =
+                core.neighbours().filter(|link| link.phase == Phase::Up && link.kind == LinkKind::Routing);
             (up.count(), core.routes().count())
         });
         let messages = inner.messages.view(meshara_messaging::Core::stats);
@@ -182,7 +183,8 @@ impl Control for NodeControl {
             return Err(error.hint("run `meshara invite` on the node that made the mesh"));
         };
         let addrs = self.0.reachable_at().into_iter().take(TICKET_ADDRS).collect();
-        let made = tokio::task::spawn_blocking(move || issuer.invite(ttl, uses, addrs, UnixMillis::now())).await;
+        let made =
+            tokio::task::spawn_blocking(move || issuer.invite(ttl, uses, addrs, UnixMillis::now())).await;
         let invite = made.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?;
         let invite = invite.map_err(|error| match error {
             IssuerError::EmptyTicket => ApiError::new(ErrorCode::InvalidArgument, error.to_string()),
@@ -221,7 +223,8 @@ impl Control for NodeControl {
 
     async fn send(&self, to: String, body: bytes::Bytes, timeout: Duration) -> Result<SendReceipt> {
         let (node, name) = self.other(&to)?;
-        let receipt = self.0.messages.send(node, body, timeout).await.map_err(|error| send_error(error, &name))?;
+        let receipt =
+            self.0.messages.send(node, body, timeout).await.map_err(|error| send_error(error, &name))?;
         Ok(SendReceipt { id: receipt.id.to_string(), acked_ms: ms(receipt.after) })
     }
 
@@ -277,7 +280,8 @@ impl Control for NodeControl {
     async fn serve_add(&self, name: String, tcp: String) -> Result<ServiceInfo> {
         if !valid_service(&name) {
             let error = ApiError::new(ErrorCode::InvalidArgument, format!("`{name}` can't name a service"));
-            return Err(error.hint("a name is 1 to 63 of a-z, 0-9 and '-', and begins and ends with a letter or digit"));
+            return Err(error
+                .hint("a name is 1 to 63 of a-z, 0-9 and '-', and begins and ends with a letter or digit"));
         }
         if tcp.parse::<PeerAddr>().is_err() {
             let error = ApiError::new(ErrorCode::InvalidArgument, format!("`{tcp}` is no TCP address"));
@@ -305,7 +309,8 @@ impl Control for NodeControl {
     async fn connect(&self, request: ConnectRequest) -> Result<Events<ConnectEvent>> {
         let (node, name) = self.other(&request.node)?;
         let addr: SocketAddr = request.listen.parse().map_err(|_| {
-            let error = ApiError::new(ErrorCode::InvalidArgument, format!("`{}` is no TCP address", request.listen));
+            let error =
+                ApiError::new(ErrorCode::InvalidArgument, format!("`{}` is no TCP address", request.listen));
             error.hint("give IP:PORT, such as 127.0.0.1:2222")
         })?;
         if !valid_service(&request.service) {
@@ -317,7 +322,8 @@ impl Control for NodeControl {
                 std::io::ErrorKind::PermissionDenied => ErrorCode::PermissionDenied,
                 _ => ErrorCode::Io,
             };
-            ApiError::new(code, format!("can't listen on {addr}: {error}")).hint("choose another --listen address")
+            ApiError::new(code, format!("can't listen on {addr}: {error}"))
+                .hint("choose another --listen address")
         })?;
         let listen = listener.local_addr().unwrap_or(addr).to_string();
         let (lines, events) = mpsc::channel(LINES);
@@ -387,9 +393,9 @@ impl Control for NodeControl {
     }
 
     async fn add_peer(&self, addr: String) -> Result<()> {
-        let peer: PeerAddr = addr
-            .parse()
-            .map_err(|error: crate::config::PeerAddrError| ApiError::new(ErrorCode::InvalidArgument, error.to_string()))?;
+        let peer: PeerAddr = addr.parse().map_err(|error: crate::config::PeerAddrError| {
+            ApiError::new(ErrorCode::InvalidArgument, error.to_string())
+        })?;
         super::remember_peers(&self.0.messages.store, std::slice::from_ref(&peer)).await?;
         self.0.keep_peer(peer).await;
         Ok(())
@@ -452,7 +458,8 @@ async fn ping(
 ) {
     let to = inner.endpoints.address_of(&node);
     let Some(mut run) = inner.echoes.run() else {
-        let _ = lines.send(Err(ApiError::new(ErrorCode::Busy, "too many pings and traces are under way"))).await;
+        let _ =
+            lines.send(Err(ApiError::new(ErrorCode::Busy, "too many pings and traces are under way"))).await;
         return;
     };
     let ourselves = node == inner.member.node_id;
@@ -539,7 +546,8 @@ async fn trace(inner: &Inner, node: NodeId, name: &str) -> Result<Trace> {
         let error = ApiError::new(ErrorCode::Unreachable, format!("no route leads to {name} now"));
         error.hint("see `meshara routes` and `meshara peers`")
     };
-    let expected = inner.endpoints.plane().table().lookup(&to).map(|route| route.hops).ok_or_else(unreachable)?;
+    let expected =
+        inner.endpoints.plane().table().lookup(&to).map(|route| route.hops).ok_or_else(unreachable)?;
     let mut run = inner.echoes.run().ok_or_else(busy)?;
     // Two more than the route has, should the path be changing.
     let most = u8::try_from(expected).unwrap_or(DEFAULT_TTL).saturating_add(2).min(DEFAULT_TTL);
@@ -600,7 +608,9 @@ fn send_error(error: SendError, name: &str) -> ApiError {
         SendError::Submit(SubmitError::Store(_)) => {
             ApiError::new(ErrorCode::DiskFull, text).hint("free some space; the node goes on by itself")
         }
-        SendError::Submit(_) => ApiError::new(ErrorCode::Busy, text).hint("wait until earlier messages are delivered"),
+        SendError::Submit(_) => {
+            ApiError::new(ErrorCode::Busy, text).hint("wait until earlier messages are delivered")
+        }
         SendError::Timeout { .. } => ApiError::new(ErrorCode::Timeout, format!("{name}: {text}"))
             .hint("it is delivered when the receiver can be reached; `meshara status` shows the outbox"),
         SendError::Stopping => ApiError::new(ErrorCode::ShuttingDown, text),
@@ -622,7 +632,8 @@ impl From<ResolveError> for ApiError {
             ResolveError::Unknown(_) => ErrorCode::UnknownNode,
             ResolveError::Ambiguous { .. } => ErrorCode::AmbiguousNode,
         };
-        Self::new(code, error.to_string()).hint("`meshara routes` lists the nodes; give a name or a longer prefix")
+        Self::new(code, error.to_string())
+            .hint("`meshara routes` lists the nodes; give a name or a longer prefix")
     }
 }
 

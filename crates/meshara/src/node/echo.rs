@@ -93,8 +93,13 @@ impl Echoes {
                 let runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some(run) = runs.get(&echo.id) {
                     let arrived = echo.kind == EchoKind::Reply;
-                    let answer =
-                        Answer { from: frame.source, seq: echo.seq, hops: echo.forward_hops, arrived, at: Instant::now() };
+                    let answer = Answer {
+                        from: frame.source,
+                        seq: echo.seq,
+                        hops: echo.forward_hops,
+                        arrived,
+                        at: Instant::now(),
+                    };
                     let _ = run.try_send(answer); // a full queue loses an answer, as the network might
                 }
             }

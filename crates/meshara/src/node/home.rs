@@ -39,8 +39,13 @@ impl Lock {
     pub(crate) fn take(home: &Path) -> Result<Self, LockError> {
         let path = home.join(LOCK);
         let failed = |error| LockError::Io { path: path.clone(), error };
-        let mut file =
-            File::options().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(failed)?;
+        let mut file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(failed)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(LockError::Held { home: home.to_owned() }),

@@ -115,16 +115,15 @@ impl Messages {
     pub(crate) fn new(core: Core, store: Store, me: NodeId, start: Instant) -> (Self, Work) {
         let (connects, wanted) = mpsc::channel(CONNECTS);
         let (commits, asked) = mpsc::channel(COMMITS);
-        let state = State { core, channels: HashMap::new(), waiters: HashMap::new(), next_channel: 0, full: Vec::new() };
-        let messages = Self {
-            state: Mutex::new(state),
-            start,
-            timer: Notify::new(),
-            store,
-            me,
-            connects,
-            commits,
+        let state = State {
+            core,
+            channels: HashMap::new(),
+            waiters: HashMap::new(),
+            next_channel: 0,
+            full: Vec::new(),
         };
+        let messages =
+            Self { state: Mutex::new(state), start, timer: Notify::new(), store, me, connects, commits };
         (messages, Work { connects: wanted, commits: asked })
     }
 
@@ -166,7 +165,11 @@ impl Messages {
                 }
                 Output::Store { token, ops } => {
                     if self.commits.try_send((token, ops)).is_err() {
-                        state.core.store_failed(now, token, StoreFailure("the store does not keep up".into()));
+                        state.core.store_failed(
+                            now,
+                            token,
+                            StoreFailure("the store does not keep up".into()),
+                        );
                     }
                 }
                 Output::Acked { id, after, .. } => {
@@ -256,7 +259,9 @@ impl Messages {
         };
         let read = async {
             loop {
-                let Ok(frame) = read_frame(&mut receive, meshara_messaging::MAX_FRAME).await else { return None };
+                let Ok(frame) = read_frame(&mut receive, meshara_messaging::MAX_FRAME).await else {
+                    return None;
+                };
                 let handled = self.input(|core, now| core.handle_frame(now, peer, frame.into()));
                 if let Err(error) = handled {
                     return Some(error);
@@ -296,7 +301,8 @@ impl Messages {
         }
         state.next_channel += 1;
         let number = state.next_channel;
-        let channel = Channel { frames: sender, connection, opened_by_us: ours, since: Instant::now(), number };
+        let channel =
+            Channel { frames: sender, connection, opened_by_us: ours, since: Instant::now(), number };
         state.channels.insert(peer, channel);
         drop(state);
         if let Err(error) = self.input(|core, now| core.peer_up(now, peer)) {

@@ -36,24 +36,24 @@ use meshara_transport::{ConnectError, Endpoints};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 
+use self::admission::Admission;
+pub(crate) use self::admission::JOIN_VERSION;
 pub use self::builder::{BuildError, Builder};
-pub use self::home::LockError;
 pub(crate) use self::builder::{remember_peers, remember_ticket};
+use self::echo::Echoes;
+pub use self::home::LockError;
+use self::messages::Messages;
 pub use self::messages::{Receipt, SendError};
 #[doc(hidden)]
 pub use self::multicast::decode_announcement;
+use self::overlay::Overlay;
 pub use self::services::ServiceError;
+use self::services::Services;
 pub use self::sessions::SessionError;
+use self::sessions::{FAREWELL, Session, Sessions};
+pub use self::streams::OpeningError;
 #[doc(hidden)]
 pub use self::streams::decode_opening;
-pub use self::streams::OpeningError;
-pub(crate) use self::admission::JOIN_VERSION;
-use self::admission::Admission;
-use self::echo::Echoes;
-use self::messages::Messages;
-use self::overlay::Overlay;
-use self::services::Services;
-use self::sessions::{FAREWELL, Session, Sessions};
 use self::streams::{Opening, read_opening};
 use crate::config::{Config, PeerAddr};
 
@@ -163,7 +163,12 @@ impl Node {
     ///
     /// # Errors
     /// [`SendError`]. After a timeout the message stays queued, also over a restart, and is still delivered.
-    pub async fn send(&self, to: NodeId, body: impl Into<Bytes>, wait: Duration) -> Result<Receipt, SendError> {
+    pub async fn send(
+        &self,
+        to: NodeId,
+        body: impl Into<Bytes>,
+        wait: Duration,
+    ) -> Result<Receipt, SendError> {
         self.inner.messages.send(to, body.into(), wait).await
     }
 
@@ -254,9 +259,9 @@ impl Inner {
 
     /// A node's id and name by name, id or unique prefix. The node itself counts.
     pub(crate) fn resolve(&self, text: &str) -> Result<(NodeId, String), ResolveError> {
-        let mut nodes: Vec<(NodeId, String)> = self.overlay.view(|core| {
-            core.nodes().map(|node| (node.node, node.name.unwrap_or_default())).collect()
-        });
+        let mut nodes: Vec<(NodeId, String)> = self
+            .overlay
+            .view(|core| core.nodes().map(|node| (node.node, node.name.unwrap_or_default())).collect());
         nodes.push((self.member.node_id, self.member.name.to_string()));
         nodes.sort();
         nodes.dedup_by_key(|(node, _)| *node);
@@ -402,7 +407,8 @@ async fn run_plane(inner: Arc<Inner>, mut events: mpsc::Receiver<meshara_transpo
     while let Some(event) = events.recv().await {
         match event {
             PlaneEvent::Frame(frame) if frame.class == Class::Probe => {
-                let handled = inner.overlay.input(|core, now| core.handle_probe(now, frame.link, &frame.payload));
+                let handled =
+                    inner.overlay.input(|core, now| core.handle_probe(now, frame.link, &frame.payload));
                 if let Err(error) = handled {
                     tracing::debug!(%error, "a probe was refused");
                 }
@@ -499,4 +505,3 @@ async fn serve_stream(
         }
     }
 }
-

@@ -112,7 +112,11 @@ fn heard(inner: &Inner, ours: &Announcement, received: Option<(usize, SocketAddr
     }
     let mut addr = from;
     addr.set_port(theirs.port);
-    inner.overlay.known(KnownNode { node: Some(theirs.node), addrs: vec![addr], origin: KnownOrigin::Multicast });
+    inner.overlay.known(KnownNode {
+        node: Some(theirs.node),
+        addrs: vec![addr],
+        origin: KnownOrigin::Multicast,
+    });
 }
 
 async fn receive(socket: Option<&UdpSocket>, buffer: &mut [u8]) -> Option<(usize, SocketAddr)> {

@@ -153,7 +153,8 @@ mod tests {
 
     #[test]
     fn a_node_on_all_interfaces_offers_what_others_can_reach() {
-        let local = ["127.0.0.1", "::1", "192.0.2.1", "fe80::1", "2001:db8::1"].map(|ip| ip.parse().unwrap()).into();
+        let local =
+            ["127.0.0.1", "::1", "192.0.2.1", "fe80::1", "2001:db8::1"].map(|ip| ip.parse().unwrap()).into();
         let observed = ["198.51.100.7:900".parse().unwrap(), "127.0.0.1:5".parse().unwrap()];
         let dual = reachable("[::]:7".parse().unwrap(), &local, &observed);
         let expected: Vec<SocketAddr> =

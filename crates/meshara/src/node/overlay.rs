@@ -166,7 +166,10 @@ impl Overlay {
                     if handle.control.try_send(bytes).is_err() {
                         // The reader of the queue ended, or the neighbour doesn't read: the connection is of no use. Its end
                         // reaches the core through the link's own task.
-                        handle.hop.connection().close(CLOSE_STUCK.into(), b"control messages are not being read");
+                        handle
+                            .hop
+                            .connection()
+                            .close(CLOSE_STUCK.into(), b"control messages are not being read");
                     }
                 }
                 Output::Dial { target, kind } => {

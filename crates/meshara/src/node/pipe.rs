@@ -91,7 +91,9 @@ impl Outward {
                     self.bytes += count as u64;
                     match self.send.write_chunk(buffer.split().freeze()).await {
                         Ok(()) => {}
-                        Err(WriteError::Stopped(_) | WriteError::ConnectionLost(_)) => return End::StreamReset,
+                        Err(WriteError::Stopped(_) | WriteError::ConnectionLost(_)) => {
+                            return End::StreamReset;
+                        }
                         Err(_) => return End::StreamReset,
                     }
                 }

@@ -73,7 +73,8 @@ impl Services {
         if services.len() >= MAX_SERVICES && !services.contains_key(&name) {
             return false;
         }
-        let offered = Offered { tcp, open: Arc::default(), places: Arc::new(Semaphore::new(MAX_CONNECTIONS)) };
+        let offered =
+            Offered { tcp, open: Arc::default(), places: Arc::new(Semaphore::new(MAX_CONNECTIONS)) };
         services.insert(name, offered);
         true
     }

@@ -102,7 +102,10 @@ impl Sessions {
             let mut entries = self.entries();
             entries.retain(|_, entry| {
                 Arc::strong_count(&entry.opening) > 1
-                    || entry.current.as_ref().is_some_and(|session| session.connection.close_reason().is_none())
+                    || entry
+                        .current
+                        .as_ref()
+                        .is_some_and(|session| session.connection.close_reason().is_none())
             });
             if entries.len() >= MAX_SESSIONS {
                 return Err(SessionError::TooMany);

@@ -33,7 +33,9 @@ pub(crate) enum Opening {
 #[non_exhaustive]
 pub enum OpeningError {
     /// Another version.
-    #[error("the peer speaks version {found} of the stream protocol, this node {VERSION}: update the older one")]
+    #[error(
+        "the peer speaks version {found} of the stream protocol, this node {VERSION}: update the older one"
+    )]
     Version {
         /// What it speaks.
         found: u8,
