@@ -17,7 +17,7 @@ use crate::measure::stats::Summary;
 use crate::mesh::form::{Mesh, ticket};
 use crate::mesh::node::Node;
 use crate::mesh::ping::PingRun;
-use crate::net::link::{Medium, NODE_PORT};
+use crate::net::link::{Medium, NODE_PORT, join};
 use crate::net::namespace::Namespace;
 use crate::net::topology::Topology;
 use crate::net::wire::WireConfig;
@@ -65,11 +65,7 @@ pub(crate) fn command(context: &Context) -> Result<()> {
     let attacked = mesh.node(1)?;
     // A host outside the mesh, on a link of its own to the attacked node.
     let outside = Namespace::create(context.run.namespace("outside"))?;
-    outside.ip(&["link", "add", "x", "type", "veth", "peer", "name", "x", "netns", attacked.host.name()])?;
-    for (host, address) in [(&outside, "10.99.0.2/30"), (&attacked.host, "10.99.0.1/30")] {
-        host.ip(&["addr", "add", address, "dev", "x"])?;
-        host.ip(&["link", "set", "x", "up"])?;
-    }
+    join(&outside, "side", "10.99.0.2/30", &attacked.host, "side", "10.99.0.1/30")?;
     let target = SocketAddr::from(([10, 99, 0, 1], NODE_PORT));
     let mut attacks = Vec::new();
     for name in ["nothing", "garbage", "replay", "wrong joins"] {

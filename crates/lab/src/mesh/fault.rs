@@ -121,7 +121,7 @@ impl Fault {
                 drops::begin(mesh.network.host(*node)?, &[(device, Way::In)])
             }
             Self::Link { node, device, .. } => {
-                mesh.network.host(*node)?.ip(&["link", "set", device, "down"]).map(drop)
+                mesh.network.host(*node)?.ip(&["link", "set", "dev", device, "down"]).map(drop)
             }
         }
     }
@@ -136,7 +136,7 @@ impl Fault {
                 drops::end(mesh.network.host(*node)?)
             }
             Self::Link { node, device, .. } => {
-                mesh.network.host(*node)?.ip(&["link", "set", device, "up"]).map(drop)
+                mesh.network.host(*node)?.ip(&["link", "set", "dev", device, "up"]).map(drop)
             }
         }
     }

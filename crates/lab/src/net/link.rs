@@ -131,36 +131,46 @@ fn connect(
         address: Ipv4Addr::from(first + offset),
     });
     let host = |end: &End| hosts.get(end.node).context("an edge to a node that is not there");
+    let (a_address, b_address) = (format!("{}/30", a.address), format!("{}/30", b.address));
     let wire = match medium {
         Medium::Veth => {
-            host(&a)?.ip(&[
-                "link",
-                "add",
-                &a.device,
-                "type",
-                "veth",
-                "peer",
-                "name",
-                &b.device,
-                "netns",
-                host(&b)?.name(),
-            ])?;
+            join(host(&a)?, &a.device, &a_address, host(&b)?, &b.device, &b_address)?;
             None
         }
         Medium::Wire(config) => {
             let ends = [(host(&a)?, a.device.as_str()), (host(&b)?, b.device.as_str())];
-            Some(wire::lay(ends, config, seed ^ (edge as u64) << 32)?)
+            let control = wire::lay(ends, config, seed ^ (edge as u64) << 32)?;
+            configure(host(&a)?, &a.device, &a_address)?;
+            configure(host(&b)?, &b.device, &b_address)?;
+            Some(control)
         }
     };
     for end in [&a, &b] {
-        let host = host(end)?;
-        host.ip(&["addr", "add", &format!("{}/30", end.address), "dev", &end.device])?;
-        host.ip(&["link", "set", &end.device, "up"])?;
         if let Some(rate) = rate {
-            limit(host, &end.device, rate)?;
+            limit(host(end)?, &end.device, rate)?;
         }
     }
     Ok(Link { ends: [a, b], wire })
+}
+
+/// Joins two hosts by a veth pair: device and address (with its prefix length) of each.
+pub(crate) fn join(
+    a: &Namespace,
+    a_device: &str,
+    a_address: &str,
+    b: &Namespace,
+    b_device: &str,
+    b_address: &str,
+) -> Result<()> {
+    a.ip(&["link", "add", "name", a_device, "type", "veth", "peer", "name", b_device, "netns", b.name()])?;
+    configure(a, a_device, a_address)?;
+    configure(b, b_device, b_address)
+}
+
+/// Gives a device its address and switches it on.
+fn configure(host: &Namespace, device: &str, address: &str) -> Result<()> {
+    host.ip(&["addr", "add", address, "dev", device])?;
+    host.ip(&["link", "set", "dev", device, "up"]).map(drop)
 }
 
 /// Limits what a device sends, in bits per second.

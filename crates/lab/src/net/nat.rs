@@ -8,6 +8,7 @@
 
 use anyhow::Result;
 
+use super::link::join;
 use super::namespace::Namespace;
 use crate::run::Run;
 
@@ -70,25 +71,9 @@ fn rules(kind: Translation) -> String {
          add chain ip nat post {{ type nat hook postrouting priority 100; policy accept; }}; \
          add rule ip nat post oifname \"wan\" masquerade{random}; \
          add table ip filter; \
-         add chain ip filter in {{ type filter hook input priority 0; policy accept; }}; \
-         add rule ip filter in iifname \"wan\" ct state != established,related drop; \
-         add chain ip filter fwd {{ type filter hook forward priority 0; policy accept; }}; \
-         add rule ip filter fwd iifname \"wan\" ct state != established,related drop"
+         add chain ip filter here {{ type filter hook input priority 0; policy accept; }}; \
+         add rule ip filter here iifname \"wan\" ct state != established,related drop; \
+         add chain ip filter across {{ type filter hook forward priority 0; policy accept; }}; \
+         add rule ip filter across iifname \"wan\" ct state != established,related drop"
     )
-}
-
-fn join(
-    a: &Namespace,
-    a_device: &str,
-    a_address: &str,
-    b: &Namespace,
-    b_device: &str,
-    b_address: &str,
-) -> Result<()> {
-    a.ip(&["link", "add", "name", a_device, "type", "veth", "peer", "name", b_device, "netns", b.name()])?;
-    for (host, device, address) in [(a, a_device, a_address), (b, b_device, b_address)] {
-        host.ip(&["addr", "add", address, "dev", device])?;
-        host.ip(&["link", "set", device, "up"])?;
-    }
-    Ok(())
 }
