@@ -184,13 +184,11 @@ impl Reassembly {
         payload: &[u8],
         sink: &mut Sink<'_, '_>,
     ) {
-        if let Some(current) = &self.current {
-            if current.source != source || current.first.packet != header.packet {
-                return; // the packet is complete, or so far behind that its parity can't help
-            }
+        let under_way = |current: &Current| current.source == source && current.first.packet == header.packet;
+        if self.current.as_ref().is_some_and(under_way) {
             self.spill(sink);
         } else if !self.is_partial(source, header.packet) {
-            return;
+            return; // the packet is complete, or so far behind that its parity can't help
         }
         let parts = payload.len() * usize::from(header.count);
         let fits = parts >= usize::from(header.length) && parts - payload.len() < usize::from(header.length);

@@ -23,7 +23,7 @@ impl ReplayWindow {
     ///
     /// Counter 0 is never sent, so that a fresh window needs no special case.
     pub(crate) fn accept(&mut self, counter: u64) -> bool {
-        if counter == 0 || counter.saturating_add(WINDOW) <= self.highest {
+        if counter == 0 || self.highest.saturating_sub(counter) >= WINDOW {
             return false;
         }
         let word = counter / 64;

@@ -211,6 +211,7 @@ mod tests {
         let a = Wire::bind("[::]:0".parse().unwrap()).unwrap();
         let b = Wire::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let to = b.local_addr().unwrap();
+        a.io.writable().await.unwrap();
         assert_eq!(a.send_run(to, &[7; 250], 100), 250);
         let (mut data, mut meta) = (vec![0; 65_536], [RecvMeta::default()]);
         let mut lengths = Vec::new();
