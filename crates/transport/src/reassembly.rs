@@ -184,10 +184,9 @@ impl Reassembly {
         payload: &[u8],
         sink: &mut Sink<'_, '_>,
     ) {
-        let under_way = |current: &Current| current.source == source && current.first.packet == header.packet;
-        if self.current.as_ref().is_some_and(under_way) {
-            self.spill(sink);
-        } else if !self.is_partial(source, header.packet) {
+        // What is under way in the sink must not be written over.
+        self.spill(sink);
+        if !self.is_partial(source, header.packet) {
             return; // the packet is complete, or so far behind that its parity can't help
         }
         let parts = payload.len() * usize::from(header.count);
