@@ -213,7 +213,7 @@ impl Reassembly {
 
     fn slot(source: MeshAddress, packet: u32) -> usize {
         let [.., a, b] = source.0;
-        (packet as usize).wrapping_add(usize::from(u16::from_be_bytes([a, b]))) % PARTIALS
+        (packet as usize).wrapping_add(usize::from(u16::from_be_bytes([a, b])) * 97) % PARTIALS
     }
 
     fn is_partial(&self, source: MeshAddress, packet: u32) -> bool {
