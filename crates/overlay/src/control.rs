@@ -169,8 +169,11 @@ impl Message {
     }
 }
 
+/// A record as it came: its age in seconds and its bytes.
+pub(crate) type RawRecord<'a> = (u16, &'a [u8]);
+
 /// The records of a message, if it is one of records, unread.
-pub(crate) fn raw_records(bytes: &[u8]) -> Result<Option<Vec<(u16, &[u8])>>, ControlError> {
+pub(crate) fn raw_records(bytes: &[u8]) -> Result<Option<Vec<RawRecord<'_>>>, ControlError> {
     if !bytes.starts_with(&[VERSION, 1]) {
         return Ok(None);
     }

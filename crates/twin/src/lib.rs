@@ -1,1 +1,81 @@
 //! The digital twin of Meshara: the protocol cores in virtual time on simulated links.
+//!
+//! [`run`] takes a [`Scenario`] and gives a [`Report`]. Nothing here reads a clock or the network, so the same scenario and
+//! seed give the same trace, byte for byte. `docs/twin.md` says what is modelled and what is not.
+#![forbid(unsafe_code)]
+
+mod auth;
+mod campaign;
+mod check;
+mod graphs;
+mod mail;
+mod net;
+mod pings;
+mod report;
+mod scenario;
+mod session;
+mod topology;
+mod world;
+
+use std::time::{Duration, Instant};
+
+pub use crate::check::MessageCounts;
+pub use crate::report::{Heal, Percentiles, Report, Sweep};
+pub use crate::scenario::{
+    Action, Campaign, Fault, FaultKind, LinkModel, Messages, Neighbours, Pings, Scenario, ScenarioError,
+    Topology,
+};
+use crate::world::World;
+
+/// Runs a scenario to its end.
+///
+/// # Errors
+/// The scenario makes no sense (a topology without nodes, a fault on a node that doesn't exist). A broken invariant is no
+/// error but stands in [`Report::violations`].
+pub fn run(scenario: &Scenario) -> Result<Report, ScenarioError> {
+    run_traced(scenario, None)
+}
+
+/// As [`run`], and writes the trace, one event a line.
+///
+/// # Errors
+/// As [`run`]; failures to write the trace are [`ScenarioError::Trace`].
+pub fn run_traced(
+    scenario: &Scenario,
+    trace: Option<&mut dyn std::io::Write>,
+) -> Result<Report, ScenarioError> {
+    let started = Instant::now();
+    let mut world = World::new(scenario)?;
+    world.keep_trace(trace.is_some());
+    campaign::drive(&mut world, scenario);
+    let mut report = world.report(scenario);
+    // The only thing that differs from run to run; no decision depends on it.
+    report.wall_s = started.elapsed().as_secs_f64();
+    if let Some(out) = trace {
+        out.write_all(world.trace_text().as_bytes())
+            .map_err(|error| ScenarioError::Trace(error.to_string()))?;
+    }
+    Ok(report)
+}
+
+/// Runs a scenario once for each of `count` seeds, from the scenario's own upwards.
+///
+/// # Errors
+/// As [`run`].
+pub fn sweep(scenario: &Scenario, count: u64) -> Result<Sweep, ScenarioError> {
+    let mut sweep = Sweep::default();
+    for seed in scenario.seed..scenario.seed.saturating_add(count) {
+        sweep.add(run(&Scenario { seed, ..scenario.clone() })?);
+    }
+    Ok(sweep)
+}
+
+/// Seconds as a duration; negative and absurd values become zero.
+fn seconds(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or_default()
+}
+
+/// Milliseconds as a duration.
+fn millis(millis: f64) -> Duration {
+    seconds(millis / 1000.0)
+}

@@ -1,0 +1,421 @@
+//! Nodes, links and time: delivers events in order of time and does what the cores ask for.
+
+mod deliver;
+mod faults;
+mod mailing;
+mod view;
+
+use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use meshara_identity::NodeId;
+use meshara_messaging::{StoreOp, Token};
+use meshara_overlay::{
+    Config, Core, DialTarget, ForwardingTable, Identity, KnownNode, KnownOrigin, LinkDownReason, LinkId,
+    LinkKind,
+};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::auth::{TwinAuth, address, member_body, node_id};
+use crate::check::Check;
+use crate::mail::{Disk, Mail, UNIX_MS};
+use crate::net::Net;
+use crate::pings::Pinger;
+use crate::scenario::{Fault, Neighbours, Scenario, ScenarioError};
+use crate::session::Segment;
+use crate::topology::Plan;
+use crate::{millis, seconds};
+
+/// What a stopped process' socket holds; the rest is dropped, as the kernel does.
+const SOCKET_BUFFER: usize = 4096;
+/// The trace is hashed in pieces of this size.
+const TRACE_PIECE: usize = 64 * 1024;
+
+/// What happens to a node.
+#[derive(Debug)]
+enum What {
+    Timer,
+    MailTimer,
+    Probe {
+        link: LinkId,
+        bytes: Vec<u8>,
+    },
+    Control {
+        link: LinkId,
+        bytes: Vec<u8>,
+    },
+    Up {
+        link: LinkId,
+        peer: usize,
+        dialled: bool,
+        kind: LinkKind,
+        rtt: Duration,
+    },
+    Down {
+        link: LinkId,
+        reason: LinkDownReason,
+    },
+    DialFailed(DialTarget),
+    Frame(Box<Frame>),
+    Stored {
+        life: u64,
+        token: Token,
+        ops: Vec<StoreOp>,
+    },
+    /// These happen to the world rather than to a node.
+    Fault(Box<Fault>),
+    Ping {
+        pinger: usize,
+    },
+    Submit {
+        pair: usize,
+    },
+}
+
+impl What {
+    const fn tag(&self) -> &'static str {
+        match self {
+            Self::Timer => "timer",
+            Self::MailTimer => "mail-timer",
+            Self::Probe { .. } => "probe",
+            Self::Control { .. } => "control",
+            Self::Up { .. } => "up",
+            Self::Down { .. } => "down",
+            Self::DialFailed(_) => "dial-failed",
+            Self::Frame(_) => "frame",
+            Self::Stored { .. } => "stored",
+            Self::Fault(_) => "fault",
+            Self::Ping { .. } => "ping",
+            Self::Submit { .. } => "submit",
+        }
+    }
+
+    /// A number that tells events of one kind apart in the trace.
+    fn detail(&self) -> u64 {
+        match self {
+            Self::Timer | Self::MailTimer | Self::DialFailed(_) | Self::Fault(_) => 0,
+            // The length and a little of the content of a message.
+            Self::Probe { link, bytes } | Self::Control { link, bytes } => {
+                let tail = bytes.last_chunk::<4>().map_or(0, |tail| u32::from_be_bytes(*tail));
+                (u64::from(link.0) << 32) ^ (bytes.len() as u64) ^ u64::from(tail)
+            }
+            Self::Up { link, .. } | Self::Down { link, .. } => u64::from(link.0),
+            Self::Frame(frame) => (u64::from(frame.ttl) << 32) | frame.body.size() as u64,
+            Self::Stored { life, ops, .. } => (life << 32) | ops.len() as u64,
+            Self::Ping { pinger } => *pinger as u64,
+            Self::Submit { pair } => *pair as u64,
+        }
+    }
+}
+
+/// A hop frame on its way.
+#[derive(Debug)]
+struct Frame {
+    from: usize,
+    to: usize,
+    ttl: u8,
+    /// The link it came in on, by the receiver's name.
+    over: Option<LinkId>,
+    seen: Vec<usize>,
+    body: Body,
+}
+
+#[derive(Debug)]
+enum Body {
+    Ping(usize),
+    Pong(usize),
+    Session(Segment),
+}
+
+impl Body {
+    fn size(&self) -> usize {
+        match self {
+            Self::Ping(_) | Self::Pong(_) => 80,
+            Self::Session(segment) => 64 + segment.len(),
+        }
+    }
+}
+
+/// A link as one end sees it.
+#[derive(Clone, Copy, Debug)]
+struct End {
+    peer: usize,
+    theirs: LinkId,
+    edge: usize,
+    traffic_at: Option<Duration>,
+}
+
+/// A node's process and disk.
+#[derive(Default)]
+struct Node {
+    core: Option<Core>,
+    mail: Option<Mail>,
+    disk: Disk,
+    table: Arc<ForwardingTable>,
+    usable: HashMap<LinkId, bool>,
+    links: BTreeMap<LinkId, End>,
+    timer: Option<Duration>,
+    stopped: bool,
+    left: bool,
+    inbox: VecDeque<What>,
+    life: u64,
+}
+
+impl Node {
+    const fn runs(&self) -> bool {
+        self.core.is_some() && !self.stopped && !self.left
+    }
+}
+
+/// An event in the queue: by time, then by the order in which events were made.
+struct Entry {
+    at: Duration,
+    count: u64,
+    node: usize,
+    what: What,
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.count) == (other.at, other.count)
+    }
+}
+
+impl Eq for Entry {}
+
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Entry {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (other.at, other.count).cmp(&(self.at, self.count))
+    }
+}
+
+/// The simulated world.
+pub(crate) struct World {
+    pub(crate) now: Duration,
+    pub(crate) rng: ChaCha8Rng,
+    pub(crate) check: Check,
+    pub(crate) pingers: Vec<Pinger>,
+    config: Config,
+    nodes: Vec<Node>,
+    net: Net<(usize, What)>,
+    plan: Plan,
+    queue: BinaryHeap<Entry>,
+    index: HashMap<NodeId, usize>,
+    count: u64,
+    events: u64,
+    next_link: u32,
+    pairs: Vec<(usize, usize)>,
+    submit_every: Duration,
+    submit_until: Duration,
+    message: bytes::Bytes,
+    suspicions: u64,
+    deaths: u64,
+    hasher: blake3::Hasher,
+    trace: String,
+    keep: bool,
+    pub(crate) whole_after: Option<Duration>,
+    pub(crate) heal: crate::report::Heal,
+}
+
+impl World {
+    pub(crate) fn new(scenario: &Scenario) -> Result<Self, ScenarioError> {
+        let mut rng = ChaCha8Rng::seed_from_u64(scenario.seed);
+        let plan = Plan::make(&scenario.topology, scenario.link, &mut rng)?;
+        let nodes = plan.nodes;
+        let auto = scenario.neighbours == Neighbours::Auto;
+        let mut net = Net::new(rng.random());
+        if auto {
+            net.open(scenario.link, (0..nodes).map(|_| (rng.random(), rng.random())).collect());
+        } else {
+            for ((a, b), model) in &plan.edges {
+                net.add(*a, *b, *model);
+            }
+        }
+        let mut world = Self {
+            now: Duration::ZERO,
+            rng,
+            check: Check::new(seconds(scenario.transient_s)),
+            pingers: Vec::new(),
+            config: Config { auto_neighbours: auto, ..Config::default() },
+            nodes: (0..nodes).map(|_| Node::default()).collect(),
+            net,
+            plan,
+            queue: BinaryHeap::new(),
+            index: (0..nodes).map(|at| (node_id(at), at)).collect(),
+            count: 0,
+            events: 0,
+            next_link: 1,
+            pairs: Vec::new(),
+            submit_every: Duration::ZERO,
+            submit_until: Duration::MAX,
+            message: bytes::Bytes::new(),
+            suspicions: 0,
+            deaths: 0,
+            hasher: blake3::Hasher::new(),
+            trace: String::new(),
+            keep: false,
+            whole_after: None,
+            heal: crate::report::Heal::default(),
+        };
+        world.load(scenario)?;
+        for at in 0..nodes {
+            world.start(at);
+        }
+        Ok(world)
+    }
+
+    /// Schedules the scenario's faults, pings and messages.
+    fn load(&mut self, scenario: &Scenario) -> Result<(), ScenarioError> {
+        for fault in &scenario.faults {
+            self.validate(&fault.action)?;
+            self.push(seconds(fault.at_s), 0, What::Fault(Box::new(fault.clone())));
+        }
+        let ends = scenario.campaign.as_ref().and_then(|campaign| campaign.ends);
+        let named = scenario.pings.iter().flat_map(|pings| [pings.from, pings.to]);
+        let named = named.chain(ends.into_iter().flat_map(|(a, b)| [a, b]));
+        if let Some(missing) = named.into_iter().find(|at| *at >= self.nodes.len()) {
+            return Err(ScenarioError::NoSuchNode(missing));
+        }
+        if ends.is_some_and(|(a, b)| a == b) || scenario.pings.iter().any(|pings| pings.from == pings.to) {
+            return Err(ScenarioError::OutOfRange("pings go between two nodes"));
+        }
+        for pings in &scenario.pings {
+            if pings.every_ms < 0.1 {
+                return Err(ScenarioError::OutOfRange("pings are at least 0.1 ms apart"));
+            }
+            self.start_pings(pings.from, pings.to, millis(pings.every_ms));
+        }
+        if let Some(messages) = scenario.messages {
+            let sane = (0.001..=100_000.0).contains(&messages.per_second) && messages.bytes <= 1 << 20;
+            if !sane || messages.pairs > 10_000 {
+                return Err(ScenarioError::OutOfRange(
+                    "messages: at most 10,000 pairs, 100,000 per second, 1 MiB each",
+                ));
+            }
+            self.message = vec![0x6d; messages.bytes].into();
+            self.submit_every = seconds(1.0 / messages.per_second);
+            for pair in 0..messages.pairs {
+                let from = self.rng.random_range(0..self.nodes.len());
+                let to = (from + self.rng.random_range(1..self.nodes.len())) % self.nodes.len();
+                self.pairs.push((from, to));
+                let at = self.submit_every.mul_f64(self.rng.random());
+                self.push(at, 0, What::Submit { pair });
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn keep_trace(&mut self, keep: bool) {
+        self.keep = keep;
+    }
+
+    pub(crate) fn trace_text(&self) -> &str {
+        &self.trace
+    }
+
+    /// Starts a node's process, on what its disk holds.
+    fn start(&mut self, at: usize) {
+        let id = node_id(at);
+        let rng = ChaCha8Rng::from_seed(self.rng.random());
+        let identity = Identity { node: id, address: address(&id) };
+        let sequence = UNIX_MS + u64::try_from(self.now.as_millis()).unwrap_or(0);
+        let auth = Box::new(TwinAuth::of(&id));
+        let mut core = Core::new(self.config.clone(), identity, auth, rng, self.now, sequence);
+        if let Err(error) = core.set_member(self.now, member_body(at)) {
+            self.check.violation(self.now, &format!("node {at} refuses its own member record: {error}"));
+        }
+        core.set_own_addresses(self.now, vec![socket(at)]);
+        let known = |peer: usize, origin| KnownNode { node: None, addrs: vec![socket(peer)], origin };
+        if self.config.auto_neighbours {
+            // Everyone has a ticket of node 0, and node 0 one of node 1.
+            core.add_known(self.now, known(usize::from(at == 0), KnownOrigin::Ticket));
+        } else {
+            for (a, b) in self.plan.edges.keys().filter(|(a, _)| *a == at) {
+                debug_assert!(a < b);
+                core.add_known(self.now, known(*b, KnownOrigin::Configured));
+            }
+        }
+        let now = self.now;
+        let mail = self.nodes.get(at).and_then(|node| Mail::start(id, &node.disk, now, &mut self.rng));
+        if mail.is_none() {
+            self.check.violation(now, &format!("node {at} refuses what its disk holds"));
+        }
+        let Some(node) = self.nodes.get_mut(at) else { return };
+        *node = Node {
+            core: Some(core),
+            mail,
+            disk: std::mem::take(&mut node.disk),
+            life: node.life + 1,
+            ..Node::default()
+        };
+        self.drain(at);
+        self.drain_mail(at);
+    }
+
+    fn push(&mut self, at: Duration, node: usize, what: What) {
+        self.count += 1;
+        self.queue.push(Entry { at, count: self.count, node, what });
+    }
+
+    /// Runs until `end`.
+    pub(crate) fn run_until(&mut self, end: Duration) {
+        while self.queue.peek().is_some_and(|entry| entry.at <= end) {
+            let Some(Entry { at, node, what, .. }) = self.queue.pop() else { break };
+            self.now = self.now.max(at);
+            self.events += 1;
+            let line =
+                writeln!(self.trace, "{} {node} {} {:x}", self.now.as_nanos(), what.tag(), what.detail());
+            debug_assert!(line.is_ok(), "writing to a string doesn't fail");
+            if !self.keep && self.trace.len() > TRACE_PIECE {
+                self.hasher.update(self.trace.as_bytes());
+                self.trace.clear();
+            }
+            self.happen(node, what);
+        }
+        self.now = self.now.max(end);
+    }
+
+    /// BLAKE3 of the trace up to now, and how many events it holds.
+    pub(crate) fn trace_hash(&self) -> (String, u64) {
+        let mut hasher = self.hasher.clone();
+        hasher.update(self.trace.as_bytes());
+        (hasher.finalize().to_hex().to_string(), self.events)
+    }
+
+    pub(crate) fn start_pings(&mut self, from: usize, to: usize, every: Duration) -> usize {
+        let pinger = self.pingers.len();
+        self.pingers.push(Pinger::new(from, to, every, self.now));
+        self.push(self.now, from, What::Ping { pinger });
+        pinger
+    }
+
+    pub(crate) const fn counters(&self) -> (u64, u64) {
+        (self.suspicions, self.deaths)
+    }
+
+    /// No messages are submitted after `at`.
+    pub(crate) const fn stop_messages(&mut self, at: Duration) {
+        self.submit_until = at;
+    }
+}
+
+fn socket(at: usize) -> SocketAddr {
+    let [_, _, a, b] = u32::try_from(at).unwrap_or(0).to_be_bytes();
+    SocketAddr::from(([10, 0, a, b], 7000))
+}
+
+fn at_socket(addr: &SocketAddr) -> Option<usize> {
+    let SocketAddr::V4(v4) = addr else { return None };
+    let [_, _, a, b] = v4.ip().octets();
+    Some(usize::from(u16::from_be_bytes([a, b])))
+}

@@ -1,0 +1,99 @@
+//! What breaks and what is repaired.
+
+use super::{Node, What, World};
+use crate::scenario::{Action, ScenarioError};
+
+impl World {
+    /// Whether an action names nodes and links that exist.
+    pub(super) fn validate(&mut self, action: &Action) -> Result<(), ScenarioError> {
+        let node = |at: usize| {
+            if at < self.nodes.len() { Ok(()) } else { Err(ScenarioError::NoSuchNode(at)) }
+        };
+        match action {
+            Action::Stop { node: at }
+            | Action::Resume { node: at }
+            | Action::Crash { node: at }
+            | Action::Start { node: at }
+            | Action::Leave { node: at } => node(*at),
+            Action::Cut { a, b }
+            | Action::CutOneWay { a, b }
+            | Action::Restore { a, b }
+            | Action::Change { a, b, .. } => {
+                node(*a)?;
+                node(*b)?;
+                self.net.between(*a, *b).map(|_| ()).ok_or(ScenarioError::NoSuchLink(*a, *b))
+            }
+        }
+    }
+
+    /// Breaks or repairs something now.
+    pub(crate) fn apply(&mut self, action: &Action) {
+        let now = self.now;
+        self.check.disturb(now);
+        match action {
+            Action::Stop { node } => {
+                if let Some(node) = self.nodes.get_mut(*node) {
+                    node.stopped = true;
+                }
+            }
+            Action::Resume { node: at } => self.resume(*at),
+            Action::Crash { node: at } => {
+                self.crash_disk(*at);
+                if let Some(node) = self.nodes.get_mut(*at) {
+                    let disk = std::mem::take(&mut node.disk);
+                    *node = Node { disk, life: node.life + 1, ..Node::default() };
+                }
+            }
+            Action::Start { node: at } => {
+                if self.nodes.get(*at).is_some_and(|node| node.core.is_none() || node.left) {
+                    self.start(*at);
+                }
+            }
+            Action::Leave { node: at } => {
+                if let Some(core) = self.nodes.get_mut(*at).and_then(|node| node.core.as_mut()) {
+                    core.leave(now);
+                    self.drain(*at);
+                }
+                if let Some(node) = self.nodes.get_mut(*at) {
+                    node.left = true;
+                }
+            }
+            Action::Cut { a, b } => {
+                self.set_way(*a, *b, false);
+                self.set_way(*b, *a, false);
+            }
+            Action::CutOneWay { a, b } => self.set_way(*a, *b, false),
+            Action::Restore { a, b } => {
+                self.set_way(*a, *b, true);
+                self.set_way(*b, *a, true);
+            }
+            Action::Change { a, b, link } => {
+                let edge = self.net.between(*a, *b);
+                if let Some(edge) = edge.and_then(|edge| self.net.get(edge)) {
+                    edge.change(*link);
+                }
+            }
+        }
+    }
+
+    fn set_way(&mut self, from: usize, to: usize, up: bool) {
+        let now = self.now;
+        let Some(edge) = self.net.between(from, to) else { return };
+        let released = self.net.get(edge).map_or_else(Vec::new, |edge| edge.set(now, from, up));
+        for (at, (node, what)) in released {
+            self.push(at, node, what);
+        }
+    }
+
+    /// A stopped process goes on: its timers are late, its socket is full.
+    fn resume(&mut self, at: usize) {
+        let Some(node) = self.nodes.get_mut(at).filter(|node| node.stopped) else { return };
+        node.stopped = false;
+        let inbox = std::mem::take(&mut node.inbox);
+        self.deliver(at, What::Timer);
+        self.mail_timer(at);
+        for what in inbox {
+            self.deliver(at, what);
+        }
+    }
+}
