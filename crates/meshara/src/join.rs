@@ -209,8 +209,10 @@ async fn ask(
             return Err(error.into());
         }
         if Instant::now() + PAUSE >= deadline {
-            let silent =
-                || MemberError::Silent(addrs.first().copied().unwrap_or((Ipv4Addr::UNSPECIFIED, 0).into()));
+            let silent = || {
+                let any = || SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
+                MemberError::Silent(addrs.first().copied().unwrap_or_else(any))
+            };
             return Err(JoinError::NoMember { last: last.unwrap_or_else(silent) });
         }
         tokio::time::sleep(PAUSE).await;

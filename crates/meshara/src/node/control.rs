@@ -379,17 +379,18 @@ impl Control for NodeControl {
                 last_error: known.last_error.clone().filter(|_| !connected),
             }
         });
-        let mut facts = DoctorFacts::default();
-        facts.now = Timestamp::from_unix_ms(UnixMillis::now().0);
-        facts.pid = std::process::id();
-        facts.listen = vec![inner.bound.to_string()];
-        facts.recv_buffer = buffers.map(|(receive, _)| receive as u64);
-        facts.send_buffer = buffers.map(|(_, send)| send as u64);
-        facts.gso_segments = Some(wire.gso_segments() as u64);
-        facts.gro_segments = Some(wire.gro_segments() as u64);
-        facts.certificate_expires_at = Some(timestamp(inner.member.not_after));
-        facts.configured_peers = peers.collect();
-        Ok(facts)
+        Ok(DoctorFacts {
+            now: Timestamp::from_unix_ms(UnixMillis::now().0),
+            pid: std::process::id(),
+            listen: vec![inner.bound.to_string()],
+            recv_buffer: buffers.map(|(receive, _)| receive as u64),
+            send_buffer: buffers.map(|(_, send)| send as u64),
+            gso_segments: Some(wire.gso_segments() as u64),
+            gro_segments: Some(wire.gro_segments() as u64),
+            certificate_expires_at: Some(timestamp(inner.member.not_after)),
+            configured_peers: peers.collect(),
+            ..DoctorFacts::default()
+        })
     }
 
     async fn add_peer(&self, addr: String) -> Result<()> {
