@@ -289,6 +289,12 @@ fn parse<'a>(path: &Path, kind: FileKind, bytes: &'a [u8]) -> Result<(u8, &'a [u
     Ok((protection, head, body))
 }
 
+/// Entry for fuzzing: reads the frame of a file of `kind`; whether it is one.
+#[doc(hidden)]
+pub fn decodes(kind: FileKind, bytes: &[u8]) -> bool {
+    parse(Path::new("fuzzed"), kind, bytes).is_ok()
+}
+
 fn assemble(
     path: &Path,
     kind: FileKind,

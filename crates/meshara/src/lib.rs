@@ -17,4 +17,6 @@ pub use crate::node::{
 #[doc(hidden)]
 pub use crate::node::{decode_announcement, decode_opening};
 pub use crate::store::StoreError;
+#[doc(hidden)]
+pub use crate::store::decodes_row;
 pub use meshara_overlay::Event;

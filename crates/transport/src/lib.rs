@@ -9,6 +9,8 @@ mod counters;
 mod data_plane;
 mod endpoints;
 mod fragment;
+#[doc(hidden)]
+pub mod fuzz;
 mod hop_keys;
 mod hop_link;
 mod link;

@@ -84,8 +84,10 @@ fn parse_hello(bytes: &[u8]) -> Result<Hello, HelloError> {
         Some(&found) => return Err(HelloError::Version { found }),
         None => return Err(HelloError::Malformed),
     }
-    let (hello, rest) = postcard::take_from_bytes(bytes).map_err(|_| HelloError::Malformed)?;
-    if rest.is_empty() { Ok(hello) } else { Err(HelloError::Malformed) }
+    let hello = postcard::from_bytes(bytes).map_err(|_| HelloError::Malformed)?;
+    // postcard takes longer spellings of a number and ignores what follows; the wire form is the one that it writes.
+    let canonical = postcard::to_allocvec(&hello).is_ok_and(|canonical| canonical == bytes);
+    if canonical { Ok(hello) } else { Err(HelloError::Malformed) }
 }
 
 /// The sending half of a control stream.
@@ -173,6 +175,10 @@ mod tests {
         let mut bytes = postcard::to_allocvec(&hello).unwrap();
         bytes.push(0);
         assert!(matches!(parse_hello(&bytes), Err(HelloError::Malformed)));
+        // 1 as a number of two bytes.
+        let long = [1, 0x81, 0, 0, 0, 192, 0, 2, 1, 1];
+        assert!(matches!(parse_hello(&long), Err(HelloError::Malformed)));
+        assert!(parse_hello(&[1, 1, 0, 0, 192, 0, 2, 1, 1]).is_ok());
         assert!(matches!(parse_hello(&[9, 1, 2]), Err(HelloError::Version { found: 9 })));
         assert!(matches!(parse_hello(&[]), Err(HelloError::Malformed)));
     }

@@ -28,6 +28,12 @@ use self::{
     writer::{Request, Writer},
 };
 
+/// Entry for fuzzing: reads `value` as every kind of row of the store; whether it is one of them.
+#[doc(hidden)]
+pub fn decodes_row(value: &[u8]) -> bool {
+    tables::decodes(value)
+}
+
 /// Name of the file inside a home.
 pub(crate) const FILE: &str = "node.redb";
 

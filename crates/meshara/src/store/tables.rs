@@ -142,6 +142,20 @@ pub(super) fn decode_inbox(path: &Path, arrival: u64, value: &[u8]) -> Result<In
     })
 }
 
+/// Entry for fuzzing: reads `value` as every kind of row; whether it is one of them.
+pub(super) fn decodes(value: &[u8]) -> bool {
+    let path = Path::new("fuzzed");
+    let record = |bucket| {
+        decode_record::<String>(bucket, "key", value).is_ok()
+            || decode_record::<Vec<String>>(bucket, "key", value).is_ok()
+            || decode_record::<Vec<std::net::SocketAddr>>(bucket, "key", value).is_ok()
+            || decode_record::<u16>(bucket, "key", value).is_ok()
+    };
+    decode_outbox(path, (&[0; 32], 1), value).is_ok()
+        | decode_inbox(path, 1, value).is_ok()
+        | Bucket::ALL.into_iter().any(record)
+}
+
 /// Bytes of an inbox row that are not its body.
 pub(super) const INBOX_HEADER: usize = 32 + 16 + 8;
 
