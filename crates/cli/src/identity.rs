@@ -4,7 +4,8 @@ use std::path::Path;
 
 use meshara::api::{ApiError, ErrorCode};
 use meshara_identity::home::{self, HomeError, Identity};
-use meshara_identity::{FileError, Passphrase};
+use meshara_identity::issuer::StoreError;
+use meshara_identity::{FileError, IssuerError, Passphrase};
 
 use crate::context::Context;
 
@@ -32,6 +33,14 @@ pub(crate) fn home_error(error: &HomeError) -> ApiError {
         HomeError::Content { .. } | HomeError::OtherNode { .. } => {
             split(ErrorCode::DamagedFile, &error.to_string())
         }
+        HomeError::OtherMesh { .. } => split(ErrorCode::AlreadyInitialised, &error.to_string()),
+        HomeError::Trust(_) => ApiError::new(ErrorCode::DamagedFile, error.to_string())
+            .hint("root.key, issuer.key and membership do not belong together: restore all from the same backup"),
+        HomeError::Issuer(IssuerError::Store(StoreError::File(error))) => file_error(error),
+        HomeError::Issuer(IssuerError::Store(error)) => store_error(error),
+        HomeError::Issuer(IssuerError::NameTaken) => ApiError::new(ErrorCode::NameTaken, error.to_string())
+            .hint("an unfinished init has given this node another name: use that one, or another --home"),
+        HomeError::Issuer(IssuerError::WrongGrant) => split_at(ErrorCode::DamagedFile, &error.to_string(), ": "),
         _ => split(ErrorCode::Internal, &error.to_string()),
     }
 }
@@ -56,9 +65,22 @@ pub(crate) fn file_error(error: &FileError) -> ApiError {
     split(code, &error.to_string())
 }
 
+fn store_error(error: &StoreError) -> ApiError {
+    let code = match error {
+        StoreError::InUse { .. } => ErrorCode::AlreadyRunning,
+        StoreError::OtherMesh { .. } | StoreError::DamagedRecord => ErrorCode::DamagedFile,
+        _ => ErrorCode::Io,
+    };
+    split(code, &error.to_string())
+}
+
 /// The errors of the identity files say what is wrong, then after a semicolon what to do.
 pub(crate) fn split(code: ErrorCode, text: &str) -> ApiError {
-    match text.rsplit_once("; ") {
+    split_at(code, text, "; ")
+}
+
+fn split_at(code: ErrorCode, text: &str, separator: &str) -> ApiError {
+    match text.rsplit_once(separator) {
         Some((message, hint)) => ApiError::new(code, message).hint(hint),
         None => ApiError::new(code, text),
     }

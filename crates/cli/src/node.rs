@@ -21,30 +21,34 @@ pub(crate) async fn up(
     config: Config,
     stop: impl Future<Output = io::Result<()>>,
 ) -> Result<(), Failure> {
+    let mut stop = std::pin::pin!(async {
+        // Without signal handlers only SIGKILL ends the node, and then there is nothing to do in order.
+        if stop.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    });
     let mut builder = Node::builder().home(&context.home).config(config).control_socket(true);
     if let Some(passphrase) = identity::passphrase(context)? {
         builder = builder.passphrase(passphrase);
     }
-    let node = builder.build().await.map_err(|error| build_error(&error))?;
+    let node = tokio::select! {
+        built = builder.build() => built.map_err(|error| build_error(&error))?,
+        // Nothing has been told to anybody yet, and the store takes an end at any time.
+        () = &mut stop => return Ok(()),
+    };
     let member = node.member();
     if context.json {
         output::json(&json!({
             "node_id": member.node_id.to_string(),
             "name": member.name.as_str(),
             "mesh": member.spiffe_id.mesh().as_str(),
-            "listen": node.local_addr().to_string(),
+            "listen": [node.local_addr().to_string()],
         }))?;
     } else {
         let (name, mesh) = (&member.name, member.spiffe_id.mesh());
         output::line(format!("{name} of mesh {mesh} is up, listening on {}", node.local_addr()))?;
     }
-    node.run_until(async {
-        // Without signal handlers only SIGKILL ends the node, and then there is nothing to do in order.
-        if stop.await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    })
-    .await;
+    node.run_until(stop).await;
     Ok(())
 }
 
@@ -92,6 +96,7 @@ fn build_error(error: &BuildError) -> ApiError {
     let text = error.to_string();
     match error {
         BuildError::Home(error) => identity::home_error(error),
+        BuildError::Interrupted => ApiError::new(ErrorCode::Interrupted, text),
         BuildError::Config(error) => config_error(error),
         BuildError::Lock(LockError::Held { .. }) => ApiError::new(ErrorCode::AlreadyRunning, text)
             .hint("stop it first, or give this one another --home"),
@@ -104,8 +109,6 @@ fn build_error(error: &BuildError) -> ApiError {
             ApiError::new(ErrorCode::AddressInUse, text).hint("choose another --listen address")
         }
         BuildError::Bind { .. } | BuildError::Control(_) | BuildError::Lock(_) => ApiError::new(ErrorCode::Io, text),
-        BuildError::SeveralAddresses(_) => ApiError::new(ErrorCode::InvalidArgument, text)
-            .hint("give one; an unspecified address listens on every interface"),
         _ => ApiError::new(ErrorCode::Internal, text),
     }
 }

@@ -285,7 +285,7 @@ fn doctor_looks_at_a_home_without_a_node() {
     let home = dir.path().join("a");
     assert!(at(&home, &["init", "--mesh", "lab", "--name", "a"]).status.success());
     // A free port of our own, so that a node that happens to run here changes nothing.
-    std::fs::write(home.join("config.toml"), "listen = ['127.0.0.1:0']\npeers = ['127.0.0.1:9']\n").unwrap();
+    std::fs::write(home.join("config.toml"), "listen = '127.0.0.1:0'\npeers = ['127.0.0.1:9']\n").unwrap();
     let output = at(&home, &["doctor", "--json"]);
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     let level = |name: &str| {

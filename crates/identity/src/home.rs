@@ -48,15 +48,25 @@ pub enum HomeError {
         /// What is wrong.
         error: MembershipError,
     },
-    /// Keystore and membership are not of the same node.
+    /// The keystore and another file are not of the same node.
     #[error("{path}: belongs to node {found}, the keystore to {expected}; restore both from the same backup", path = path.display())]
     OtherNode {
-        /// The membership file.
+        /// The membership or issuer file.
         path: PathBuf,
         /// Node of the keystore.
         expected: NodeId,
-        /// Node of the membership.
+        /// Node of that file.
         found: NodeId,
+    },
+    /// The issuer's files are of another mesh than the one that is being made.
+    #[error("{path}: an unfinished init of mesh {found} left it, this one makes {expected}; finish that with --mesh {found}, or use another --home", path = path.display())]
+    OtherMesh {
+        /// The issuer's key file.
+        path: PathBuf,
+        /// Mesh that is being made.
+        expected: MeshName,
+        /// Mesh of the file.
+        found: MeshName,
     },
     /// The issuer.
     #[error(transparent)]
@@ -107,8 +117,9 @@ struct RootContent {
     seeds: [[u8; 32]; 2],
 }
 
-/// `init`: makes root, issuer, keystore, own leaf. Nothing that exists is overwritten; a keystore left by a refused
-/// join is used again.
+/// `init`: makes root, issuer, keystore, own leaf. The membership comes last and makes the home a member's: until it is there
+/// nothing counts as made. Each file that is there already is used as it is and never overwritten, so an interrupted `init`
+/// is finished by the next one, a keystore left by a refused join serves, and a mesh begins from an imported root.
 pub fn create_mesh(
     home: &Path,
     mesh: &MeshName,
@@ -116,21 +127,15 @@ pub fn create_mesh(
     passphrase: Option<&Passphrase>,
     now: UnixMillis,
 ) -> Result<Identity, HomeError> {
-    for file in [MEMBERSHIP, ROOT_KEY, ISSUER_KEY, ISSUER_STATE] {
-        refuse_existing(&home.join(file))?;
-    }
+    refuse_existing(&home.join(MEMBERSHIP))?;
     let (node, routing) = load_or_create_keys(home, passphrase)?;
-    let root = RootKey::generate()?;
-    let issuer_key = IssuerKey::generate()?;
-    let grant = issuer_key.grant(&root, mesh, node.node_id(), 1, now)?;
+    let root = load_or_create_root(home, passphrase)?;
+    let (issuer_key, grant) = load_or_create_issuer(home, &root, mesh, node.node_id(), passphrase, now)?;
     let anchors = TrustAnchors::new(root.public().clone(), mesh.clone(), vec![grant.clone()])?;
 
-    write_root(&home.join(ROOT_KEY), FileKind::Root, &root, passphrase)?;
-    let content = IssuerContent { seed: **issuer_key.seed(), grant: grant.clone() };
-    let bytes = Zeroizing::new(wire::encode(&content)?);
-    sealed::create(&home.join(ISSUER_KEY), FileKind::Issuer, &bytes, passphrase)?;
-
-    let issuer = Issuer::create(&home.join(ISSUER_STATE), issuer_key, grant, anchors.clone())?;
+    let state = home.join(ISSUER_STATE);
+    let make = if exists(&state) { Issuer::open } else { Issuer::create };
+    let issuer = make(&state, issuer_key, grant, anchors.clone())?;
     let leaf_key = LeafKey::generate()?;
     let leaf = issuer.enrol_self(name, node.node_id(), routing.public_key(), leaf_key.public_key(), now)?;
     let path = home.join(MEMBERSHIP);
@@ -147,7 +152,10 @@ pub fn begin_join(
     passphrase: Option<&Passphrase>,
     now: UnixMillis,
 ) -> Result<(JoinClient, NodeKey, RoutingKey), HomeError> {
-    refuse_existing(&home.join(MEMBERSHIP))?;
+    // A home with an issuer is the beginning of a mesh of its own.
+    for file in [MEMBERSHIP, ISSUER_KEY, ISSUER_STATE] {
+        refuse_existing(&home.join(file))?;
+    }
     let (node, routing) = load_or_create_keys(home, passphrase)?;
     let client = JoinClient::new(ticket, name, &node, &routing, now)?;
     Ok((client, node, routing))
@@ -207,12 +215,8 @@ pub fn open_issuer(
     if !is_issuer(home) {
         return Ok(None);
     }
-    let path = home.join(ISSUER_KEY);
-    let bytes = sealed::read(&path, FileKind::Issuer, passphrase)?;
-    let content: IssuerContent = decode_content(&path, &bytes)?;
-    let key = IssuerKey::from_seed(Zeroizing::new(content.seed))?;
-    let state = home.join(ISSUER_STATE);
-    Ok(Some(Issuer::open(&state, key, content.grant.clone(), anchors.clone())?))
+    let (key, grant) = load_issuer_key(&home.join(ISSUER_KEY), passphrase)?;
+    Ok(Some(Issuer::open(&home.join(ISSUER_STATE), key, grant, anchors.clone())?))
 }
 
 /// Loads the mesh root of the node that made the mesh.
@@ -253,8 +257,12 @@ pub fn decodes(bytes: &[u8]) -> bool {
         || decode_content::<RootContent>(path, bytes).is_ok()
 }
 
+fn exists(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}
+
 fn refuse_existing(path: &Path) -> Result<(), FileError> {
-    if path.symlink_metadata().is_ok() {
+    if exists(path) {
         return Err(FileError::AlreadyExists { path: path.to_owned() });
     }
     Ok(())
@@ -274,7 +282,7 @@ fn load_or_create_keys(
 ) -> Result<(NodeKey, RoutingKey), HomeError> {
     sealed::private_directory(home)?;
     let path = home.join(KEYSTORE);
-    if path.symlink_metadata().is_ok() {
+    if exists(&path) {
         return load_keys(&path, passphrase);
     }
     let (node, routing) = (NodeKey::generate()?, RoutingKey::generate()?);
@@ -289,6 +297,53 @@ fn load_keys(path: &Path, passphrase: Option<&Passphrase>) -> Result<(NodeKey, R
     let content: KeystoreContent = decode_content(path, &bytes)?;
     let node = NodeKey::from_seed(Zeroizing::new(content.node))?;
     Ok((node, RoutingKey::from_seed(Zeroizing::new(content.routing))?))
+}
+
+fn load_or_create_root(home: &Path, passphrase: Option<&Passphrase>) -> Result<RootKey, HomeError> {
+    let path = home.join(ROOT_KEY);
+    if exists(&path) {
+        return read_root(&path, FileKind::Root, passphrase);
+    }
+    let root = RootKey::generate()?;
+    write_root(&path, FileKind::Root, &root, passphrase)?;
+    Ok(root)
+}
+
+fn load_or_create_issuer(
+    home: &Path,
+    root: &RootKey,
+    mesh: &MeshName,
+    node: NodeId,
+    passphrase: Option<&Passphrase>,
+    now: UnixMillis,
+) -> Result<(IssuerKey, IssuerGrant), HomeError> {
+    let path = home.join(ISSUER_KEY);
+    if exists(&path) {
+        let (key, grant) = load_issuer_key(&path, passphrase)?;
+        let (found, issuer) = (&grant.statement.mesh, grant.statement.issuer);
+        if found != mesh {
+            return Err(HomeError::OtherMesh { path, expected: mesh.clone(), found: found.clone() });
+        }
+        if issuer != node {
+            return Err(HomeError::OtherNode { path, expected: node, found: issuer });
+        }
+        return Ok((key, grant));
+    }
+    let key = IssuerKey::generate()?;
+    let grant = key.grant(root, mesh, node, 1, now)?;
+    let content = IssuerContent { seed: **key.seed(), grant: grant.clone() };
+    let bytes = Zeroizing::new(wire::encode(&content)?);
+    sealed::create(&path, FileKind::Issuer, &bytes, passphrase)?;
+    Ok((key, grant))
+}
+
+fn load_issuer_key(
+    path: &Path,
+    passphrase: Option<&Passphrase>,
+) -> Result<(IssuerKey, IssuerGrant), HomeError> {
+    let bytes = sealed::read(path, FileKind::Issuer, passphrase)?;
+    let content: IssuerContent = decode_content(path, &bytes)?;
+    Ok((IssuerKey::from_seed(Zeroizing::new(content.seed))?, content.grant.clone()))
 }
 
 fn write_root(

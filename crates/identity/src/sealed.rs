@@ -241,8 +241,7 @@ pub fn create(
     }
     let bytes = assemble(path, kind, payload, passphrase)?;
     let temporary = write_temporary(path, &bytes)?;
-    // A hard link, unlike a rename, fails when the name exists: nothing is ever overwritten, not even in a race.
-    let linked = fs::hard_link(&temporary, path).map_err(|error| FileError::io(path, "create", &error));
+    let linked = link(&temporary, path);
     let removed = fs::remove_file(&temporary).map_err(|error| FileError::io(&temporary, "remove", &error));
     linked?;
     removed?;
@@ -386,27 +385,35 @@ fn derive(
     Ok(LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key.as_slice()).map_err(|_| rejected())?))
 }
 
-fn write_temporary(path: &Path, bytes: &[u8]) -> Result<PathBuf, FileError> {
+/// Gives a finished file its name. A hard link, unlike a rename, fails when the name exists: nothing is ever overwritten, not
+/// even in a race.
+pub(crate) fn link(temporary: &Path, path: &Path) -> Result<(), FileError> {
+    fs::hard_link(temporary, path).map_err(|error| FileError::io(path, "create", &error))
+}
+
+/// A new file beside `path`, open for reading and writing.
+pub(crate) fn temporary(path: &Path) -> Result<(PathBuf, File), FileError> {
     let suffix = random::<8>().map_err(|error| FileError::key(path, error))?;
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".new-{}", HEXLOWER.encode(suffix.as_slice())));
     let temporary = path.with_file_name(name);
-    let written = private_options()
+    let file = private_options()
+        .read(true)
         .write(true)
         .create_new(true)
         .open(&temporary)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
-    match written {
+        .map_err(|error| FileError::io(path, "write", &error))?;
+    Ok((temporary, file))
+}
+
+fn write_temporary(path: &Path, bytes: &[u8]) -> Result<PathBuf, FileError> {
+    let (temporary, mut file) = temporary(path)?;
+    match file.write_all(bytes).and_then(|()| file.sync_all()) {
         Ok(()) => Ok(temporary),
         Err(error) => {
             // Best effort: what could not be written is of no use, and the first error is the one to tell.
             let _ = fs::remove_file(&temporary);
-            Err(FileError::Io {
-                path: path.to_owned(),
-                action: "write",
-                kind: error.kind(),
-                message: error.to_string(),
-            })
+            Err(FileError::io(path, "write", &error))
         }
     }
 }

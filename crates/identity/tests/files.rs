@@ -60,6 +60,57 @@ fn an_identity_survives_a_restart_and_is_never_overwritten() {
 }
 
 #[test]
+fn an_interrupted_init_is_finished_by_the_next_one() {
+    use home::ISSUER_KEY;
+    let order = [KEYSTORE, ROOT_KEY, ISSUER_KEY, ISSUER_STATE, MEMBERSHIP];
+    let passphrase = Passphrase::new(b"right").unwrap();
+    for written in 0..order.len() {
+        let dir = TempDir::new().unwrap();
+        let home = dir.path();
+        let first = make(home, Some(&passphrase));
+        for file in &order[written..] {
+            fs::remove_file(home.join(file)).unwrap();
+        }
+        let kept: Vec<_> = order[..written].iter().map(|file| fs::read(home.join(file)).unwrap()).collect();
+        if written > 2 {
+            let other = create_mesh(home, &"x".parse().unwrap(), &"a".parse().unwrap(), Some(&passphrase), NOW);
+            assert!(matches!(other.unwrap_err(), HomeError::OtherMesh { .. }), "{written} files");
+        }
+        if written > 0 {
+            let unsealed = create_mesh(home, &"lab".parse().unwrap(), &"alice".parse().unwrap(), None, NOW);
+            let path = home.join(KEYSTORE);
+            assert_eq!(file_error(unsealed.unwrap_err()), FileError::PassphraseRequired { path });
+        }
+        let made = make(home, Some(&passphrase));
+        assert_eq!(made.node.node_id() == first.node.node_id(), written > 0);
+        let same_root = made.membership.anchors().root() == first.membership.anchors().root();
+        assert_eq!(same_root, written > 1);
+        for (file, bytes) in order.iter().zip(kept).filter(|(file, _)| **file != ISSUER_STATE) {
+            assert_eq!(fs::read(home.join(file)).unwrap(), bytes, "{file} changed");
+        }
+        home::load(home, Some(&passphrase)).unwrap();
+        assert!(home::open_issuer(home, made.membership.anchors(), Some(&passphrase)).unwrap().is_some());
+    }
+}
+
+#[test]
+fn a_mesh_begins_from_an_imported_root_and_a_home_with_an_issuer_does_not_join() {
+    let dir = TempDir::new().unwrap();
+    let (one, two, backup) = (dir.path().join("1"), dir.path().join("2"), dir.path().join("backup"));
+    let passphrase = Passphrase::new(b"p").unwrap();
+    let made = make(&one, None);
+    home::export_root(&one, None, &backup, &passphrase).unwrap();
+    home::import_root(&two, None, &backup, &passphrase).unwrap();
+    let again = make(&two, None);
+    assert_eq!(again.membership.anchors().root(), made.membership.anchors().root());
+    let issuer = home::open_issuer(&two, again.membership.anchors(), None).unwrap().unwrap();
+    let ticket = issuer.invite(std::time::Duration::from_secs(60), 1, Vec::new(), NOW).unwrap().ticket;
+    fs::remove_file(one.join(MEMBERSHIP)).unwrap();
+    let join = home::begin_join(&one, ticket, "bob".parse().unwrap(), None, NOW).unwrap_err();
+    assert_eq!(file_error(join), FileError::AlreadyExists { path: one.join(home::ISSUER_KEY) });
+}
+
+#[test]
 fn passphrases() {
     let dir = TempDir::new().unwrap();
     let (home, backup) = (dir.path().join("home"), dir.path().join("backup"));

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use meshara_transport::quic::CongestionControl;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Name of the file inside a home.
@@ -24,8 +25,9 @@ pub const MAX_CONFIGURED_PEERS: usize = 256;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// UDP addresses to listen on. Empty: all interfaces, [`DEFAULT_PORT`].
-    pub listen: Vec<SocketAddr>,
+    /// UDP address to listen on. None: all interfaces, [`DEFAULT_PORT`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<SocketAddr>,
     /// Neighbours to keep a link with, beside those remembered from `join`.
     pub peers: Vec<PeerAddr>,
     /// Whether to find neighbours by LAN multicast and be found.
@@ -34,11 +36,20 @@ pub struct Config {
     pub auto: bool,
     /// Whether sessions may go straight to the peer; `false` keeps them on the overlay.
     pub direct: bool,
+    /// Congestion control of sessions: `bbr`, `cubic` or `newreno`.
+    pub congestion: CongestionControl,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { listen: Vec::new(), peers: Vec::new(), multicast: true, auto: true, direct: true }
+        Self {
+            listen: None,
+            peers: Vec::new(),
+            multicast: true,
+            auto: true,
+            direct: true,
+            congestion: CongestionControl::default(),
+        }
     }
 }
 
@@ -239,17 +250,18 @@ mod tests {
     #[test]
     fn every_key_reads() {
         let config = parse(
-            "listen = ['127.0.0.1:1', '[::]:2']\npeers = ['a.example:3', '192.0.2.1:4']\nmulticast = false\nauto = false\ndirect = false\n",
+            "listen = '[::]:2'\npeers = ['a.example:3', '192.0.2.1:4']\nmulticast = false\nauto = false\ndirect = false\ncongestion = 'cubic'\n",
         )
         .unwrap();
         assert_eq!(
             config,
             Config {
-                listen: vec!["127.0.0.1:1".parse().unwrap(), "[::]:2".parse().unwrap()],
+                listen: Some("[::]:2".parse().unwrap()),
                 peers: vec!["a.example:3".parse().unwrap(), "192.0.2.1:4".parse().unwrap()],
                 multicast: false,
                 auto: false,
                 direct: false,
+                congestion: CongestionControl::Cubic,
             }
         );
         assert_eq!(parse(&toml::to_string(&config).unwrap()), Ok(config));

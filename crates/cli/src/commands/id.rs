@@ -2,6 +2,7 @@
 
 use clap::Args;
 use meshara::api::{ErrorCode, IdInfo};
+use meshara_identity::Identity;
 
 use crate::context::Context;
 use crate::failure::Failure;
@@ -18,9 +19,15 @@ use crate::output;
 pub(crate) struct IdArgs {}
 
 pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
-    let id = match context.client().id().await {
-        Ok(id) => id,
-        Err(error) if matches!(error.code, ErrorCode::NotRunning | ErrorCode::Timeout) => stored(context)?,
+    // The home says it at once, also when the node hangs; only what is sealed has to be asked for.
+    let id = match identity::load(context) {
+        Ok(identity) => info(&identity),
+        Err(sealed) if sealed.code == ErrorCode::Passphrase => {
+            context.client().id().await.map_err(|error| match error.code {
+                ErrorCode::NotRunning => sealed,
+                _ => error,
+            })?
+        }
         Err(error) => return Err(error.into()),
     };
     if context.json {
@@ -30,12 +37,11 @@ pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
-fn stored(context: &Context) -> Result<IdInfo, Failure> {
-    let identity = identity::load(context)?;
+fn info(identity: &Identity) -> IdInfo {
     let member = identity.membership.member();
-    Ok(IdInfo {
+    IdInfo {
         node_id: member.node_id.to_string(),
         name: member.name.to_string(),
         mesh: identity.membership.anchors().mesh().to_string(),
-    })
+    }
 }

@@ -1,9 +1,10 @@
 //! `meshara root`: the mesh root's backup.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use meshara_identity::home;
+use meshara::api::{ApiError, ErrorCode};
+use meshara_identity::{Passphrase, home};
 use serde_json::json;
 
 use crate::context::Context;
@@ -11,10 +12,11 @@ use crate::failure::Failure;
 use crate::identity;
 use crate::output;
 
-/// Back up the mesh root
+/// Back up the mesh root, or restore it
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  meshara root export --to root.backup --seal-with passphrase.txt")]
+  meshara root export --to root.backup --seal-with passphrase.txt
+  meshara root import --from root.backup --sealed-with passphrase.txt")]
 pub(crate) struct RootArgs {
     #[command(subcommand)]
     command: RootCommand,
@@ -36,29 +38,65 @@ enum RootCommand {
         #[arg(long, value_name = "FILE")]
         seal_with: Option<PathBuf>,
     },
+    /// Put the mesh root of a backup into a home that has none
+    ///
+    /// `meshara init` in that home then begins with this root: tickets name the same mesh as before. Nothing is overwritten.
+    #[command(after_help = "Examples:
+  meshara root import --from root.backup --sealed-with passphrase.txt
+  meshara --home /srv/new root import --from root.backup --sealed-with p.txt && meshara --home /srv/new init --mesh lab --name alice")]
+    Import {
+        /// Backup to read
+        #[arg(long, value_name = "FILE")]
+        from: PathBuf,
+        /// File with the passphrase of the backup [default: that of --passphrase-file]
+        #[arg(long, value_name = "FILE")]
+        sealed_with: Option<PathBuf>,
+    },
 }
 
 pub(crate) fn run(args: RootArgs, context: &Context) -> Result<(), Failure> {
-    let RootCommand::Export { to, seal_with } = args.command;
     let own = identity::passphrase(context)?;
-    let backup = match (seal_with, &own) {
-        (Some(file), _) => identity::passphrase_of(&file)?,
-        (None, Some(own)) => own.clone(),
-        (None, None) => {
-            return Err(meshara::api::ApiError::new(
-                meshara::api::ErrorCode::Usage,
-                "a backup of the mesh root is always sealed, and no passphrase was given",
-            )
-            .hint("write a passphrase to a file and give it with --seal-with FILE")
-            .into());
+    match args.command {
+        RootCommand::Export { to, seal_with } => {
+            let backup = backup_passphrase(seal_with.as_deref(), own.as_ref(), "--seal-with")?;
+            home::export_root(&context.home, own.as_ref(), &to, &backup)
+                .map_err(|error| identity::home_error(&error))?;
+            if context.json {
+                return Ok(output::json(&json!({ "file": to }))?);
+            }
+            output::line(format!("wrote the sealed mesh root to {}", to.display()))?;
+            output::line("keep it and its passphrase apart, and away from this machine")?;
         }
-    };
-    home::export_root(&context.home, own.as_ref(), &to, &backup)
-        .map_err(|error| identity::home_error(&error))?;
-    if context.json {
-        return Ok(output::json(&json!({ "file": to }))?);
+        RootCommand::Import { from, sealed_with } => {
+            let backup = backup_passphrase(sealed_with.as_deref(), own.as_ref(), "--sealed-with")?;
+            let root = home::import_root(&context.home, own.as_ref(), &from, &backup)
+                .map_err(|error| identity::home_error(&error))?;
+            let mesh_id = root.public().fingerprint().to_string();
+            if context.json {
+                return Ok(output::json(&json!({ "mesh_id": mesh_id, "home": context.home }))?);
+            }
+            output::line(format!("put the mesh root {mesh_id} into {}", context.home.display()))?;
+            let paint = output::stdout_paint();
+            output::line(paint.dim("next: `meshara init` with the mesh's name makes an issuer under this root"))?;
+        }
     }
-    output::line(format!("wrote the sealed mesh root to {}", to.display()))?;
-    output::line("keep it and its passphrase apart, and away from this machine")?;
     Ok(())
+}
+
+/// The passphrase of a backup: of its own file, else the keystore's.
+fn backup_passphrase(
+    file: Option<&Path>,
+    own: Option<&Passphrase>,
+    flag: &str,
+) -> Result<Passphrase, Failure> {
+    match (file, own) {
+        (Some(file), _) => Ok(identity::passphrase_of(file)?),
+        (None, Some(own)) => Ok(own.clone()),
+        (None, None) => Err(ApiError::new(
+            ErrorCode::Usage,
+            "a backup of the mesh root is always sealed, and no passphrase was given",
+        )
+        .hint(format!("write the passphrase to a file and give it with {flag} FILE"))
+        .into()),
+    }
 }

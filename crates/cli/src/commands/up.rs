@@ -26,9 +26,9 @@ use crate::node;
 Environment:
   MESHARA_LOG  what to log, such as debug or meshara=debug,warn [default: info]")]
 pub(crate) struct UpArgs {
-    /// UDP address to listen on; repeatable [default: all interfaces, port 6374]
+    /// UDP address to listen on, IP:PORT [default: all interfaces, port 6374]
     #[arg(long, value_name = "ADDR")]
-    listen: Vec<SocketAddr>,
+    listen: Option<SocketAddr>,
     /// Neighbour to keep a link with, HOST:PORT; repeatable
     #[arg(long, value_name = "ADDR")]
     peer: Vec<PeerAddr>,
@@ -68,9 +68,7 @@ pub(crate) async fn run(args: UpArgs, context: &Context) -> Result<(), Failure> 
 
 /// The file's configuration with the flags over it.
 fn configured(mut config: Config, args: UpArgs) -> Config {
-    if !args.listen.is_empty() {
-        config.listen = args.listen;
-    }
+    config.listen = args.listen.or(config.listen);
     for peer in args.peer {
         if !config.peers.contains(&peer) {
             config.peers.push(peer);
@@ -153,7 +151,7 @@ mod tests {
     #[test]
     fn flags_override_the_file_and_add_peers() {
         let file = Config {
-            listen: vec!["127.0.0.1:1".parse().unwrap()],
+            listen: Some("127.0.0.1:1".parse().unwrap()),
             peers: vec!["a:1".parse().unwrap()],
             multicast: true,
             auto: false,
@@ -161,7 +159,7 @@ mod tests {
         };
         let flags = args(&["--listen", "127.0.0.1:2", "--peer", "b:1", "--peer", "a:1", "--no-multicast"]);
         let config = configured(file.clone(), flags);
-        assert_eq!(config.listen, ["127.0.0.1:2".parse().unwrap()]);
+        assert_eq!(config.listen, Some("127.0.0.1:2".parse().unwrap()));
         assert_eq!(config.peers, ["a:1".parse().unwrap(), "b:1".parse().unwrap()]);
         assert_eq!((config.multicast, config.auto, config.direct), (false, false, true));
         assert_eq!(configured(file.clone(), args(&[])), file);

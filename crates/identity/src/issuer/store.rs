@@ -87,13 +87,21 @@ pub(super) struct Store {
 }
 
 impl Store {
+    /// Makes the file under another name first, so that an interruption leaves no half a store.
     pub(super) fn create(path: &Path, mesh: &MeshId) -> Result<Self, StoreError> {
-        let file = sealed::private_options()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(path)
-            .map_err(|error| FileError::io(path, "create", &error))?;
+        let (temporary, file) = sealed::temporary(path)?;
+        let made = Self::make(&temporary, file, mesh).and_then(|store| {
+            sealed::link(&temporary, path)?;
+            Ok(store)
+        });
+        let removed = std::fs::remove_file(&temporary);
+        let store = made?;
+        removed.map_err(|error| FileError::io(&temporary, "remove", &error))?;
+        sealed::sync_directory(path)?;
+        Ok(store)
+    }
+
+    fn make(path: &Path, file: File, mesh: &MeshId) -> Result<Self, StoreError> {
         let store = Self { db: open_database(path, file)? };
         let txn = store.db.begin_write()?;
         {
@@ -107,7 +115,6 @@ impl Store {
             txn.open_table(SERIALS)?;
         }
         txn.commit()?;
-        sealed::sync_directory(path)?;
         Ok(store)
     }
 

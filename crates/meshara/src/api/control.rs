@@ -1,4 +1,4 @@
-//! What the control API needs of a node. [`crate::Node`] implements it; tests implement it in memory.
+//! What the control API needs of a node. [`crate::Node::control`] gives it; tests implement it in memory.
 
 use std::future::Future;
 use std::time::Duration;

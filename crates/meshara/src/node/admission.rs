@@ -33,6 +33,8 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(8);
 const ISSUER_TIMEOUT: Duration = Duration::from_secs(4);
 /// Close code of a join that was refused before it was read. Above the codes of links.
 pub(crate) const CLOSE_BUSY: u32 = 0x201;
+/// Close code of a join of another version.
+const CLOSE_VERSION: u32 = 0x202;
 
 /// Everything that admission needs.
 pub(crate) struct Admission {
@@ -72,6 +74,8 @@ impl Admission {
         let mut version = [0];
         receive.read_exact(&mut version).await.ok()?;
         if version != [JOIN_VERSION] {
+            let reason = format!("this member speaks version {JOIN_VERSION} of the join protocol: update the older of the two");
+            connection.close(CLOSE_VERSION.into(), reason.as_bytes());
             return None;
         }
         write_frame(&mut send, &self.info.encode().ok()?).await.ok()?;

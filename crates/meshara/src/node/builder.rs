@@ -2,15 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use meshara_identity::home::HomeError;
-use meshara_identity::{LeafError, NodeId, Passphrase, UnixMillis};
-use meshara_messaging::LoadError;
+use meshara_identity::{Identity, Issuer, LeafError, NodeId, Passphrase, UnixMillis};
+use meshara_messaging::{LoadError, Snapshot};
 use meshara_overlay::{Core, Identity as OverlayIdentity, KnownNode, KnownOrigin, MemberError};
-use meshara_transport::quic::CongestionControl;
 use meshara_transport::tls::{Tls, TlsError, TlsMaterial};
 use meshara_transport::{DataPlane, Endpoints, Wire, any_address};
 use rand::rngs::OsRng;
@@ -40,7 +39,6 @@ pub struct Builder {
     passphrase: Option<Passphrase>,
     config: Option<Config>,
     control_socket: bool,
-    congestion: CongestionControl,
 }
 
 /// Why a node could not be built.
@@ -79,12 +77,12 @@ pub enum BuildError {
         /// Why.
         error: std::io::Error,
     },
-    /// More than one address to listen on.
-    #[error("a node listens on one UDP address, {0} are given")]
-    SeveralAddresses(usize),
     /// The control socket.
     #[error("can't make the control socket: {0}")]
     Control(std::io::Error),
+    /// The runtime ended while the home was being opened.
+    #[error("the runtime is stopping")]
+    Interrupted,
     /// The system gives no randomness.
     #[error("the system gives no random numbers: {0}")]
     Random(rand::rand_core::OsError),
@@ -115,29 +113,22 @@ impl Builder {
         self
     }
 
-    /// Congestion control of sessions that this node takes part in.
-    pub fn congestion_control(mut self, control: CongestionControl) -> Self {
-        self.congestion = control;
-        self
-    }
-
     /// Starts the node. Must be called inside a tokio runtime with time and IO.
     ///
     /// # Errors
     /// [`BuildError`]; nothing runs then.
     pub async fn build(self) -> Result<Node, BuildError> {
-        let Self { home, passphrase, config, control_socket, congestion } = self;
-        let passphrase = passphrase.as_ref();
+        let Self { home, passphrase, config, control_socket } = self;
         let config = config.map_or_else(|| Config::load(&home), Ok)?;
-        let identity = meshara_identity::home::load(&home, passphrase)?;
-        let lock = Lock::take(&home)?;
+        // Opening a sealed or a large file takes long; whoever waits for the node can give up meanwhile.
+        let opening = home.clone();
+        let opened = tokio::task::spawn_blocking(move || Opened::from_home(&opening, passphrase.as_ref()));
+        let Opened { identity, lock, issuer, store, snapshot } =
+            opened.await.map_err(|_| BuildError::Interrupted)??;
         let membership = identity.membership;
         let now_unix = UnixMillis::now();
-        membership.valid_at(now_unix)?;
         let member = membership.member().clone();
         let anchors = Arc::new(membership.anchors().clone());
-        let issuer = meshara_identity::home::open_issuer(&home, &anchors, passphrase)?;
-        let (store, snapshot) = Store::open(&home.join(store::FILE))?;
         let wire = bind(&config, &store).await?;
         let bound = wire.local_addr().map_err(|error| BuildError::Bind { addr: any_address(0), error })?;
         store.put(store::Bucket::Settings, PORT_KEY, &bound.port()).await?;
@@ -154,7 +145,7 @@ impl Builder {
         let reset_key = reset_key(&identity.routing);
         let tls = Arc::new(Tls::new(&TlsMaterial::new(&membership).map_err(TlsError::from)?)?);
         let (plane, plane_events) = DataPlane::new(member.address, wire);
-        let endpoints = Endpoints::new(plane.clone(), tls, congestion, &reset_key)
+        let endpoints = Endpoints::new(plane.clone(), tls, config.congestion, &reset_key)
             .map_err(|error| BuildError::Bind { addr: bound, error })?;
         let endpoints = Arc::new(endpoints);
 
@@ -225,6 +216,26 @@ impl Builder {
     }
 }
 
+/// What a node needs of its home.
+struct Opened {
+    identity: Identity,
+    lock: Lock,
+    issuer: Option<Issuer>,
+    store: Store,
+    snapshot: Snapshot,
+}
+
+impl Opened {
+    fn from_home(home: &Path, passphrase: Option<&Passphrase>) -> Result<Self, BuildError> {
+        let identity = meshara_identity::home::load(home, passphrase)?;
+        let lock = Lock::take(home)?;
+        identity.membership.valid_at(UnixMillis::now())?;
+        let issuer = meshara_identity::home::open_issuer(home, identity.membership.anchors(), passphrase)?;
+        let (store, snapshot) = Store::open(&home.join(store::FILE))?;
+        Ok(Self { identity, lock, issuer, store, snapshot })
+    }
+}
+
 /// Setting that remembers the UDP port.
 const PORT_KEY: &str = "port";
 /// Setting that remembers where the members were that the ticket named.
@@ -279,25 +290,19 @@ async fn start(
 /// Binds the UDP socket: the configured address, else all interfaces on the port of last time, else the default port. A port that
 /// wasn't asked for and is taken gives way to any free one, so that a second home on a machine just works.
 async fn bind(config: &Config, store: &Store) -> Result<Wire, BuildError> {
-    if let [addr] = config.listen.as_slice() {
-        return Wire::bind(*addr).map_err(|error| BuildError::Bind { addr: *addr, error });
-    }
-    if config.listen.len() > 1 {
-        return Err(BuildError::SeveralAddresses(config.listen.len()));
+    if let Some(addr) = config.listen {
+        return Wire::bind(addr).map_err(|error| BuildError::Bind { addr, error });
     }
     let remembered: Option<u16> = store.get(store::Bucket::Settings, PORT_KEY).await?;
-    let ports = remembered.into_iter().chain([DEFAULT_PORT, 0]);
-    let mut failed = None;
-    for port in ports {
-        let v4 = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port);
-        for addr in [any_address(port), v4] {
-            match Wire::bind(addr) {
-                Ok(wire) => return Ok(wire),
-                Err(error) => failed = Some(BuildError::Bind { addr, error }),
+    for port in remembered.into_iter().chain([DEFAULT_PORT, 0]) {
+        for addr in [any_address(port), SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port)] {
+            if let Ok(wire) = Wire::bind(addr) {
+                return Ok(wire);
             }
         }
     }
-    Err(failed.unwrap_or(BuildError::SeveralAddresses(0)))
+    let addr = any_address(0);
+    Wire::bind(addr).map_err(|error| BuildError::Bind { addr, error })
 }
 
 /// Secret for stateless resets, the same in every life of the node: derived from a signature of its routing key, which is

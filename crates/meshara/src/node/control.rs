@@ -45,6 +45,7 @@ const UNREAD: usize = 512;
 const TICKET_ADDRS: usize = 8;
 
 /// The node's side of the control API.
+#[derive(Clone)]
 pub(crate) struct NodeControl(pub(crate) Arc<Inner>);
 
 impl NodeControl {
@@ -367,6 +368,7 @@ impl Control for NodeControl {
 
     async fn doctor(&self) -> Result<DoctorFacts> {
         let inner = &self.0;
+        let clocks = super::clock::ask(inner).await;
         let wire = inner.endpoints.plane().wire();
         let buffers = wire.buffer_sizes().ok();
         let linked: Vec<SocketAddr> = inner.overlay.links().iter().map(|link| link.hop.remote()).collect();
@@ -388,8 +390,8 @@ impl Control for NodeControl {
             gso_segments: Some(wire.gso_segments() as u64),
             gro_segments: Some(wire.gro_segments() as u64),
             certificate_expires_at: Some(timestamp(inner.member.not_after)),
+            clocks,
             configured_peers: peers.collect(),
-            ..DoctorFacts::default()
         })
     }
 

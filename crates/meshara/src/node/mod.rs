@@ -7,6 +7,7 @@ mod admission;
 mod auth;
 mod bench;
 mod builder;
+mod clock;
 mod control;
 mod direct;
 mod echo;
@@ -149,6 +150,13 @@ impl Node {
     /// What happens in the mesh from now on. A slow reader is told how many events it missed.
     pub fn events(&self) -> broadcast::Receiver<Event> {
         self.inner.overlay.subscribe()
+    }
+
+    /// Everything else that the command can do: tickets, pings, traces, TCP services, measurements.
+    ///
+    /// It works as long as the node runs and doesn't keep it running.
+    pub fn control(&self) -> impl crate::api::Control + Clone + use<> {
+        control::NodeControl(self.inner.clone())
     }
 
     /// The NodeId that a text names: a name, a NodeId or a unique prefix of one.
@@ -490,6 +498,7 @@ async fn serve_stream(
     match opening {
         Opening::Messages => inner.messages.accept(session, send, receive).await,
         Opening::Service(name) => inner.services.serve(&name, send, receive).await,
+        Opening::Clock => clock::tell(send).await,
         Opening::Bench => bench::sink(send, receive).await,
         Opening::Join => {
             inner.admission.serve_carried(send, receive).await;

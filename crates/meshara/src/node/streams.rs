@@ -26,6 +26,8 @@ pub(crate) enum Opening {
     Join,
     /// The opener's addresses: dial them at once, it dials yours.
     Punch(Vec<std::net::SocketAddr>),
+    /// What does your clock say? Answered by eight bytes: Unix milliseconds, big-endian.
+    Clock,
 }
 
 /// Why a stream's opening was refused.
@@ -103,13 +105,14 @@ mod tests {
 
     #[test]
     fn the_wire_forms_are_frozen() {
-        let forms: [(Opening, &[u8]); 6] = [
+        let forms: [(Opening, &[u8]); 7] = [
             (Opening::Messages, &[0]),
             (Opening::Service("ssh".into()), &[1, 3, b's', b's', b'h']),
             (Opening::Bench, &[2]),
             (Opening::Application("x".into()), &[3, 1, b'x']),
             (Opening::Join, &[4]),
             (Opening::Punch(vec!["192.0.2.1:9".parse().unwrap()]), &[5, 1, 0, 192, 0, 2, 1, 9]),
+            (Opening::Clock, &[6]),
         ];
         for (opening, bytes) in forms {
             assert_eq!(postcard::to_allocvec(&opening).unwrap(), bytes);

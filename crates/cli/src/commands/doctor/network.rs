@@ -42,28 +42,27 @@ fn port(config: &Config, running: Option<&Running>) -> Check {
     if let Some(node) = running {
         return Check::ok("port", format!("the node listens on {}", node.status.listen.join(", ")));
     }
-    let any = SocketAddr::from(([0, 0, 0, 0], DEFAULT_PORT));
-    let wanted = if config.listen.is_empty() { vec![any] } else { config.listen.clone() };
-    for addr in &wanted {
-        if let Err(error) = UdpSocket::bind(addr) {
-            let fix = match error.kind() {
-                io::ErrorKind::AddrInUse => format!(
-                    "another program uses UDP port {0} (`ss -ulpn sport = :{0}`); end it or choose another with --listen",
-                    addr.port()
-                ),
-                io::ErrorKind::AddrNotAvailable => {
-                    "no interface has this address; correct --listen or config.toml".into()
-                }
-                io::ErrorKind::PermissionDenied => {
-                    "ports below 1024 are for root; choose another with --listen".into()
-                }
-                _ => "choose another address with --listen".into(),
-            };
-            return Check::fail("port", format!("cannot listen on {addr}: {error}"), fix);
-        }
+    let addr = config.listen.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], DEFAULT_PORT)));
+    let Err(error) = UdpSocket::bind(addr) else { return Check::ok("port", format!("{addr} free")) };
+    let detail = format!("cannot listen on {addr}: {error}");
+    if error.kind() == io::ErrorKind::AddrInUse && config.listen.is_none() {
+        let fix = "nothing, unless others expect this port: the node will take another one";
+        return Check::warn("port", detail, fix);
     }
-    let wanted: Vec<_> = wanted.iter().map(ToString::to_string).collect();
-    Check::ok("port", format!("{} free", wanted.join(", ")))
+    let fix = match error.kind() {
+        io::ErrorKind::AddrInUse => format!(
+            "another program uses UDP port {0} (`ss -ulpn sport = :{0}`); end it or choose another with --listen",
+            addr.port()
+        ),
+        io::ErrorKind::AddrNotAvailable => {
+            "no interface has this address; correct --listen or config.toml".into()
+        }
+        io::ErrorKind::PermissionDenied => {
+            "ports below 1024 are for root; choose another with --listen".into()
+        }
+        _ => "choose another address with --listen".into(),
+    };
+    Check::fail("port", detail, fix)
 }
 
 /// Linux tells its limits under /proc; elsewhere only a running node knows.
