@@ -248,13 +248,14 @@ pub fn import_root(
     Ok(root)
 }
 
-/// Entry for fuzzing: reads `bytes` as the content of each key file; whether it is one of them.
+/// Entry for fuzzing: reads `bytes` as the content of each file; whether it is one of them.
 #[doc(hidden)]
 pub fn decodes(bytes: &[u8]) -> bool {
     let path = Path::new("fuzzed");
     decode_content::<KeystoreContent>(path, bytes).is_ok()
         || decode_content::<IssuerContent>(path, bytes).is_ok()
         || decode_content::<RootContent>(path, bytes).is_ok()
+        || Membership::decode(bytes).is_ok()
 }
 
 fn exists(path: &Path) -> bool {
