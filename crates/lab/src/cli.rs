@@ -36,21 +36,25 @@ pub(crate) enum Command {
         /// Kinds of fault
         #[arg(long, value_enum, default_values_t = [Kind::Sigstop])]
         kind: Vec<Kind>,
-        /// line-N, ring-N, ladder-N, grid-RxC, random-N; several are measured one after the other
-        #[arg(long, default_values_t = ["ladder".to_owned()])]
+        /// SHAPE or SHAPE@MS: line-N, ring-N, ladder-N, grid-RxC, random-N, and the round trip of each link; repeatable, faults are
+        /// dealt over them
+        #[arg(long, value_name = "SHAPE", default_values_t = ["ladder", "ring-8", "grid-3x3@5", "random-12"].map(str::to_owned))]
         topology: Vec<String>,
-        /// Faults of each kind on each topology
+        /// Faults of each kind
         #[arg(long, default_value_t = 100)]
         count: usize,
-        /// Round trip of each link in ms; 0 is a veth pair without delay
-        #[arg(long, default_value_t = 0.0, value_name = "MS")]
-        rtt: f64,
+        /// Faults on one mesh; then it is formed anew, for damping remembers repeated faults
+        #[arg(long, default_value_t = 10, value_name = "N")]
+        per_mesh: usize,
         /// Share of packets lost on each link, 0 to 1
         #[arg(long, default_value_t = 0.0)]
         loss: f64,
         /// Largest random addition to each link's one-way latency in ms
         #[arg(long, default_value_t = 0.0, value_name = "MS")]
         jitter: f64,
+        /// Most seconds for each kind
+        #[arg(long, value_name = "SECONDS")]
+        budget: Option<u64>,
         /// Leave out the 100 MB stream across a dying node
         #[arg(long)]
         no_stream: bool,
@@ -113,7 +117,7 @@ mod tests {
             "meshara-lab",
             "heal",
             "--topology",
-            "ring-8",
+            "ring-8@5",
             "--kind",
             "one-way",
             "--seed",

@@ -48,15 +48,21 @@ impl Context {
     }
 
     /// A mesh on a new network.
-    pub(crate) fn mesh(
+    pub(crate) fn mesh(&self, topology: Topology, medium: Medium) -> Result<(Mesh, Formed)> {
+        self.mesh_with(topology, medium, None, None)
+    }
+
+    /// A mesh on a new network with limited links, in bits per second, and a `config.toml` for every node.
+    pub(crate) fn mesh_with(
         &self,
         topology: Topology,
         medium: Medium,
         rate: Option<u64>,
+        config: Option<&str>,
     ) -> Result<(Mesh, Formed)> {
         let dir = self.fresh_dir()?;
         let network = Network::build(&self.run, topology, medium, rate, self.seed)?;
-        Mesh::form(network, &dir, &self.meshara)
+        Mesh::form(network, &dir, &self.meshara, config)
     }
 
     /// Takes a mesh down, so that the next one of this run has the machine and the names for itself.
@@ -69,9 +75,13 @@ impl Context {
     pub(crate) fn write<T: Serialize>(&self, command: &str, results: &T) -> Result<()> {
         if let Some(path) = &self.report {
             report::write(path, command, self.seed, &self.machine, results)?;
-            println!("report: {}", path.display());
         }
         Ok(())
+    }
+
+    /// Where the report goes, if one is wanted.
+    pub(crate) fn report(&self) -> Option<&Path> {
+        self.report.as_deref()
     }
 
     /// Says where and of what the figures are.

@@ -19,12 +19,11 @@ use anyhow::{Result, ensure};
 use clap::Parser;
 
 use cli::{Cli, Command};
+use commands::heal::Plan;
 use commands::{garbage, heal, idle, iperf, nat, short, substrate, suspicion, tiers};
 use context::{Context, find_meshara};
 use mesh::fault::Kind;
-use net::link::Medium;
 use net::topology::Topology;
-use net::wire::WireConfig;
 use run::Run;
 
 /// Exit code of a lab that cannot run here, so that it never passes for one that did.
@@ -51,37 +50,39 @@ fn run(cli: Cli) -> Result<()> {
     let meshara = if needs_meshara { find_meshara(cli.meshara.as_deref())? } else { PathBuf::new() };
     let context = Context::new(Run::begin()?, meshara, cli.seed, cli.report);
     context.introduce();
-    match cli.command {
-        Command::Heal { all, kind, topology, count, rtt, loss, jitter, no_stream } => {
-            let kinds = if all { Kind::ALL.to_vec() } else { kind };
-            let medium = medium(rtt, loss, jitter)?;
-            let topologies =
-                topology.iter().map(|shape| Topology::parse(shape, cli.seed)).collect::<Result<Vec<_>>>()?;
-            heal::command(&context, &topologies, &kinds, medium, count, !no_stream)
-        }
-        Command::Short => short::command(&context),
-        Command::Iperf { rounds, seconds } => iperf::command(&context, rounds, seconds),
-        Command::Tiers { seconds, rate } => tiers::command(&context, seconds, &rate),
-        Command::Idle { nodes, seconds } => idle::command(&context, nodes, seconds),
-        Command::FalseSuspicion { minutes, topology } => {
-            suspicion::command(&context, Topology::parse(&topology, cli.seed)?, minutes)
-        }
-        Command::Nat => nat::command(&context),
-        Command::Garbage => garbage::command(&context),
-        Command::Substrate => substrate::command(&context),
+    let done = command(&context, cli.command, cli.seed);
+    if let Some(report) = context.report().filter(|report| report.exists()) {
+        println!("report: {}", report.display());
     }
+    done
 }
 
-/// A veth pair where nothing is asked of the link, else a wire.
-fn medium(rtt_ms: f64, loss: f64, jitter_ms: f64) -> Result<Medium> {
-    ensure!((0.0..1.0).contains(&loss), "--loss is a share from 0 to 1");
-    ensure!(
-        (0.0..10_000.0).contains(&rtt_ms) && (0.0..10_000.0).contains(&jitter_ms),
-        "--rtt and --jitter: 0 to 10,000 ms"
-    );
-    if rtt_ms == 0.0 && loss == 0.0 && jitter_ms == 0.0 {
-        return Ok(Medium::Veth);
+fn command(context: &Context, command: Command, seed: u64) -> Result<()> {
+    match command {
+        Command::Heal { all, kind, topology, count, per_mesh, loss, jitter, budget, no_stream } => {
+            ensure!((0.0..1.0).contains(&loss), "--loss is a share from 0 to 1");
+            ensure!((0.0..10_000.0).contains(&jitter), "--jitter: 0 to 10,000 ms");
+            let plan = Plan {
+                sites: topology.iter().map(|site| site.parse()).collect::<Result<_>>()?,
+                kinds: if all { Kind::ALL.to_vec() } else { kind },
+                count,
+                per_mesh,
+                loss,
+                jitter: Duration::from_secs_f64(jitter / 1e3),
+                stream: !no_stream,
+                budget: budget.map(Duration::from_secs),
+            };
+            heal::command(context, &plan)
+        }
+        Command::Short => short::command(context),
+        Command::Iperf { rounds, seconds } => iperf::command(context, rounds, seconds),
+        Command::Tiers { seconds, rate } => tiers::command(context, seconds, &rate),
+        Command::Idle { nodes, seconds } => idle::command(context, nodes, seconds),
+        Command::FalseSuspicion { minutes, topology } => {
+            suspicion::command(context, Topology::parse(&topology, seed)?, minutes)
+        }
+        Command::Nat => nat::command(context),
+        Command::Garbage => garbage::command(context),
+        Command::Substrate => substrate::command(context),
     }
-    let jitter = Duration::from_secs_f64(jitter_ms / 1e3);
-    Ok(Medium::Wire(WireConfig { jitter, ..WireConfig::new(Duration::from_secs_f64(rtt_ms / 1e3), loss) }))
 }

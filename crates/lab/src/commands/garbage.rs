@@ -61,7 +61,7 @@ struct Attack {
 pub(crate) fn command(context: &Context) -> Result<()> {
     let wire =
         WireConfig { delay: Duration::from_micros(500), jitter: Duration::ZERO, loss: 0.0, offload: true };
-    let (mesh, _) = context.mesh(Topology::parse("line-3", context.seed)?, Medium::Wire(wire), None)?;
+    let (mesh, _) = context.mesh(Topology::parse("line-3", context.seed)?, Medium::Wire(wire))?;
     let attacked = mesh.node(1)?;
     // A host outside the mesh, on a link of its own to the attacked node.
     let outside = Namespace::create(context.run.namespace("outside"))?;

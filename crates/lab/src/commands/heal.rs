@@ -1,14 +1,15 @@
 //! Breaks the node or link that carries the traffic, again and again, and measures how long nothing comes through.
 
-use std::time::Duration;
+use std::str::FromStr;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use serde::Serialize;
 
 use crate::context::Context;
-use crate::measure::heartbeat::{self, Heartbeat};
+use crate::measure::heartbeat::{Echo, Heartbeat};
 use crate::measure::stall::{Stall, Ticker};
 use crate::measure::stats::{Summary, longest_gap};
 use crate::measure::stream::{self, Outcome, Receiver};
@@ -18,20 +19,29 @@ use crate::mesh::ping::PingRun;
 use crate::mesh::tunnel::Tunnel;
 use crate::net::link::Medium;
 use crate::net::topology::Topology;
-use crate::report::{Table, cells};
+use crate::net::wire::WireConfig;
+use crate::report::{Table, cells, number};
 
-/// Pings before the fault: enough to know the normal state, and a random rest so that no timer of a node is met in step.
-const LEAD: Duration = Duration::from_millis(500);
-const LEAD_RANDOM_MS: u64 = 300;
+/// Time before a fault, at random between these, so that no timer of a node is met in step.
+const LEAD_MS: std::ops::Range<u64> = 200..500;
 
-/// Pings after the fault was undone, to see what its return does.
-const TAIL: Duration = Duration::from_millis(1500);
+/// Time after a fault was undone, to see what its return does.
+const TAIL: Duration = Duration::from_millis(500);
 
-/// Pings of a run: lead, fault and tail, and some for the time that tools take.
-const PINGS: u32 = 520;
+/// The bar speaks of paths up to this long.
+const MAX_HOPS: usize = 4;
+
+/// Wait for a path of at most that many hops. Where links have no delay, a longer path costs hardly more and may stay in use.
+const PATH_WAIT: Duration = Duration::from_secs(1);
+
+/// More pings than any mesh of the lab lives for (2.7 hours); the run ends with its mesh.
+const PINGS: u32 = 1_000_000;
 
 /// Without a reply in this last part of the fault it was not healed.
-const LAST_PART_MS: f64 = 500.0;
+const LAST_PART_MS: f64 = 300.0;
+
+/// How long the output of the ping command may take to reach the lab.
+const LINE_WAIT: Duration = Duration::from_millis(30);
 
 /// Size of the stream that crosses the dying node.
 const STREAM_BYTES: u64 = 100_000_000;
@@ -46,9 +56,74 @@ const MAX_ERRORS: usize = 3;
 const BEAT_PORTS: (u16, u16) = (7001, 7101);
 const STREAM_PORTS: (u16, u16) = (7002, 7102);
 
+/// What is to be reached, in ms: pings p50 and p99, TCP p50, routed again at most.
+const BARS: [(&str, f64); 4] =
+    [("ping p50", 200.0), ("ping p99", 400.0), ("TCP p50", 350.0), ("routed again", 3000.0)];
+
+/// A shape and the round trip of each of its links.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Site {
+    name: String,
+    shape: String,
+    /// None: veth pairs, without delay.
+    rtt: Option<Duration>,
+}
+
+impl FromStr for Site {
+    type Err = anyhow::Error;
+
+    /// `SHAPE` or `SHAPE@MS`.
+    fn from_str(text: &str) -> Result<Self> {
+        let (shape, rtt) = match text.split_once('@') {
+            None => (text, None),
+            Some((shape, ms)) => {
+                let ms: f64 =
+                    ms.parse().with_context(|| format!("`{text}`: `{ms}` is no round trip in ms"))?;
+                ensure!((0.0..10_000.0).contains(&ms), "`{text}`: a round trip of 0 to 10,000 ms");
+                (shape, Some(Duration::from_secs_f64(ms / 1e3)))
+            }
+        };
+        Topology::parse(shape, 0)?;
+        Ok(Self { name: text.to_owned(), shape: shape.to_owned(), rtt })
+    }
+}
+
+/// How faults are dealt out.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    /// Meshes are formed on these in turn.
+    pub(crate) sites: Vec<Site>,
+    pub(crate) kinds: Vec<Kind>,
+    /// Faults of each kind.
+    pub(crate) count: usize,
+    /// Faults on one mesh; then it is formed anew.
+    pub(crate) per_mesh: usize,
+    /// Of each link.
+    pub(crate) loss: f64,
+    /// Of each link.
+    pub(crate) jitter: Duration,
+    /// Whether a stream crosses a dying node, once on each site for each kind.
+    pub(crate) stream: bool,
+    /// Time for each kind; a fault that has begun is measured to its end.
+    pub(crate) budget: Option<Duration>,
+}
+
+impl Plan {
+    fn medium(&self, site: &Site) -> Medium {
+        if site.rtt.is_none() && self.loss == 0.0 && self.jitter.is_zero() {
+            return Medium::Veth;
+        }
+        let rtt = site.rtt.unwrap_or_default();
+        Medium::Wire(WireConfig { jitter: self.jitter, ..WireConfig::new(rtt, self.loss) })
+    }
+}
+
 /// One fault.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Sample {
+    topology: String,
+    /// Which mesh of its series.
+    mesh: usize,
     target: String,
     /// Nodes on the path before.
     path: Vec<usize>,
@@ -63,188 +138,327 @@ pub(crate) struct Sample {
     /// Longest time without an echo of the TCP heartbeat while broken, and after.
     beat_gap_ms: f64,
     beat_return_gap_ms: f64,
-    /// Times within the gap's window at which the machine itself stood still.
+    /// Times within the fault at which the machine itself stood still.
     stalls: Vec<Stall>,
-    /// From undoing it until the mesh was as before; none if it did not become so.
-    whole_ms: Option<f64>,
-    /// What was still not as before.
+    /// From undoing it until every node could route to every other, and until every link was up, too.
+    routed_ms: Option<f64>,
+    links_ms: Option<f64>,
+    /// What was still not as before when the wait was over.
     amiss: Option<String>,
 }
 
-/// All faults of a kind on a topology.
+/// A mesh of a series.
+#[derive(Debug, Clone, Serialize)]
+struct MeshReport {
+    topology: String,
+    formed: Formed,
+    stream: Option<Outcome>,
+    beats_broken: u64,
+}
+
+/// All faults of a kind.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Series {
-    pub(crate) topology: String,
-    pub(crate) kind: Kind,
-    pub(crate) formed: Formed,
-    pub(crate) samples: Vec<Sample>,
+    kind: Kind,
+    meshes: Vec<MeshReport>,
+    samples: Vec<Sample>,
     /// What stopped a fault from being measured.
-    pub(crate) errors: Vec<String>,
-    pub(crate) gap: Option<Summary>,
-    pub(crate) return_gap: Option<Summary>,
-    pub(crate) beat_gap: Option<Summary>,
-    pub(crate) not_healed: usize,
-    pub(crate) not_whole: usize,
-    pub(crate) beats_broken: u64,
-    pub(crate) stream: Option<Outcome>,
+    errors: Vec<String>,
+    /// Of all topologies together.
+    gap: Option<Summary>,
+    beat_gap: Option<Summary>,
+    return_gap: Option<Summary>,
+    routed: Option<Summary>,
+    not_healed: usize,
+    not_whole: usize,
+    beats_broken: u64,
+    /// Bars that were missed.
+    missed: Vec<String>,
 }
 
 impl Series {
+    fn new(kind: Kind) -> Self {
+        Self {
+            kind,
+            meshes: Vec::new(),
+            samples: Vec::new(),
+            errors: Vec::new(),
+            gap: None,
+            beat_gap: None,
+            return_gap: None,
+            routed: None,
+            not_healed: 0,
+            not_whole: 0,
+            beats_broken: 0,
+            missed: Vec::new(),
+        }
+    }
+
+    fn sum_up(&mut self) {
+        let of = |value: fn(&Sample) -> f64| Summary::of(self.samples.iter().map(value));
+        self.gap = of(|sample| sample.gap_ms);
+        self.beat_gap = of(|sample| sample.beat_gap_ms);
+        self.return_gap = of(|sample| sample.return_gap_ms);
+        self.routed = Summary::of(self.samples.iter().filter_map(|sample| sample.routed_ms));
+        self.not_healed = self.samples.iter().filter(|sample| !sample.healed).count();
+        self.not_whole = self.samples.iter().filter(|sample| sample.amiss.is_some()).count();
+        self.beats_broken = self.meshes.iter().map(|mesh| mesh.beats_broken).sum();
+        let found = [
+            self.gap.map(|gap| gap.p50),
+            self.gap.map(|gap| gap.p99),
+            self.beat_gap.map(|gap| gap.p50),
+            self.routed.map(|routed| routed.max),
+        ];
+        self.missed = BARS
+            .iter()
+            .zip(found)
+            .filter_map(|((what, bar), found)| {
+                found.filter(|found| found > bar).map(|found| (what, bar, found))
+            })
+            .map(|(what, bar, found)| format!("{}: {what} {found:.0} ms, bar {bar} ms", self.kind.name()))
+            .collect();
+    }
+
+    /// The median gap.
+    pub(crate) fn median_gap(&self) -> Option<f64> {
+        self.gap.map(|gap| gap.p50)
+    }
+
     /// What makes a series a failure whatever the machine: unhealed faults, broken connections, unequal bytes.
     pub(crate) fn failures(&self) -> Vec<String> {
         let mut found = Vec::new();
         let mut note = |condition: bool, what: String| {
             if condition {
-                found.push(format!("{} on {}: {what}", self.kind.name(), self.topology));
+                found.push(format!("{}: {what}", self.kind.name()));
             }
         };
         note(self.not_healed > 0, format!("{} not healed", self.not_healed));
         note(self.not_whole > 0, format!("{} times not whole again", self.not_whole));
         note(self.beats_broken > 0, format!("{} TCP connections broken", self.beats_broken));
         note(!self.errors.is_empty(), format!("not measured: {}", self.errors.join("; ")));
-        note(self.stream.as_ref().is_some_and(|s| !s.bytes_equal), "the stream's bytes differ".into());
+        let streams = self.meshes.iter().filter_map(|mesh| mesh.stream.as_ref());
+        note(streams.filter(|stream| !stream.bytes_equal).count() > 0, "a stream's bytes differ".into());
+        found
+    }
+
+    /// Sites in the order of first use.
+    fn topologies(&self) -> Vec<&str> {
+        let mut found: Vec<&str> = Vec::new();
+        for mesh in &self.meshes {
+            if !found.contains(&mesh.topology.as_str()) {
+                found.push(&mesh.topology);
+            }
+        }
         found
     }
 }
 
-/// Measures one series on a mesh of its own.
+/// Measures one series, mesh after mesh. `note` is called after each mesh with what there is so far.
 pub(crate) fn series(
     context: &Context,
-    topology: &Topology,
-    medium: Medium,
+    plan: &Plan,
     kind: Kind,
-    count: usize,
-    with_stream: bool,
+    mut note: impl FnMut(&Series) -> Result<()>,
 ) -> Result<Series> {
-    let (mut mesh, formed) = context.mesh(topology.clone(), medium, None)?;
-    let measured = measure(context, &mut mesh, formed, kind, count, with_stream);
-    context.clear(mesh);
-    measured
-}
-
-fn measure(
-    context: &Context,
-    mesh: &mut Mesh,
-    formed: Formed,
-    kind: Kind,
-    count: usize,
-    with_stream: bool,
-) -> Result<Series> {
-    let (from, to) = mesh.ends()?;
-    heartbeat::serve_echo(&to.host, BEAT_PORTS.0)?;
-    let tunnel = Tunnel::open(from, to, "beat", BEAT_PORTS.0, BEAT_PORTS.1)?;
-    let heart = Heartbeat::start(&from.host, tunnel.address, context.start)?;
-    let ticker = Ticker::start(context.start);
+    let mut series = Series::new(kind);
+    let begun = Instant::now();
+    let over = || plan.budget.is_some_and(|budget| begun.elapsed() >= budget);
     let mut rng = SmallRng::seed_from_u64(context.seed ^ kind as u64);
-    let mut series = Series {
-        topology: mesh.network.topology.name.clone(),
-        kind,
-        formed,
-        samples: Vec::new(),
-        errors: Vec::new(),
-        gap: None,
-        return_gap: None,
-        beat_gap: None,
-        not_healed: 0,
-        not_whole: 0,
-        beats_broken: 0,
-        stream: None,
-    };
-    let mut errors_in_a_row = 0;
-    for number in 0..count {
-        match sample(context, mesh, kind, &heart, &ticker, &mut rng) {
-            Ok(sample) => {
-                errors_in_a_row = 0;
-                println!("{}", sample.line(kind, number + 1, count));
-                series.samples.push(sample);
-            }
-            Err(error) => {
-                println!("{} {}/{count}: not measured: {error:#}", kind.name(), number + 1);
-                series.errors.push(format!("{error:#}"));
-                errors_in_a_row += 1;
-                if errors_in_a_row == MAX_ERRORS {
-                    break;
+    let mut failed_in_a_row = 0;
+    for number in 0.. {
+        let left = plan.count.saturating_sub(series.samples.len() + series.errors.len());
+        if left == 0 || over() || failed_in_a_row >= MAX_ERRORS {
+            break;
+        }
+        let site = plan.sites.get(number % plan.sites.len().max(1)).context("no topology")?;
+        // A random shape is another one each time.
+        let topology = Topology::parse(&site.shape, context.seed.wrapping_add(number as u64))?;
+        let (mut mesh, formed) = context.mesh(topology, plan.medium(site))?;
+        let ticker = Ticker::start(context.start);
+        let mut trial =
+            Trial { context, mesh: &mut mesh, site, number, kind, ticker: &ticker, rng: &mut rng };
+        let mut report = MeshReport { topology: site.name.clone(), formed, stream: None, beats_broken: 0 };
+        for outcome in trial.faults(left.min(plan.per_mesh), &mut report.beats_broken, &over)? {
+            match outcome {
+                Ok(sample) => {
+                    failed_in_a_row = 0;
+                    series.samples.push(sample);
+                }
+                Err(error) => {
+                    failed_in_a_row += 1;
+                    series.errors.push(format!("{}: {error:#}", site.name));
                 }
             }
         }
-    }
-    if with_stream && errors_in_a_row == 0 {
-        match strike_stream(context, mesh, kind, &mut rng) {
-            Ok(outcome) => series.stream = Some(outcome),
-            Err(error) => series.errors.push(format!("stream: {error:#}")),
+        if plan.stream && number < plan.sites.len() {
+            match trial.strike_stream() {
+                Ok(outcome) => report.stream = Some(outcome),
+                Err(error) => series.errors.push(format!("{}: stream: {error:#}", site.name)),
+            }
         }
+        series.meshes.push(report);
+        drop(ticker);
+        context.clear(mesh);
+        series.sum_up();
+        note(&series)?;
     }
-    series.gap = Summary::of(series.samples.iter().map(|sample| sample.gap_ms));
-    series.return_gap = Summary::of(series.samples.iter().map(|sample| sample.return_gap_ms));
-    series.beat_gap = Summary::of(series.samples.iter().map(|sample| sample.beat_gap_ms));
-    series.not_healed = series.samples.iter().filter(|sample| !sample.healed).count();
-    series.not_whole = series.samples.iter().filter(|sample| sample.whole_ms.is_none()).count();
-    series.beats_broken = heart.broken();
     Ok(series)
 }
 
-fn sample(
-    context: &Context,
-    mesh: &mut Mesh,
+/// Faults on one mesh.
+struct Trial<'a> {
+    context: &'a Context,
+    mesh: &'a mut Mesh,
+    site: &'a Site,
+    number: usize,
     kind: Kind,
-    heart: &Heartbeat,
-    ticker: &Ticker,
-    rng: &mut SmallRng,
-) -> Result<Sample> {
-    if let Some(amiss) = mesh.wait_whole(WHOLE_WAIT) {
-        bail!("the mesh is not whole before the fault: {amiss}");
+    ticker: &'a Ticker,
+    rng: &'a mut SmallRng,
+}
+
+impl Trial<'_> {
+    fn faults(
+        &mut self,
+        count: usize,
+        broken: &mut u64,
+        over: &dyn Fn() -> bool,
+    ) -> Result<Vec<Result<Sample>>> {
+        let (from, to) = self.mesh.ends()?;
+        let _echo = Echo::start(&to.host, BEAT_PORTS.0)?;
+        let tunnel = Tunnel::open(from, to, "beat", BEAT_PORTS.0, BEAT_PORTS.1)?;
+        let heart = Heartbeat::start(&from.host, tunnel.address, self.context.start)?;
+        let pings = PingRun::start(from, &to.name, PINGS, self.context.start)?;
+        pings.flowing(Duration::from_secs(5))?;
+        let mut outcomes = Vec::new();
+        for number in 0..count {
+            if over() {
+                break;
+            }
+            let outcome = self.fault(&heart, &pings);
+            let said = match &outcome {
+                Ok(sample) => sample.line(),
+                Err(error) => format!("not measured: {error:#}"),
+            };
+            println!("{} {}/{count} on {}: {said}", self.kind.name(), number + 1, self.site.name);
+            outcomes.push(outcome);
+        }
+        *broken = heart.broken();
+        Ok(outcomes)
     }
-    let path = mesh.path()?;
-    let fault = Fault::plan(kind, mesh, &path, rng)?;
-    let (from, to) = mesh.ends()?;
-    let pings = PingRun::start(from, &to.name, PINGS, context.start)?;
-    pings.flowing(Duration::from_secs(2))?;
-    std::thread::sleep(LEAD + Duration::from_millis(rng.random_range(0..LEAD_RANDOM_MS)));
-    let begun = context.now();
-    fault.inject(mesh)?;
-    let injected = context.now();
-    std::thread::sleep(HOLD);
-    let undone = context.now();
-    fault.undo(mesh)?;
-    let settled = fault.settle(mesh);
-    std::thread::sleep(TAIL.saturating_sub(Duration::from_secs_f64((context.now() - undone) / 1e3)));
-    let end = context.now();
-    // Pings that are still to come prove nothing more; the last replies are before `end`.
-    let replies = pings.finish()?.replies;
-    settled?;
-    let amiss = mesh.wait_whole(WHOLE_WAIT);
-    let beats = heart.since(begun - 1000.0);
-    Ok(Sample {
-        target: fault.target(),
-        path,
-        at_ms: begun,
-        injecting_ms: injected - begun,
-        gap_ms: longest_gap(&replies, begun, undone),
-        healed: replies.iter().any(|time| (undone - LAST_PART_MS..undone).contains(time)),
-        return_gap_ms: longest_gap(&replies, undone, end),
-        beat_gap_ms: longest_gap(&beats, begun, undone),
-        beat_return_gap_ms: longest_gap(&beats, undone, end),
-        stalls: ticker.between(begun, end),
-        whole_ms: amiss.is_none().then(|| context.now() - undone),
-        amiss,
-    })
+
+    /// Waits until the mesh is whole and its path short; the path.
+    fn ready(&self) -> Result<Vec<usize>> {
+        if let Err(amiss) = self.mesh.wait_whole(Instant::now(), WHOLE_WAIT) {
+            bail!("the mesh is not whole before the fault: {amiss}");
+        }
+        let begun = Instant::now();
+        loop {
+            let path = self.mesh.path();
+            let short = path.as_ref().is_ok_and(|path| path.len() <= MAX_HOPS + 1);
+            if short || begun.elapsed() > PATH_WAIT {
+                return path;
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    fn fault(&mut self, heart: &Heartbeat, pings: &PingRun) -> Result<Sample> {
+        let path = self.ready()?;
+        let fault = Fault::plan(self.kind, self.mesh, &path, self.rng)?;
+        let now = || self.context.now();
+        std::thread::sleep(Duration::from_millis(self.rng.random_range(LEAD_MS)));
+        let begun = now();
+        fault.inject(self.mesh)?;
+        let injected = now();
+        // A restarted node comes back by itself; any other fault lasts for a while.
+        let restart = self.kind == Kind::Restart;
+        if !restart {
+            std::thread::sleep(HOLD);
+        }
+        let (undone, since) = (now(), Instant::now());
+        fault.undo(self.mesh)?;
+        fault.settle(self.mesh)?;
+        let whole = self.mesh.wait_whole(since, WHOLE_WAIT);
+        let least = if restart { HOLD } else { TAIL };
+        std::thread::sleep(least.saturating_sub(since.elapsed()));
+        let end = now();
+        std::thread::sleep(LINE_WAIT);
+        let (replies, beats) = (pings.replies(), heart.since(begun - 1000.0));
+        let healed_by = if restart { end } else { undone };
+        let (routed_ms, links_ms, amiss) = match whole {
+            Ok(whole) => (Some(whole.routed_ms), Some(whole.links_ms), None),
+            Err(amiss) => (None, None, Some(amiss)),
+        };
+        Ok(Sample {
+            topology: self.site.name.clone(),
+            mesh: self.number,
+            target: fault.target(),
+            path,
+            at_ms: begun,
+            injecting_ms: injected - begun,
+            gap_ms: longest_gap(&replies, begun, healed_by),
+            healed: replies.iter().any(|time| (healed_by - LAST_PART_MS..healed_by).contains(time)),
+            return_gap_ms: longest_gap(&replies, undone, end),
+            beat_gap_ms: longest_gap(&beats, begun, healed_by),
+            beat_return_gap_ms: longest_gap(&beats, undone, end),
+            stalls: self.ticker.between(begun, end),
+            routed_ms,
+            links_ms,
+            amiss,
+        })
+    }
+
+    /// Sends a long stream, breaks the path when a part has come, and compares what arrives.
+    fn strike_stream(&mut self) -> Result<Outcome> {
+        let path = self.ready()?;
+        let fault = Fault::plan(self.kind, self.mesh, &path, self.rng)?;
+        let (from, to) = self.mesh.ends()?;
+        let receiver = Receiver::listen(&to.host, STREAM_PORTS.0, STREAM_BYTES, self.context.seed)?;
+        let tunnel = Tunnel::open(from, to, "stream", STREAM_PORTS.0, STREAM_PORTS.1)?;
+        stream::send(&from.host, tunnel.address, STREAM_BYTES, self.context.seed)?;
+        let begun = Instant::now();
+        while receiver.received() < STREAM_STRIKE {
+            if begun.elapsed() > Duration::from_secs(20) {
+                bail!("only {} bytes came within 20 s, before any fault", receiver.received());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        fault.inject(self.mesh)?;
+        std::thread::sleep(HOLD);
+        fault.undo(self.mesh)?;
+        let outcome = receiver.outcome(Duration::from_secs(60));
+        fault.settle(self.mesh)?;
+        println!(
+            "{} during a stream at {} on {}: {} of {STREAM_BYTES} bytes, {}, {:.2} s, longest stall {:.0} ms",
+            self.kind.name(),
+            fault.target(),
+            self.site.name,
+            outcome.bytes,
+            if outcome.bytes_equal { "equal" } else { "NOT EQUAL" },
+            outcome.seconds,
+            outcome.longest_stall_ms,
+        );
+        Ok(outcome)
+    }
 }
 
 impl Sample {
-    fn line(&self, kind: Kind, number: usize, count: usize) -> String {
+    fn line(&self) -> String {
         let stalls = match self.stalls.iter().map(|stall| stall.length_ms).fold(0.0, f64::max) {
             0.0 => String::new(),
             longest => format!(", machine stood still for {longest:.0} ms"),
         };
-        let whole = self.whole_ms.map_or_else(
-            || format!("NOT WHOLE: {}", self.amiss.as_deref().unwrap_or_default()),
-            |whole| format!("whole after {whole:.0} ms"),
-        );
+        let whole = match (self.routed_ms, self.links_ms, &self.amiss) {
+            (Some(routed), Some(links), None) => {
+                format!("routed again after {routed:.0} ms, links up after {links:.0} ms")
+            }
+            (_, _, amiss) => format!("NOT WHOLE: {}", amiss.as_deref().unwrap_or_default()),
+        };
         let gap = if self.healed { "gap" } else { "NOT HEALED, gap" };
         format!(
-            "{} {number}/{count} {}: {gap} {:.0} ms (TCP {:.0}), on return {:.0} ms (TCP {:.0}), {whole}{stalls}",
-            kind.name(),
+            "{} of {:?}: {gap} {:.0} ms (TCP {:.0}), on return {:.0} ms (TCP {:.0}), {whole}{stalls}",
             self.target,
+            self.path,
             self.gap_ms,
             self.beat_gap_ms,
             self.return_gap_ms,
@@ -253,46 +467,10 @@ impl Sample {
     }
 }
 
-/// Sends a long stream, breaks the path when a part has come, and compares what arrives.
-fn strike_stream(context: &Context, mesh: &mut Mesh, kind: Kind, rng: &mut SmallRng) -> Result<Outcome> {
-    if let Some(amiss) = mesh.wait_whole(WHOLE_WAIT) {
-        bail!("the mesh is not whole before the stream: {amiss}");
-    }
-    let path = mesh.path()?;
-    let fault = Fault::plan(kind, mesh, &path, rng)?;
-    let (from, to) = mesh.ends()?;
-    let receiver = Receiver::listen(&to.host, STREAM_PORTS.0, STREAM_BYTES, context.seed)?;
-    let tunnel = Tunnel::open(from, to, "stream", STREAM_PORTS.0, STREAM_PORTS.1)?;
-    stream::send(&from.host, tunnel.address, STREAM_BYTES, context.seed)?;
-    let deadline = context.now() + 20_000.0;
-    while receiver.received() < STREAM_STRIKE {
-        if context.now() > deadline {
-            bail!("only {} bytes came within 20 s, before any fault", receiver.received());
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    fault.inject(mesh)?;
-    std::thread::sleep(HOLD);
-    fault.undo(mesh)?;
-    let outcome = receiver.outcome(Duration::from_secs(60));
-    fault.settle(mesh)?;
-    println!(
-        "{} during a stream at {}: {} of {STREAM_BYTES} bytes, {}, {:.2} s, longest stall {:.0} ms",
-        kind.name(),
-        fault.target(),
-        outcome.bytes,
-        if outcome.bytes_equal { "equal" } else { "NOT EQUAL" },
-        outcome.seconds,
-        outcome.longest_stall_ms,
-    );
-    Ok(outcome)
-}
-
-/// The readable table of several series.
+/// The readable tables of several series: each kind over all topologies, then each topology by itself.
 pub(crate) fn table(all: &[Series]) -> String {
     let mut table = Table::new(&[
         "fault",
-        "topology",
         "N",
         "p50",
         "p95",
@@ -300,50 +478,60 @@ pub(crate) fn table(all: &[Series]) -> String {
         "max",
         "not healed",
         "TCP p50",
+        "TCP p99",
         "TCP max",
         "TCP broken",
         "return p99",
-        "stream",
+        "routed again p50",
+        "max",
+        "streams equal",
     ]);
+    let mut apart = Table::new(&["fault", "topology", "N", "p50", "p95", "p99", "max", "TCP p50"]);
     for series in all {
-        let [p50, p95, p99, max] = cells(series.gap);
-        let [beat_p50, _, _, beat_max] = cells(series.beat_gap);
+        let kind = series.kind.name();
+        let streams: Vec<_> = series.meshes.iter().filter_map(|mesh| mesh.stream.as_ref()).collect();
+        let equal = streams.iter().filter(|stream| stream.bytes_equal).count();
+        let mut row = vec![kind.to_owned(), series.samples.len().to_string()];
+        row.extend(cells(series.gap));
+        let [beat_p50, _, beat_p99, beat_max] = cells(series.beat_gap);
         let [_, _, return_p99, _] = cells(series.return_gap);
-        let stream = series.stream.as_ref().map_or("–", |s| if s.bytes_equal { "equal" } else { "DIFFERS" });
-        table.row(vec![
-            series.kind.name().into(),
-            series.topology.clone(),
-            series.samples.len().to_string(),
-            p50,
-            p95,
-            p99,
-            max,
-            series.not_healed.to_string(),
-            beat_p50,
-            beat_max,
-            series.beats_broken.to_string(),
-            return_p99,
-            stream.into(),
-        ]);
+        let [routed_p50, _, _, routed_max] = cells(series.routed);
+        row.push(series.not_healed.to_string());
+        row.extend([beat_p50, beat_p99, beat_max, series.beats_broken.to_string(), return_p99]);
+        row.extend([routed_p50, routed_max, format!("{equal} of {}", streams.len())]);
+        table.row(row);
+        for topology in series.topologies() {
+            let of = |value: fn(&Sample) -> f64| {
+                let samples = series.samples.iter().filter(|sample| sample.topology == topology);
+                Summary::of(samples.map(value))
+            };
+            let gap = of(|sample| sample.gap_ms);
+            let mut row = vec![kind.to_owned(), topology.to_owned()];
+            row.push(gap.map_or(0, |gap| gap.n).to_string());
+            row.extend(cells(gap));
+            row.push(number(of(|sample| sample.beat_gap_ms).map(|gap| gap.p50)));
+            apart.row(row);
+        }
     }
-    format!("longest gap in ms of pings every 10 ms\n{}", table.render())
+    let missed: Vec<_> = all.iter().flat_map(|series| series.missed.clone()).collect();
+    let verdict = if missed.is_empty() { "every bar is met".into() } else { missed.join("\n") };
+    format!(
+        "longest silence in ms of pings every 10 ms, and of a TCP connection that beats every 10 ms\n\n{}\n{}\n{verdict}",
+        table.render(),
+        apart.render()
+    )
 }
 
 /// `meshara-lab heal`.
-pub(crate) fn command(
-    context: &Context,
-    topologies: &[Topology],
-    kinds: &[Kind],
-    medium: Medium,
-    count: usize,
-    with_stream: bool,
-) -> Result<()> {
+pub(crate) fn command(context: &Context, plan: &Plan) -> Result<()> {
+    ensure!(plan.per_mesh > 0, "--per-mesh: at least 1");
     let mut all = Vec::new();
-    for topology in topologies {
-        for kind in kinds {
-            all.push(series(context, topology, medium, *kind, count, with_stream)?);
-            context.write("heal", &all)?;
-        }
+    for kind in &plan.kinds {
+        let series = series(context, plan, *kind, |so_far| {
+            let with: Vec<_> = all.iter().chain([so_far]).collect();
+            context.write("heal", &with)
+        })?;
+        all.push(series);
     }
     println!("\n{}", table(&all));
     let failures: Vec<_> = all.iter().flat_map(Series::failures).collect();
@@ -351,4 +539,49 @@ pub(crate) fn command(
         bail!("{}", failures.join("\n"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_site_is_a_shape_and_its_round_trip() {
+        let site: Site = "ring-8@5".parse().unwrap();
+        assert_eq!((site.shape.as_str(), site.rtt), ("ring-8", Some(Duration::from_millis(5))));
+        assert_eq!("ladder".parse::<Site>().unwrap().rtt, None);
+        for wrong in ["circle", "ring-8@", "ring-8@-1", "ring-8@x"] {
+            assert!(wrong.parse::<Site>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_bar_that_is_missed_is_named() {
+        let sample = Sample {
+            topology: "ladder".into(),
+            mesh: 0,
+            target: "n1".into(),
+            path: vec![0, 1, 2],
+            at_ms: 0.0,
+            injecting_ms: 0.0,
+            gap_ms: 250.0,
+            healed: true,
+            return_gap_ms: 10.0,
+            beat_gap_ms: 300.0,
+            beat_return_gap_ms: 10.0,
+            stalls: Vec::new(),
+            routed_ms: Some(3100.0),
+            links_ms: Some(3100.0),
+            amiss: None,
+        };
+        let mut series = Series::new(Kind::Sigstop);
+        series.samples.push(sample);
+        series.sum_up();
+        assert_eq!(
+            series.missed,
+            ["sigstop: ping p50 250 ms, bar 200 ms", "sigstop: routed again 3100 ms, bar 3000 ms"]
+        );
+        assert!(series.failures().is_empty());
+        assert!(table(&[series]).contains("ping p50 250 ms"));
+    }
 }

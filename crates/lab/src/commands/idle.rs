@@ -33,7 +33,7 @@ struct Idle {
 pub(crate) fn command(context: &Context, nodes: usize, seconds: u64) -> Result<()> {
     let topology = Topology::parse(&format!("random-{nodes}"), context.seed)?;
     let links = topology.edges.len();
-    let (mesh, formed) = context.mesh(topology, Medium::Veth, None)?;
+    let (mesh, formed) = context.mesh(topology, Medium::Veth)?;
     println!("{nodes} nodes, {links} links: whole {:.0} ms after the last start", formed.routed_ms);
     std::thread::sleep(SETTLE);
     let look = || {

@@ -30,7 +30,7 @@ struct Flow {
 
 /// `meshara-lab iperf`. Rounds alternate, so that a slow moment of the machine meets all.
 pub(crate) fn command(context: &Context, rounds: usize, seconds: u32) -> Result<()> {
-    let (mesh, _) = context.mesh(Topology::parse("line-3", context.seed)?, Medium::Veth, None)?;
+    let (mesh, _) = context.mesh(Topology::parse("line-3", context.seed)?, Medium::Veth)?;
     let flows = measure(&mesh, rounds, seconds)?;
     let mut table = Table::new(&["flow", "Gbit/s (median)", "÷ raw", "bar", "rounds"]);
     for flow in &flows {

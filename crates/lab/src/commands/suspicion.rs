@@ -37,7 +37,7 @@ struct Phase {
 
 /// `meshara-lab false-suspicion`: half of the time idle, half loaded.
 pub(crate) fn command(context: &Context, topology: Topology, minutes: f64) -> Result<()> {
-    let (mesh, _) = context.mesh(topology, Medium::Veth, None)?;
+    let (mesh, _) = context.mesh(topology, Medium::Veth)?;
     let slices = ((minutes * 30.0 / SLICE.as_secs_f64()).round() as usize).max(1);
     let phases =
         [phase(context, &mesh, "idle", slices, false)?, phase(context, &mesh, "loaded", slices, true)?];
@@ -70,7 +70,8 @@ pub(crate) fn command(context: &Context, topology: Topology, minutes: f64) -> Re
     }
     context.write("false-suspicion", &phases)?;
     context.clear(mesh);
-    let dead = |phase: &Phase| phase.events.iter().any(|(name, count)| name.contains("dead") && *count > 0.0);
+    let dead =
+        |phase: &Phase| phase.events.iter().any(|(name, count)| name.contains("death") && *count > 0.0);
     if phases.iter().any(|phase| !phase.gaps.is_empty() || dead(phase)) {
         bail!("a healthy mesh lost links or pings");
     }
@@ -128,7 +129,7 @@ fn events(mesh: &Mesh) -> BTreeMap<String, f64> {
     for metrics in mesh.nodes.iter().filter_map(|node| node.metrics().ok()) {
         for (name, value) in samples(&metrics) {
             let lower = name.to_ascii_lowercase();
-            if ["suspect", "suspicion", "dead", "died"].iter().any(|word| lower.contains(word)) {
+            if ["suspicion", "death", "recover", "stall"].iter().any(|word| lower.contains(word)) {
                 *sums.entry(name.to_owned()).or_default() += value;
             }
         }

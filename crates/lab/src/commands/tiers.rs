@@ -72,7 +72,8 @@ pub(crate) fn command(context: &Context, seconds: u32, only: &[u64]) -> Result<(
             for loss in LOSSES {
                 let wire = WireConfig::new(Duration::from_millis(rtt), loss);
                 let topology = Topology::parse("line-2", context.seed)?;
-                let (mesh, _) = context.mesh(topology, Medium::Wire(wire), Some(rate * 1_000_000))?;
+                let (mesh, _) =
+                    context.mesh_with(topology, Medium::Wire(wire), Some(rate * 1_000_000), None)?;
                 let tier = measure(&mesh, rate, rtt, loss, seconds)?;
                 context.clear(mesh);
                 let share = |load: &Load| number(load.gbit_s.map(|gbit| gbit * 1000.0 / rate as f64));

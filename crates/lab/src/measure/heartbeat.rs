@@ -24,20 +24,42 @@ const GIVE_UP: Duration = Duration::from_secs(30);
 /// Bytes of a beat.
 const BEAT: usize = 8;
 
-/// Starts a TCP echo in a namespace; it serves until the lab ends.
-pub(crate) fn serve_echo(host: &Namespace, port: u16) -> Result<()> {
-    let listener =
-        host.within(move || TcpListener::bind(("127.0.0.1", port)))?.context("cannot bind the echo port")?;
-    thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            thread::spawn(move || echo(stream));
-        }
-    });
-    Ok(())
+/// How often the echo looks for a connection; it is made once, long before anything is measured.
+const ACCEPT: Duration = Duration::from_millis(20);
+
+/// A TCP echo in a namespace that ends when dropped; left open, its socket would keep the namespace alive.
+#[derive(Debug)]
+pub(crate) struct Echo(Arc<AtomicBool>);
+
+impl Echo {
+    /// Starts it.
+    pub(crate) fn start(host: &Namespace, port: u16) -> Result<Self> {
+        let listener = host
+            .within(move || TcpListener::bind(("127.0.0.1", port)))?
+            .context("cannot bind the echo port")?;
+        listener.set_nonblocking(true)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        thread::spawn(move || {
+            while !stopped.load(Relaxed) {
+                match listener.accept() {
+                    Ok((stream, _)) => drop(thread::spawn(move || echo(stream))),
+                    Err(_) => thread::sleep(ACCEPT),
+                }
+            }
+        });
+        Ok(Self(stop))
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
 }
 
 fn echo(mut stream: TcpStream) {
-    let _ = stream.set_nodelay(true);
+    let _ = (stream.set_nonblocking(false), stream.set_nodelay(true));
     let mut buffer = [0; 4096];
     while let Ok(len @ 1..) = stream.read(&mut buffer) {
         if stream.write_all(buffer.get(..len).unwrap_or_default()).is_err() {

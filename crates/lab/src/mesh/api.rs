@@ -16,17 +16,34 @@ const MAX_ANSWER: u64 = 16 << 20;
 
 /// Asks with GET; the body as text.
 pub(crate) fn get(socket: &Path, path: &str) -> Result<String> {
+    ask(socket, "GET", path, "", WAIT)
+}
+
+/// Asks with POST, which may take `within`; the body as text.
+pub(crate) fn post(socket: &Path, path: &str, request: &Value, within: Duration) -> Result<String> {
+    ask(socket, "POST", path, &request.to_string(), within)
+}
+
+fn ask(socket: &Path, method: &str, path: &str, request: &str, within: Duration) -> Result<String> {
     let mut stream =
         UnixStream::connect(socket).with_context(|| format!("cannot connect to {}", socket.display()))?;
-    stream.set_read_timeout(Some(WAIT))?;
+    stream.set_read_timeout(Some(within))?;
     stream.set_write_timeout(Some(WAIT))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")?;
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{request}",
+        request.len()
+    )?;
     let mut answer = Vec::new();
-    stream.take(MAX_ANSWER).read_to_end(&mut answer).with_context(|| format!("no answer to GET {path}"))?;
-    let (status, body) = parse(&answer).with_context(|| format!("GET {path}"))?;
+    stream
+        .take(MAX_ANSWER)
+        .read_to_end(&mut answer)
+        .with_context(|| format!("no answer to {method} {path}"))?;
+    let (status, body) = parse(&answer).with_context(|| format!("{method} {path}"))?;
     let body = String::from_utf8_lossy(&body).into_owned();
     if status != 200 {
-        bail!("GET {path}: status {status}: {body}");
+        bail!("{method} {path}: status {status}: {body}");
     }
     Ok(body)
 }

@@ -150,8 +150,8 @@ impl Fault {
     }
 }
 
-/// How long a fault lasts before it is undone: well past *dead* (about 1 s), so that detection and flooding are over.
-pub(crate) const HOLD: Duration = Duration::from_millis(2500);
+/// How long a fault lasts before it is undone: past *dead* (about 1 s), so that detection and flooding are over.
+pub(crate) const HOLD: Duration = Duration::from_millis(2000);
 
 #[cfg(test)]
 mod tests {

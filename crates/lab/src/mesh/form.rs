@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::node::Node;
 use crate::measure::stall::ms;
@@ -31,6 +31,15 @@ pub(crate) struct Mesh {
     pub(crate) nodes: Vec<Node>,
 }
 
+/// When a mesh was as before.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Whole {
+    /// Every node could route to every other.
+    pub(crate) routed_ms: f64,
+    /// Every link was up again, too.
+    pub(crate) links_ms: f64,
+}
+
 /// How forming went.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(crate) struct Formed {
@@ -42,7 +51,13 @@ pub(crate) struct Formed {
 
 impl Mesh {
     /// Begins the mesh and lets every node join. Errors if it is not whole in time.
-    pub(crate) fn form(network: Network, dir: &Path, meshara: &Path) -> Result<(Self, Formed)> {
+    /// `config` goes into every node's `config.toml`.
+    pub(crate) fn form(
+        network: Network,
+        dir: &Path,
+        meshara: &Path,
+        config: Option<&str>,
+    ) -> Result<(Self, Formed)> {
         let mut nodes = Vec::new();
         for (number, host) in network.hosts.iter().enumerate() {
             let mut flags: Vec<String> = PINNED.map(str::to_owned).to_vec();
@@ -54,13 +69,14 @@ impl Mesh {
         }
         let begun = Instant::now();
         let mut mesh = Self { network, nodes };
-        let ticket = mesh.begin()?;
+        let ticket = mesh.begin(config)?;
         for (node, through) in mesh.network.topology.joining() {
             let address =
                 mesh.network.link(node, through)?.at(through).context("a link with one end")?.socket();
             let node = mesh.node_mut(node)?;
             let name = node.name.clone();
             node.run(&["join", &ticket, "--name", &name, "--peer", &address.to_string()])?;
+            config.map_or(Ok(()), |config| node.configure(config))?;
             node.up()?;
         }
         let joining_ms = ms(begun.elapsed());
@@ -69,11 +85,12 @@ impl Mesh {
     }
 
     /// Starts the first node; a ticket for all others.
-    fn begin(&mut self) -> Result<String> {
+    fn begin(&mut self, config: Option<&str>) -> Result<String> {
         let uses = self.nodes.len().to_string();
         let first = self.node_mut(0)?;
         let name = first.name.clone();
         first.run(&["init", "--mesh", MESH, "--name", &name])?;
+        config.map_or(Ok(()), |config| first.configure(config))?;
         first.up()?;
         ticket(first, &uses)
     }
@@ -113,45 +130,43 @@ impl Mesh {
         }
     }
 
-    /// Waits until the mesh is as before a fault: all nodes known, every link up, the measured path as short as the topology
-    /// allows. What is still amiss when the time is over.
-    pub(crate) fn wait_whole(&self, within: Duration) -> Option<String> {
+    /// Waits until every node knows all others and every link is up. When that was, counted from `since`; what is still amiss when
+    /// the time is over.
+    pub(crate) fn wait_whole(&self, since: Instant, within: Duration) -> Result<Whole, String> {
         let begun = Instant::now();
-        let mut wait = POLL;
+        let mut routed = None;
         loop {
-            let amiss = self.amiss()?;
+            let amiss = match self.wait_known(Duration::ZERO) {
+                Err(error) => error.to_string(),
+                Ok(_) => {
+                    let routed = *routed.get_or_insert_with(|| since.elapsed());
+                    match self.link_amiss() {
+                        None => {
+                            return Ok(Whole { routed_ms: ms(routed), links_ms: ms(since.elapsed()) });
+                        }
+                        Some(amiss) => amiss,
+                    }
+                }
+            };
             if begun.elapsed() > within {
-                return Some(amiss);
+                return Err(amiss);
             }
-            thread::sleep(wait);
-            wait = (wait * 2).min(Duration::from_secs(1));
+            thread::sleep(POLL);
         }
     }
 
-    fn amiss(&self) -> Option<String> {
-        if let Err(error) = self.wait_known(Duration::ZERO) {
-            return Some(error.to_string());
-        }
-        for (number, node) in self.nodes.iter().enumerate() {
+    fn link_amiss(&self) -> Option<String> {
+        self.nodes.iter().enumerate().find_map(|(number, node)| {
             let up = node.get("/v1/peers").map(|peers| count_up(&peers)).unwrap_or_default();
             let links = self.network.topology.neighbours(number).len();
-            if up < links {
-                return Some(format!("{} has {up} of {links} links up", node.name));
-            }
-        }
-        let (from, to) = self.network.topology.ends;
-        let shortest = self.network.topology.distance(from, to)?;
-        match self.path() {
-            Ok(path) if path.len() == shortest + 1 => None,
-            Ok(path) => Some(format!("the path has {} hops instead of {shortest}", path.len() - 1)),
-            Err(error) => Some(format!("{error:#}")),
-        }
+            (up < links).then(|| format!("{} has {up} of {links} links up", node.name))
+        })
     }
 
     /// The nodes on the path of the measured traffic, both ends included.
     pub(crate) fn path(&self) -> Result<Vec<usize>> {
         let (from, to) = self.ends()?;
-        let traced = from.json(&["trace", &to.name])?;
+        let traced = from.post("/v1/trace", &json!({ "node": to.name }))?;
         let mut path = vec![self.network.topology.ends.0];
         path.extend(hops(&traced)?);
         if path.last() != Some(&self.network.topology.ends.1) {
@@ -185,7 +200,6 @@ fn hops(trace: &Value) -> Result<Vec<usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn a_trace_gives_node_numbers() {

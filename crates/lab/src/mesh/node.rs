@@ -23,6 +23,9 @@ const COMMAND_WAIT: Duration = Duration::from_secs(30);
 /// `up` promises to end within 5 s of SIGTERM.
 const STOP_WAIT: Duration = Duration::from_secs(6);
 
+/// Longest silence of a node that is doing what it was asked.
+const POST_WAIT: Duration = Duration::from_secs(10);
+
 /// Time between two looks at a node that is starting; an answer costs it well under a millisecond.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -74,6 +77,24 @@ impl Node {
     /// Asks the running node.
     pub(crate) fn get(&self, path: &str) -> Result<Value> {
         api::get_json(&self.home.join("control.sock"), path).with_context(|| self.name.clone())
+    }
+
+    /// Asks the running node to do something that answers with one object.
+    pub(crate) fn post(&self, path: &str, request: &Value) -> Result<Value> {
+        let text = self.post_lines(path, request, Duration::ZERO)?;
+        serde_json::from_str(&text).with_context(|| format!("{}: POST {path}: not JSON", self.name))
+    }
+
+    /// Asks the running node to do something that lasts at least so long; its answer, JSON a line.
+    pub(crate) fn post_lines(&self, path: &str, request: &Value, lasts: Duration) -> Result<String> {
+        api::post(&self.home.join("control.sock"), path, request, lasts + POST_WAIT)
+            .with_context(|| self.name.clone())
+    }
+
+    /// Writes `config.toml`, which the next start reads.
+    pub(crate) fn configure(&self, config: &str) -> Result<()> {
+        let path = self.home.join("config.toml");
+        std::fs::write(&path, config).with_context(|| format!("cannot write {}", path.display()))
     }
 
     /// The node's metrics.

@@ -45,10 +45,17 @@ enum Line {
 #[derive(Debug)]
 pub(crate) struct PingRun {
     child: Child,
-    reader: JoinHandle<()>,
+    reader: Option<JoinHandle<()>>,
     lines: Arc<Mutex<Vec<(f64, Line)>>>,
     /// How long the run lasts by its count.
     lasts: Duration,
+}
+
+impl Drop for PingRun {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// What came of it.
@@ -81,7 +88,7 @@ impl PingRun {
                 }
             }
         });
-        Ok(Self { child, reader, lines, lasts: INTERVAL * count })
+        Ok(Self { child, reader: Some(reader), lines, lasts: INTERVAL * count })
     }
 
     /// Waits for the first replies.
@@ -96,6 +103,15 @@ impl PingRun {
         Ok(())
     }
 
+    /// When replies came so far.
+    pub(crate) fn replies(&self) -> Vec<f64> {
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        on_the_labs_clock(lines.iter().filter_map(|(arrived, line)| match line {
+            Line::Reply(reply) => Some((*arrived, *reply)),
+            Line::Summary { .. } => None,
+        }))
+    }
+
     /// Waits for the end.
     pub(crate) fn finish(mut self) -> Result<Pings> {
         let ended = exec::wait(&mut self.child, self.lasts + END_WAIT)?;
@@ -104,29 +120,32 @@ impl PingRun {
             self.child.wait()?;
             bail!("ping did not end within {END_WAIT:?} after its last ping");
         }
-        let _ = self.reader.join();
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
         let lines = std::mem::take(&mut *self.lines.lock().unwrap_or_else(PoisonError::into_inner));
-        collect(lines)
+        collect(&lines)
     }
 }
 
 /// Puts replies on the lab's clock. A reply's own time is seq × interval + rtt since the run began; the beginning is known from the line
 /// that took the shortest time to reach the lab. So a delay between the node and the lab does not pass for one in the mesh.
-fn collect(lines: Vec<(f64, Line)>) -> Result<Pings> {
-    let mut summary = None;
-    let mut replies = Vec::new();
-    for (arrived, line) in lines {
-        match line {
-            Line::Summary { summary: last } => summary = Some(last),
-            Line::Reply(reply) => replies.push((arrived, reply)),
-        }
-    }
+fn on_the_labs_clock(replies: impl Iterator<Item = (f64, Reply)> + Clone) -> Vec<f64> {
     let own = |reply: &Reply| reply.seq as f64 * ms(INTERVAL) + reply.rtt_ms;
-    let began = replies.iter().map(|(arrived, reply)| arrived - own(reply)).fold(f64::INFINITY, f64::min);
-    Ok(Pings {
-        replies: replies.iter().map(|(_, reply)| began + own(reply)).collect(),
-        summary: summary.context("ping printed no summary")?,
-    })
+    let began = replies.clone().map(|(arrived, reply)| arrived - own(&reply)).fold(f64::INFINITY, f64::min);
+    replies.map(|(_, reply)| began + own(&reply)).collect()
+}
+
+fn collect(lines: &[(f64, Line)]) -> Result<Pings> {
+    let summary = lines.iter().find_map(|(_, line)| match line {
+        Line::Summary { summary } => Some(*summary),
+        Line::Reply(_) => None,
+    });
+    let replies = on_the_labs_clock(lines.iter().filter_map(|(arrived, line)| match line {
+        Line::Reply(reply) => Some((*arrived, *reply)),
+        Line::Summary { .. } => None,
+    }));
+    Ok(Pings { replies, summary: summary.context("ping printed no summary")? })
 }
 
 #[cfg(test)]
@@ -150,7 +169,7 @@ mod tests {
                 ),
             ),
         ];
-        let pings = collect(lines).unwrap();
+        let pings = collect(&lines).unwrap();
         assert_eq!(pings.replies, [1000.0, 1010.0, 1068.0]);
         assert_eq!(pings.summary.longest_gap_ms, Some(58.0));
     }
@@ -159,7 +178,7 @@ mod tests {
     fn a_run_without_replies_needs_its_summary() {
         let none =
             line(r#"{"summary":{"sent":3,"received":0,"p50_ms":null,"p99_ms":null,"longest_gap_ms":30.0}}"#);
-        assert!(collect(vec![(5.0, none)]).unwrap().replies.is_empty());
-        assert!(collect(Vec::new()).is_err());
+        assert!(collect(&[(5.0, none)]).unwrap().replies.is_empty());
+        assert!(collect(&[]).is_err());
     }
 }

@@ -72,8 +72,10 @@ fn rules(kind: Translation) -> String {
          add rule ip nat post oifname \"wan\" masquerade{random}; \
          add table ip filter; \
          add chain ip filter here {{ type filter hook input priority 0; policy accept; }}; \
-         add rule ip filter here iifname \"wan\" ct state != established,related drop; \
+         add rule ip filter here iifname \"wan\" ct state established,related accept; \
+         add rule ip filter here iifname \"wan\" drop; \
          add chain ip filter across {{ type filter hook forward priority 0; policy accept; }}; \
-         add rule ip filter across iifname \"wan\" ct state != established,related drop"
+         add rule ip filter across iifname \"wan\" ct state established,related accept; \
+         add rule ip filter across iifname \"wan\" drop"
     )
 }

@@ -84,6 +84,7 @@ impl Topology {
     }
 
     /// Hops between two nodes on the shortest path.
+    #[cfg(test)]
     pub(crate) fn distance(&self, from: usize, to: usize) -> Option<usize> {
         distances(self.nodes, &self.edges, from).get(to).copied().flatten()
     }
