@@ -24,7 +24,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(300);
 /// Messages under way at the end are given this long.
 const LAST_MESSAGES: Duration = Duration::from_secs(15);
 
-pub(crate) fn drive(world: &mut World, scenario: &Scenario) {
+pub(crate) fn drive(world: &mut World<'_>, scenario: &Scenario) {
     let end = seconds(scenario.duration_s);
     world.check.disturb(Duration::ZERO);
     world.whole_after = until_whole(world, START.min(end));
@@ -49,7 +49,7 @@ pub(crate) fn drive(world: &mut World, scenario: &Scenario) {
 }
 
 /// Runs to the end, and checks routes whenever it has been quiet long enough.
-fn run_quietly(world: &mut World, end: Duration) {
+fn run_quietly(world: &mut World<'_>, end: Duration) {
     while world.now < end {
         let next = (world.now + Duration::from_secs(1)).min(end);
         world.run_until(next);
@@ -59,7 +59,7 @@ fn run_quietly(world: &mut World, end: Duration) {
     }
 }
 
-fn until_whole(world: &mut World, within: Duration) -> Option<Duration> {
+fn until_whole(world: &mut World<'_>, within: Duration) -> Option<Duration> {
     let start = world.now;
     while world.now < start + within {
         let next = world.now + LOOK;
@@ -71,7 +71,7 @@ fn until_whole(world: &mut World, within: Duration) -> Option<Duration> {
     None
 }
 
-fn check_routes(world: &mut World) {
+fn check_routes(world: &mut World<'_>) {
     let mut problem = String::new();
     for _ in 0..LOOKS {
         match world.routes_are_shortest() {
@@ -87,13 +87,14 @@ fn check_routes(world: &mut World) {
     world.check.violation(world.now, &problem);
 }
 
-fn run_campaign(world: &mut World, campaign: &Campaign, end: Duration) {
+fn run_campaign(world: &mut World<'_>, campaign: &Campaign, end: Duration) {
     for trial in 0..campaign.count {
         if world.now >= end {
             world.heal.out_of_time = (campaign.count - trial) as u64;
             return;
         }
         one_trial(world, campaign);
+        world.progress.faults = trial + 1;
         if trial % CHECK_EVERY == CHECK_EVERY - 1 || trial + 1 == campaign.count {
             while !world.check.quiet(world.now) {
                 let next = world.now + LOOK_AGAIN;
@@ -105,7 +106,7 @@ fn run_campaign(world: &mut World, campaign: &Campaign, end: Duration) {
 }
 
 /// Pings between two nodes, breaks something on their path, measures the silence, repairs.
-fn one_trial(world: &mut World, campaign: &Campaign) {
+fn one_trial(world: &mut World<'_>, campaign: &Campaign) {
     let Some((from, to)) = choose_ends(world, campaign) else {
         world.heal.no_alternate += 1;
         return;
@@ -140,13 +141,13 @@ fn one_trial(world: &mut World, campaign: &Campaign) {
     stop_pings(world, pinger);
 }
 
-fn stop_pings(world: &mut World, pinger: usize) {
+fn stop_pings(world: &mut World<'_>, pinger: usize) {
     if let Some(pings) = world.pingers.get_mut(pinger) {
         pings.on = false;
     }
 }
 
-fn choose_ends(world: &mut World, campaign: &Campaign) -> Option<(usize, usize)> {
+fn choose_ends(world: &mut World<'_>, campaign: &Campaign) -> Option<(usize, usize)> {
     if campaign.ends.is_some() {
         return campaign.ends;
     }
@@ -158,7 +159,7 @@ fn choose_ends(world: &mut World, campaign: &Campaign) -> Option<(usize, usize)>
 }
 
 /// A fault on the present path, after which there is still a way round, and its repair.
-fn choose_fault(world: &mut World, kind: FaultKind, from: usize, to: usize) -> Option<(Action, Action)> {
+fn choose_fault(world: &mut World<'_>, kind: FaultKind, from: usize, to: usize) -> Option<(Action, Action)> {
     let path = world.path(from, to)?;
     let kind = match kind {
         FaultKind::Any => {

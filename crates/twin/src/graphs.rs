@@ -78,8 +78,8 @@ fn graphml(text: &str, link: LinkModel) -> Result<Plan, String> {
     let mut plan = Plan { nodes: index.len(), edges: BTreeMap::new() };
     for edge in named("edge") {
         let end = |name: &str| {
-            let id = edge.attribute(name).ok_or(format!("an edge has no {name}"))?;
-            index.get(id).copied().ok_or(format!("an edge names node {id}, which doesn't exist"))
+            let id = edge.attribute(name).ok_or_else(|| format!("an edge has no {name}"))?;
+            index.get(id).copied().ok_or_else(|| format!("an edge names node {id}, which doesn't exist"))
         };
         let mut model = link;
         for data in edge.children().filter(|child| child.tag_name().name() == "data") {

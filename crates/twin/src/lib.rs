@@ -27,35 +27,58 @@ pub use crate::scenario::{
 };
 use crate::world::World;
 
+/// How far a run is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Progress {
+    /// Virtual time, seconds.
+    pub virtual_s: f64,
+    /// Where it ends at the latest.
+    pub duration_s: f64,
+    /// Faults of the campaign that are measured.
+    pub faults: usize,
+    /// All of them.
+    pub of_faults: usize,
+}
+
+/// Who looks on while a scenario runs.
+#[derive(Default)]
+pub struct Observer<'a> {
+    /// Gets the trace, one event a line: nanoseconds, node, kind, detail.
+    pub trace: Option<&'a mut dyn std::io::Write>,
+    /// Is called now and then.
+    pub progress: Option<&'a mut dyn FnMut(Progress)>,
+}
+
+impl std::fmt::Debug for Observer<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Observer").field("trace", &self.trace.is_some()).finish_non_exhaustive()
+    }
+}
+
 /// Runs a scenario to its end.
 ///
 /// # Errors
 /// The scenario makes no sense (a topology without nodes, a fault on a node that doesn't exist). A broken invariant is no
 /// error but stands in [`Report::violations`].
 pub fn run(scenario: &Scenario) -> Result<Report, ScenarioError> {
-    run_traced(scenario, None)
+    run_observed(scenario, Observer::default())
 }
 
-/// As [`run`], and writes the trace, one event a line.
+/// As [`run`], while someone looks on.
 ///
 /// # Errors
 /// As [`run`]; failures to write the trace are [`ScenarioError::Trace`].
-pub fn run_traced(
-    scenario: &Scenario,
-    trace: Option<&mut dyn std::io::Write>,
-) -> Result<Report, ScenarioError> {
+pub fn run_observed(scenario: &Scenario, observer: Observer<'_>) -> Result<Report, ScenarioError> {
     let started = Instant::now();
-    let mut world = World::new(scenario)?;
-    world.keep_trace(trace.is_some());
+    let mut world = World::new(scenario, observer)?;
     campaign::drive(&mut world, scenario);
     let mut report = world.report(scenario);
     // The only thing that differs from run to run; no decision depends on it.
     report.wall_s = started.elapsed().as_secs_f64();
-    if let Some(out) = trace {
-        out.write_all(world.trace_text().as_bytes())
-            .map_err(|error| ScenarioError::Trace(error.to_string()))?;
+    match world.trace_error {
+        Some(error) => Err(ScenarioError::Trace(error.to_string())),
+        None => Ok(report),
     }
-    Ok(report)
 }
 
 /// Runs a scenario once for each of `count` seeds, from the scenario's own upwards.

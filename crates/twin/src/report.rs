@@ -107,8 +107,8 @@ impl Report {
     }
 }
 
-impl World {
-    pub(crate) fn report(&self, scenario: &Scenario) -> Report {
+impl World<'_> {
+    pub(crate) fn report(&mut self, scenario: &Scenario) -> Report {
         let (trace, events) = self.trace_hash();
         let (suspicions, deaths) = self.counters();
         let pings = self.pingers.iter().fold((0, 0), |(sent, back), p| (sent + p.sent, back + p.received));
@@ -156,7 +156,7 @@ impl fmt::Display for Report {
                 self.virtual_s, self.wall_s, self.events
             ),
         )?;
-        let whole = self.whole_after_ms.map_or("never".into(), |ms| format!("after {ms:.0} ms"));
+        let whole = self.whole_after_ms.map_or_else(|| "never".into(), |ms| format!("after {ms:.0} ms"));
         row(f, "whole", whole)?;
         if let Some(heal) = self.heal_ms {
             row(f, "heal", heal.to_string())?;

@@ -138,6 +138,8 @@ impl Session {
                     effect.up = true;
                 }
             }
+            // It overtook the answer to our dial. Without the handshake QUIC can't read it either; it comes again.
+            Segment::Data { .. } if !self.open => {}
             Segment::Data { epoch, seq, bytes } => {
                 if seq >= self.expected && seq < self.expected + 2 * WINDOW {
                     self.early.insert(seq, bytes);
@@ -252,6 +254,17 @@ mod tests {
         }
         let expected: Vec<_> = (0..500_u64).map(|n| Bytes::copy_from_slice(&n.to_be_bytes())).collect();
         assert_eq!(got, expected);
+    }
+
+    #[test]
+    fn data_that_overtakes_the_answer_to_a_dial_waits_for_it() {
+        let now = Duration::ZERO;
+        let (mut dialler, _) = Session::dial(now, 1);
+        let early = Segment::Data { epoch: 1, seq: 0, bytes: Bytes::from_static(b"early") };
+        let effect = dialler.segment(now, early.clone());
+        assert!(effect.frames.is_empty() && effect.send.is_empty() && !effect.up);
+        assert!(dialler.segment(now, Segment::SynAck { epoch: 1 }).up);
+        assert_eq!(dialler.segment(now, early).frames, [Bytes::from_static(b"early")]);
     }
 
     #[test]

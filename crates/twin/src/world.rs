@@ -5,6 +5,7 @@ mod faults;
 mod mailing;
 mod view;
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -28,12 +29,14 @@ use crate::pings::Pinger;
 use crate::scenario::{Fault, Neighbours, Scenario, ScenarioError};
 use crate::session::Segment;
 use crate::topology::Plan;
-use crate::{millis, seconds};
+use crate::{Observer, Progress, millis, seconds};
 
 /// What a stopped process' socket holds; the rest is dropped, as the kernel does.
 const SOCKET_BUFFER: usize = 4096;
 /// The trace is hashed in pieces of this size.
 const TRACE_PIECE: usize = 64 * 1024;
+/// Who looks on hears of progress after this many events: some ten times a second.
+const PROGRESS_EVERY: u64 = 50_000;
 
 /// What happens to a node.
 #[derive(Debug)]
@@ -171,36 +174,18 @@ impl Node {
     }
 }
 
-/// An event in the queue: by time, then by the order in which events were made.
+/// An event in the queue: by time, then by the order in which events were made. Small, because heaps move their entries a lot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Entry {
-    at: Duration,
+    at_ns: u64,
     count: u64,
-    node: usize,
-    what: What,
-}
-
-impl PartialEq for Entry {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.count) == (other.at, other.count)
-    }
-}
-
-impl Eq for Entry {}
-
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Entry {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (other.at, other.count).cmp(&(self.at, self.count))
-    }
+    node: u32,
+    /// Where in `World::pending` it says what happens.
+    slot: u32,
 }
 
 /// The simulated world.
-pub(crate) struct World {
+pub(crate) struct World<'a> {
     pub(crate) now: Duration,
     pub(crate) rng: ChaCha8Rng,
     pub(crate) check: Check,
@@ -209,7 +194,9 @@ pub(crate) struct World {
     nodes: Vec<Node>,
     net: Net<(usize, What)>,
     plan: Plan,
-    queue: BinaryHeap<Entry>,
+    queue: BinaryHeap<Reverse<Entry>>,
+    pending: Vec<Option<What>>,
+    free: Vec<u32>,
     index: HashMap<NodeId, usize>,
     count: u64,
     events: u64,
@@ -222,13 +209,17 @@ pub(crate) struct World {
     deaths: u64,
     hasher: blake3::Hasher,
     trace: String,
-    keep: bool,
+    observer: Observer<'a>,
+    /// Why the trace could not be written.
+    pub(crate) trace_error: Option<std::io::Error>,
+    pub(crate) progress: Progress,
     pub(crate) whole_after: Option<Duration>,
     pub(crate) heal: crate::report::Heal,
 }
 
-impl World {
-    pub(crate) fn new(scenario: &Scenario) -> Result<Self, ScenarioError> {
+impl<'a> World<'a> {
+    pub(crate) fn new(scenario: &Scenario, observer: Observer<'a>) -> Result<Self, ScenarioError> {
+        let of_faults = scenario.campaign.as_ref().map_or(0, |campaign| campaign.count);
         let mut rng = ChaCha8Rng::seed_from_u64(scenario.seed);
         let plan = Plan::make(&scenario.topology, scenario.link, &mut rng)?;
         let nodes = plan.nodes;
@@ -251,6 +242,8 @@ impl World {
             net,
             plan,
             queue: BinaryHeap::new(),
+            pending: Vec::new(),
+            free: Vec::new(),
             index: (0..nodes).map(|at| (node_id(at), at)).collect(),
             count: 0,
             events: 0,
@@ -263,7 +256,9 @@ impl World {
             deaths: 0,
             hasher: blake3::Hasher::new(),
             trace: String::new(),
-            keep: false,
+            observer,
+            trace_error: None,
+            progress: Progress { virtual_s: 0.0, duration_s: scenario.duration_s, faults: 0, of_faults },
             whole_after: None,
             heal: crate::report::Heal::default(),
         };
@@ -315,14 +310,6 @@ impl World {
         Ok(())
     }
 
-    pub(crate) fn keep_trace(&mut self, keep: bool) {
-        self.keep = keep;
-    }
-
-    pub(crate) fn trace_text(&self) -> &str {
-        &self.trace
-    }
-
     /// Starts a node's process, on what its disk holds.
     fn start(&mut self, at: usize) {
         let id = node_id(at);
@@ -364,32 +351,61 @@ impl World {
 
     fn push(&mut self, at: Duration, node: usize, what: What) {
         self.count += 1;
-        self.queue.push(Entry { at, count: self.count, node, what });
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.pending.push(None);
+            u32::try_from(self.pending.len() - 1).unwrap_or(u32::MAX)
+        });
+        let Some(place) = self.pending.get_mut(slot as usize) else { return };
+        *place = Some(what);
+        let node = u32::try_from(node).unwrap_or(u32::MAX);
+        self.queue.push(Reverse(Entry { at_ns: nanos(at), count: self.count, node, slot }));
     }
 
     /// Runs until `end`.
     pub(crate) fn run_until(&mut self, end: Duration) {
-        while self.queue.peek().is_some_and(|entry| entry.at <= end) {
-            let Some(Entry { at, node, what, .. }) = self.queue.pop() else { break };
-            self.now = self.now.max(at);
+        let end_ns = nanos(end);
+        while self.queue.peek().is_some_and(|Reverse(entry)| entry.at_ns <= end_ns) {
+            let Some(Reverse(Entry { at_ns, node, slot, .. })) = self.queue.pop() else { break };
+            let Some(what) = self.pending.get_mut(slot as usize).and_then(Option::take) else { continue };
+            self.free.push(slot);
+            let node = node as usize;
+            self.now = self.now.max(Duration::from_nanos(at_ns));
             self.events += 1;
             let line =
                 writeln!(self.trace, "{} {node} {} {:x}", self.now.as_nanos(), what.tag(), what.detail());
             debug_assert!(line.is_ok(), "writing to a string doesn't fail");
-            if !self.keep && self.trace.len() > TRACE_PIECE {
-                self.hasher.update(self.trace.as_bytes());
-                self.trace.clear();
+            if self.trace.len() > TRACE_PIECE {
+                self.flush_trace();
+            }
+            if self.events.is_multiple_of(PROGRESS_EVERY) {
+                self.tell_progress();
             }
             self.happen(node, what);
         }
         self.now = self.now.max(end);
     }
 
+    fn flush_trace(&mut self) {
+        self.hasher.update(self.trace.as_bytes());
+        if let Some(out) = &mut self.observer.trace
+            && self.trace_error.is_none()
+        {
+            self.trace_error = out.write_all(self.trace.as_bytes()).err();
+        }
+        self.trace.clear();
+    }
+
+    fn tell_progress(&mut self) {
+        self.progress.virtual_s = self.now.as_secs_f64();
+        if let Some(tell) = &mut self.observer.progress {
+            tell(self.progress);
+        }
+    }
+
     /// BLAKE3 of the trace up to now, and how many events it holds.
-    pub(crate) fn trace_hash(&self) -> (String, u64) {
-        let mut hasher = self.hasher.clone();
-        hasher.update(self.trace.as_bytes());
-        (hasher.finalize().to_hex().to_string(), self.events)
+    pub(crate) fn trace_hash(&mut self) -> (String, u64) {
+        self.flush_trace();
+        (self.hasher.finalize().to_hex().to_string(), self.events)
     }
 
     pub(crate) fn start_pings(&mut self, from: usize, to: usize, every: Duration) -> usize {
@@ -407,6 +423,11 @@ impl World {
     pub(crate) const fn stop_messages(&mut self, at: Duration) {
         self.submit_until = at;
     }
+}
+
+/// 584 years fit.
+fn nanos(at: Duration) -> u64 {
+    u64::try_from(at.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn socket(at: usize) -> SocketAddr {

@@ -8,6 +8,7 @@ use meshara_identity::NodeId;
 
 use super::Core;
 use crate::auth::MemberError;
+use crate::bucket::Bucket;
 use crate::config::Config;
 use crate::control::{ControlError, MAX_ENTRIES, Message, SummaryEntry, chunk_records, raw_records};
 use crate::database::MAX_ORIGINS;
@@ -16,6 +17,10 @@ use crate::types::{CloseReason, Event, LinkId, LinkKind, Output};
 
 /// Own changes within this time go out together. The first goes at once.
 const BATCH: Duration = Duration::from_millis(10);
+/// News passes on at once this often in a row: more than any one failure makes …
+const FLOOD_BURST: u32 = 32;
+/// … and then once in this time, together: when a mesh starts, a message for each record would be most of the work.
+const FLOOD_EVERY: Duration = Duration::from_millis(10);
 /// Compare databases with one neighbour this often: finds what was shed.
 const COMPARE_EVERY: Duration = Duration::from_secs(30);
 /// Answer another digest with a summary at most this often per link: floods under way make digests differ.
@@ -31,7 +36,10 @@ const DEFERRED_EVERY: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub(super) struct Flooding {
     sequence: u64,
+    /// At most the newest record of each kind and origin leaves it.
     queue: Vec<(u16, Record, Option<LinkId>)>,
+    pace: Bucket,
+    queue_due: Option<Duration>,
     link_state_due: Option<Duration>,
     link_state_sent: Option<Duration>,
     refresh_at: Duration,
@@ -46,6 +54,8 @@ impl Flooding {
         Self {
             sequence,
             queue: Vec::new(),
+            pace: Bucket::new(FLOOD_BURST, FLOOD_EVERY, now),
+            queue_due: None,
             link_state_due: Some(now),
             link_state_sent: None,
             refresh_at: now + config.refresh,
@@ -62,7 +72,7 @@ impl Flooding {
     }
 
     pub(super) fn deadline(&self) -> Option<Duration> {
-        [self.link_state_due, self.deferred_at].into_iter().flatten().min()
+        [self.link_state_due, self.deferred_at, self.queue_due].into_iter().flatten().min()
     }
 }
 
@@ -77,7 +87,8 @@ impl Core {
         if result.is_err() {
             self.metrics.bad_control += 1;
         }
-        self.finish(now);
+        // What a neighbour tells doesn't change what we tell of our links.
+        self.finish_links_unchanged(now);
         result
     }
 
@@ -425,11 +436,28 @@ impl Core {
     }
 
     /// Sends what was accepted or made to all routing links but the one it came from.
-    pub(super) fn send_floods(&mut self) {
+    pub(super) fn send_floods(&mut self, now: Duration) {
         if self.flooding.queue.is_empty() {
             return;
         }
-        let queue = std::mem::take(&mut self.flooding.queue);
+        let waits = match self.flooding.queue_due {
+            Some(due) => now < due,
+            None => !self.flooding.pace.take(1, now),
+        };
+        if waits {
+            self.flooding.queue_due.get_or_insert(now + FLOOD_EVERY);
+            return;
+        }
+        self.flush_floods();
+    }
+
+    fn flush_floods(&mut self) {
+        self.flooding.queue_due = None;
+        let mut queue = std::mem::take(&mut self.flooding.queue);
+        // What a newer version overtook while it waited is no news.
+        queue.retain(|(_, record, _)| {
+            self.database.sequence(&record.origin, record.kind).is_none_or(|newest| newest == record.sequence)
+        });
         let links: Vec<LinkId> =
             self.links.iter().filter(|(_, link)| link.routing()).map(|(id, _)| *id).collect();
         for id in links {
@@ -488,7 +516,7 @@ impl Core {
     pub(super) fn say_goodbye(&mut self, now: Duration) {
         let state = LinkState { leaving: true, neighbours: Vec::new() };
         self.originate(now, Kind::LinkState, &state.encode());
-        self.send_floods();
+        self.flush_floods();
         for link in std::mem::take(&mut self.links).into_keys() {
             self.outputs.push_back(Output::CloseLink { link, reason: CloseReason::Leaving });
         }

@@ -193,8 +193,13 @@ impl Core {
     /// Ends an input: what is due goes out.
     fn finish(&mut self, now: Duration) {
         self.update_adverts(now);
+        self.finish_links_unchanged(now);
+    }
+
+    /// Ends an input that can't have changed our links.
+    fn finish_links_unchanged(&mut self, now: Duration) {
         self.send_own_link_state(now);
-        self.send_floods();
+        self.send_floods(now);
         self.update_routes(now);
     }
 

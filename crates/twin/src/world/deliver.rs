@@ -17,7 +17,7 @@ const DIAL_TIMEOUT: Duration = Duration::from_millis(1500);
 /// Bytes around a probe or control message on the wire: hop header and tag, or QUIC's.
 const FRAMING: usize = 64;
 
-impl World {
+impl World<'_> {
     /// An event happens.
     pub(super) fn happen(&mut self, at: usize, what: What) {
         match what {

@@ -3,7 +3,7 @@
 use super::{Node, What, World};
 use crate::scenario::{Action, ScenarioError};
 
-impl World {
+impl World<'_> {
     /// Whether an action names nodes and links that exist.
     pub(super) fn validate(&mut self, action: &Action) -> Result<(), ScenarioError> {
         let node = |at: usize| {

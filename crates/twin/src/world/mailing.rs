@@ -13,7 +13,7 @@ use crate::session::{Effect, Segment, Session};
 /// A group commit takes this long, and up to as much again.
 const COMMIT: Duration = Duration::from_millis(2);
 
-impl World {
+impl World<'_> {
     /// A pair's next message.
     pub(super) fn submit(&mut self, pair: usize) {
         let now = self.now;

@@ -12,7 +12,7 @@ use crate::auth::{address, node_id};
 /// Nodes whose routes are compared with an independent computation, each time.
 const SAMPLE: usize = 16;
 
-impl World {
+impl World<'_> {
     pub(crate) fn size(&self) -> usize {
         self.nodes.len()
     }
