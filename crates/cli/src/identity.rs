@@ -34,13 +34,16 @@ pub(crate) fn home_error(error: &HomeError) -> ApiError {
             split(ErrorCode::DamagedFile, &error.to_string())
         }
         HomeError::OtherMesh { .. } => split(ErrorCode::AlreadyInitialised, &error.to_string()),
-        HomeError::Trust(_) => ApiError::new(ErrorCode::DamagedFile, error.to_string())
-            .hint("root.key, issuer.key and membership do not belong together: restore all from the same backup"),
+        HomeError::Trust(_) => ApiError::new(ErrorCode::DamagedFile, error.to_string()).hint(
+            "root.key, issuer.key and membership do not belong together: restore all from the same backup",
+        ),
         HomeError::Issuer(IssuerError::Store(StoreError::File(error))) => file_error(error),
         HomeError::Issuer(IssuerError::Store(error)) => store_error(error),
         HomeError::Issuer(IssuerError::NameTaken) => ApiError::new(ErrorCode::NameTaken, error.to_string())
             .hint("an unfinished init has given this node another name: use that one, or another --home"),
-        HomeError::Issuer(IssuerError::WrongGrant) => split_at(ErrorCode::DamagedFile, &error.to_string(), ": "),
+        HomeError::Issuer(IssuerError::WrongGrant) => {
+            split_at(ErrorCode::DamagedFile, &error.to_string(), ": ")
+        }
         _ => split(ErrorCode::Internal, &error.to_string()),
     }
 }

@@ -73,7 +73,8 @@ fn an_interrupted_init_is_finished_by_the_next_one() {
         }
         let kept: Vec<_> = order[..written].iter().map(|file| fs::read(home.join(file)).unwrap()).collect();
         if written > 2 {
-            let other = create_mesh(home, &"x".parse().unwrap(), &"a".parse().unwrap(), Some(&passphrase), NOW);
+            let other =
+                create_mesh(home, &"x".parse().unwrap(), &"a".parse().unwrap(), Some(&passphrase), NOW);
             assert!(matches!(other.unwrap_err(), HomeError::OtherMesh { .. }), "{written} files");
         }
         if written > 0 {

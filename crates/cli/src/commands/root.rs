@@ -77,7 +77,9 @@ pub(crate) fn run(args: RootArgs, context: &Context) -> Result<(), Failure> {
             }
             output::line(format!("put the mesh root {mesh_id} into {}", context.home.display()))?;
             let paint = output::stdout_paint();
-            output::line(paint.dim("next: `meshara init` with the mesh's name makes an issuer under this root"))?;
+            output::line(
+                paint.dim("next: `meshara init` with the mesh's name makes an issuer under this root"),
+            )?;
         }
     }
     Ok(())

@@ -74,7 +74,9 @@ impl Admission {
         let mut version = [0];
         receive.read_exact(&mut version).await.ok()?;
         if version != [JOIN_VERSION] {
-            let reason = format!("this member speaks version {JOIN_VERSION} of the join protocol: update the older of the two");
+            let reason = format!(
+                "this member speaks version {JOIN_VERSION} of the join protocol: update the older of the two"
+            );
             connection.close(CLOSE_VERSION.into(), reason.as_bytes());
             return None;
         }

@@ -28,7 +28,8 @@ pub(super) async fn tell(mut send: SendStream) {
 /// Asks every neighbour that is up, all at once.
 pub(super) async fn ask(inner: &std::sync::Arc<Inner>) -> Vec<PeerClock> {
     let neighbours: Vec<_> = inner.overlay.view(|core| {
-        let up = |link: &meshara_overlay::NeighbourView| link.phase == Phase::Up && link.kind == LinkKind::Routing;
+        let up =
+            |link: &meshara_overlay::NeighbourView| link.phase == Phase::Up && link.kind == LinkKind::Routing;
         core.neighbours().filter(up).map(|link| link.node).take(MAX_ASKED).collect()
     });
     let mut asked = JoinSet::new();

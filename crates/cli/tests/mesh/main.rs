@@ -1,0 +1,14 @@
+//! The command as its users meet it: real nodes in processes of their own on loopback.
+
+// Clippy's exception for tests does not reach the helpers of an integration test.
+#![allow(clippy::indexing_slicing, clippy::unwrap_used, clippy::panic)]
+
+mod clock;
+mod damage;
+mod disk;
+mod joining;
+mod lifetime;
+mod messages;
+mod paths;
+mod services;
+mod world;
