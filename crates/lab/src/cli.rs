@@ -72,12 +72,15 @@ pub(crate) enum Command {
     },
     /// Limited links: what bench carries and how much queueing it adds, beside TCP CUBIC
     Tiers {
-        /// Seconds of each flow
-        #[arg(long, default_value_t = 10)]
+        /// Seconds of each flow after its ramp
+        #[arg(long, default_value_t = 5)]
         seconds: u32,
         /// Only these rates, in Mbit/s
         #[arg(long, value_name = "MBIT")]
         rate: Vec<u64>,
+        /// Congestion controllers to try
+        #[arg(long, value_name = "NAME", default_values_t = ["bbr", "cubic", "newreno"].map(str::to_owned))]
+        controller: Vec<String>,
     },
     /// Memory and processor share of an idle mesh, and how long it takes to form
     Idle {

@@ -76,7 +76,7 @@ fn command(context: &Context, command: Command, seed: u64) -> Result<()> {
         }
         Command::Short => short::command(context),
         Command::Iperf { rounds, seconds } => iperf::command(context, rounds, seconds),
-        Command::Tiers { seconds, rate } => tiers::command(context, seconds, &rate),
+        Command::Tiers { seconds, rate, controller } => tiers::command(context, seconds, &rate, &controller),
         Command::Idle { nodes, seconds } => idle::command(context, nodes, seconds),
         Command::FalseSuspicion { minutes, topology } => {
             suspicion::command(context, Topology::parse(&topology, seed)?, minutes)

@@ -47,9 +47,21 @@ impl Drop for Server {
 
 /// Measures one TCP flow with CUBIC from a host; Gbit/s as received.
 pub(crate) fn measure(host: &Namespace, address: &str, port: u16, seconds: u32) -> Result<f64> {
+    measure_after(host, address, port, 0, seconds)
+}
+
+/// The same, after a ramp that does not count.
+pub(crate) fn measure_after(
+    host: &Namespace,
+    address: &str,
+    port: u16,
+    ramp: u32,
+    seconds: u32,
+) -> Result<f64> {
     let mut command = host.command("iperf3");
-    command.args(["-c", address, "-p", &port.to_string(), "-t", &seconds.to_string(), "-C", "cubic", "-J"]);
-    let output = exec::run(command, Duration::from_secs(u64::from(seconds) + 20))?;
+    command.args(["-c", address, "-p", &port.to_string(), "-C", "cubic", "-J"]);
+    command.args(["-O", &ramp.to_string(), "-t", &seconds.to_string()]);
+    let output = exec::run(command, Duration::from_secs(u64::from(ramp + seconds) + 20))?;
     received(&output.stdout)
 }
 
