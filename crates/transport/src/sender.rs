@@ -32,7 +32,10 @@ struct Pending {
 
 /// Frames of one length (the last may be shorter), ready for one segmented send.
 struct Batch {
-    frames: Vec<u8>,
+    /// Always [`BATCH`] bytes, so that none are cleared only to be written.
+    memory: Vec<u8>,
+    /// Bytes in use.
+    used: usize,
     segment: usize,
     /// A shorter frame ended the batch.
     closed: bool,
@@ -50,7 +53,7 @@ pub(crate) struct SessionSender {
 
 impl SessionSender {
     pub(crate) fn new() -> Self {
-        let batch = Batch { frames: Vec::with_capacity(BATCH), segment: 0, closed: false };
+        let batch = Batch { memory: vec![0; BATCH], used: 0, segment: 0, closed: false };
         Self { packet: 0, batch, pending: Vec::new(), parity: BTreeSet::new(), sum: Vec::new() }
     }
 
@@ -111,7 +114,7 @@ impl SessionSender {
             let parts = packet.len().div_ceil(part);
             let bytes = packet.len() + parts * BULK_OVERHEAD;
             // Batches end on packet borders, so that the far end joins a packet within one receive buffer.
-            if self.batch.frames.len() + bytes > BATCH {
+            if self.batch.used + bytes > BATCH {
                 self.send_batch(wire, &outgoing);
             }
             let number = FragmentHeader { packet: self.packet, index: 0, count, length: packet.len() as u16 };
@@ -150,32 +153,31 @@ impl SessionSender {
     ) {
         let len = payload.len() + BULK_OVERHEAD;
         let mismatch = self.batch.closed || (self.batch.segment != 0 && len > self.batch.segment);
-        if mismatch || self.batch.frames.len() + len > BATCH {
+        if mismatch || self.batch.used + len > BATCH {
             self.send_batch(wire, outgoing);
         }
         if self.batch.segment == 0 {
             self.batch.segment = len;
         }
         self.batch.closed = len < self.batch.segment;
-        let start = self.batch.frames.len();
-        self.batch.frames.resize(start + len, 0);
-        let Some(frame) = self.batch.frames.get_mut(start..) else { return };
+        let start = self.batch.used;
+        let Some(frame) = self.batch.memory.get_mut(start..start + len) else { return };
         let header = Header { counter: link.next_counter(len), ..header };
-        if fill(frame, header, part, payload, outgoing).is_none() {
-            self.batch.frames.truncate(start);
+        if fill(frame, header, part, payload, outgoing).is_some() {
+            self.batch.used += len;
         }
     }
 
     fn send_batch(&mut self, wire: &Wire, outgoing: &Outgoing) {
-        let Batch { frames, segment, closed } = &mut self.batch;
-        if !frames.is_empty() {
+        let Batch { memory, used, segment, closed } = &mut self.batch;
+        if let Some(frames) = memory.get(..*used).filter(|frames| !frames.is_empty()) {
             let sent =
                 if self.pending.is_empty() { wire.send_run(outgoing.remote, frames, *segment) } else { 0 };
             if let Some(rest) = frames.get(sent..).filter(|rest| !rest.is_empty()) {
                 self.pending.push(Pending { to: outgoing.remote, frames: rest.to_vec(), segment: *segment });
             }
         }
-        frames.clear();
+        *used = 0;
         *segment = 0;
         *closed = false;
     }

@@ -16,8 +16,8 @@ use crate::wire::WritePoller;
 
 /// Packets that one receive buffer of the session endpoint holds.
 const SESSION_RECEIVE_SEGMENTS: usize = 4;
-/// Session packets per transmit; quinn itself stops at 10.
-const SESSION_TRANSMIT_SEGMENTS: usize = 10;
+/// Session packets per transmit: two segmented sends of four. quinn itself stops at 10.
+const SESSION_TRANSMIT_SEGMENTS: usize = 8;
 
 /// QUIC packets of links, on the wire as they are.
 #[derive(Debug)]
