@@ -9,6 +9,8 @@
 //! ```
 //! A link starts with a digest each way; whoever sees another one sends a summary; whoever lacks something requests it.
 
+use std::borrow::Borrow;
+
 use meshara_identity::NodeId;
 
 use crate::codec::{Reader, Truncated};
@@ -110,7 +112,9 @@ impl Message {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         match self {
-            Self::Records(records) => encode_records(records.iter().map(|aged| (aged.age_s, &aged.record))),
+            Self::Records(records) => {
+                encode_records(MAX_CONTROL_LEN, records.iter().map(|aged| (aged.age_s, &aged.record)))
+            }
             Self::Summary(entries) => {
                 let mut out = vec![VERSION, 2];
                 for entry in entries {
@@ -209,34 +213,38 @@ fn read_all<'a, T>(
     if entries.is_empty() { Err(ControlError::Entries) } else { Ok(entries) }
 }
 
-fn encode_records<'a>(records: impl Iterator<Item = (u16, &'a Record)>) -> Vec<u8> {
-    let mut out = vec![VERSION, 1];
+fn encode_records<'a>(size: usize, records: impl Iterator<Item = (u16, &'a Record)>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(size);
+    out.extend([VERSION, 1]);
     for (age_s, record) in records {
-        let length = u16::try_from(record.bytes().len()).unwrap_or(u16::MAX);
+        let bytes = record.bytes();
         out.extend(age_s.to_be_bytes());
-        out.extend(length.to_be_bytes());
-        out.extend(record.bytes());
+        out.extend(u16::try_from(bytes.len()).unwrap_or(u16::MAX).to_be_bytes());
+        out.extend(bytes);
     }
     out
 }
 
 /// Writes records into as few messages as the limits allow.
 #[must_use]
-pub fn chunk_records(records: &[(u16, Record)]) -> Vec<Vec<u8>> {
+pub fn chunk_records<R: Borrow<Record>>(records: &[(u16, R)]) -> Vec<Vec<u8>> {
+    let part = |start: usize, end: usize| {
+        records.iter().take(end).skip(start).map(|(age_s, record)| (*age_s, record.borrow()))
+    };
     let mut messages = Vec::new();
     let mut start = 0;
     let mut size = 2;
     for (at, (_, record)) in records.iter().enumerate() {
-        let more = 4 + record.bytes().len();
+        let more = 4 + record.borrow().bytes().len();
         if at > start && (size + more > MAX_CONTROL_LEN || at - start == MAX_ENTRIES) {
-            messages.push(encode_records(records.iter().take(at).skip(start).map(|(age, r)| (*age, r))));
+            messages.push(encode_records(size, part(start, at)));
             start = at;
             size = 2;
         }
         size += more;
     }
     if start < records.len() {
-        messages.push(encode_records(records.iter().skip(start).map(|(age, r)| (*age, r))));
+        messages.push(encode_records(size, part(start, records.len())));
     }
     messages
 }
@@ -307,7 +315,7 @@ mod tests {
             back.extend(part.into_iter().map(|aged| (aged.age_s, aged.record)));
         }
         assert_eq!(back, records);
-        assert!(chunk_records(&[]).is_empty());
+        assert!(chunk_records::<Record>(&[]).is_empty());
     }
 
     proptest! {

@@ -125,11 +125,7 @@ impl Graph {
             }
         };
         let before = std::mem::replace(&mut self.nodes[at as usize].adverts, adverts);
-        let mut others: Vec<NodeId> = before.iter().map(|n| n.node).collect();
-        others.extend(self.nodes[at as usize].adverts.iter().map(|n| n.node));
-        others.sort_unstable();
-        others.dedup();
-        for other in others {
+        for other in differing(&before, &self.nodes[at as usize].adverts) {
             if let Some(other) = self.find(&other) {
                 changed |= self.join(at, other, now);
             }
@@ -250,6 +246,16 @@ impl Graph {
             }
         }
     }
+}
+
+/// The nodes of which two lists of adverts, each ordered by node, say different things.
+fn differing(before: &[Neighbour], after: &[Neighbour]) -> Vec<NodeId> {
+    let said = |adverts: &[Neighbour], node: &NodeId| {
+        adverts.binary_search_by(|n| n.node.cmp(node)).ok().map(|at| adverts[at])
+    };
+    let changed = after.iter().filter(|new| said(before, &new.node) != Some(**new));
+    let gone = before.iter().filter(|old| said(after, &old.node).is_none());
+    changed.chain(gone).map(|advert| advert.node).collect()
 }
 
 impl Tree {

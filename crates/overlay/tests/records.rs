@@ -306,3 +306,34 @@ fn probes_and_control_on_wrong_links_are_refused_exactly() {
     assert_eq!(p.core.handle_control(p.now, LINK, &[1, 4]), Err(ControlError::Truncated));
     assert_eq!(p.core.metrics().bad_probes, before + 3);
 }
+
+#[test]
+fn a_storm_of_news_is_passed_on_together_and_a_little_at_once() {
+    let mut p = Played::new();
+    p.outputs();
+    let mut messages = 0;
+    let mut seen = Vec::new();
+    for at in 10..110 {
+        p.send(vec![member(at)]).unwrap();
+        let now = p.flooded(OTHER);
+        // One failure makes a handful of records: those pass without delay.
+        assert!(at >= 40 || now.len() == 1, "record {at} waits");
+        messages += usize::from(!now.is_empty());
+        seen.extend(now);
+    }
+    // Of two versions that wait, the newer one alone goes on.
+    p.send(vec![links(109, 1, &[(108, 1000)]), links(109, 2, &[(107, 1000)])]).unwrap();
+    assert!(p.flooded(OTHER).is_empty());
+    assert!(p.core.poll_timeout().is_some_and(|due| due <= p.now + ms(10)));
+    p.settle();
+    seen.extend(p.flooded(OTHER));
+    assert!(messages < 40, "{messages} messages");
+    let members = seen.iter().filter(|record| record.kind == Kind::Member && record.origin != node_id(0));
+    assert_eq!(members.count(), 100);
+    let links: Vec<u64> = seen
+        .iter()
+        .filter(|record| record.kind == Kind::LinkState && record.origin == node_id(109))
+        .map(|record| record.sequence)
+        .collect();
+    assert_eq!(links, [2]);
+}

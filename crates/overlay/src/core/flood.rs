@@ -464,7 +464,7 @@ impl Core {
             let records: Vec<_> = queue
                 .iter()
                 .filter(|(_, _, from)| *from != Some(id))
-                .map(|(age, record, _)| (*age, record.clone()))
+                .map(|(age, record, _)| (*age, record))
                 .collect();
             self.metrics.flooded += records.len() as u64;
             for message in chunk_records(&records) {
