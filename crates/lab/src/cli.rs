@@ -70,6 +70,24 @@ pub(crate) enum Command {
         #[arg(long, default_value_t = 5)]
         seconds: u32,
     },
+    /// Streams over one hop and two against bare quinn and raw TCP, clean and with loss
+    Throughput {
+        /// Rounds; each measures every flow once
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+        /// Seconds of each flow
+        #[arg(long, default_value_t = 4)]
+        seconds: u64,
+        /// Leave out the links that lose packets
+        #[arg(long)]
+        clean: bool,
+    },
+    /// One end of a bare quinn connection; `throughput` starts it
+    #[command(hide = true)]
+    BareQuinn {
+        #[command(subcommand)]
+        role: crate::measure::bare_quinn::Role,
+    },
     /// Limited links: what bench carries and how much queueing it adds, beside TCP CUBIC
     Tiers {
         /// Seconds of each flow after its ramp
@@ -100,6 +118,20 @@ pub(crate) enum Command {
         #[arg(long, default_value = "ladder")]
         topology: String,
     },
+    /// Nodes that were away for long: how soon after their return they are routed again
+    Wake {
+        /// Seconds of absence; several are measured one after the other
+        #[arg(long, value_name = "SECONDS", default_values_t = [5.0, 75.0])]
+        away: Vec<f64>,
+    },
+    /// Interfaces that go down, vanish, appear or change address: how soon a node notices
+    Change {
+        /// Changes of each kind
+        #[arg(long, default_value_t = 10)]
+        count: usize,
+    },
+    /// Discovery by multicast, IPv4 and IPv6 link-local, and its flag
+    Lan,
     /// Hole punching between two address translators
     Nat,
     /// Floods of bad input at a node that carries traffic

@@ -20,8 +20,11 @@ use clap::Parser;
 
 use cli::{Cli, Command};
 use commands::heal::Plan;
-use commands::{garbage, heal, idle, iperf, nat, short, substrate, suspicion, tiers};
+use commands::{
+    change, garbage, heal, idle, iperf, lan, nat, short, substrate, suspicion, throughput, tiers, wake,
+};
 use context::{Context, find_meshara};
+use measure::bare_quinn;
 use mesh::fault::Kind;
 use net::topology::Topology;
 use run::Run;
@@ -45,6 +48,9 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<()> {
+    if let Command::BareQuinn { role } = &cli.command {
+        return bare_quinn::run(role);
+    }
     tools::check()?;
     let needs_meshara = !matches!(cli.command, Command::Substrate);
     let meshara = if needs_meshara { find_meshara(cli.meshara.as_deref())? } else { PathBuf::new() };
@@ -81,6 +87,13 @@ fn command(context: &Context, command: Command, seed: u64) -> Result<()> {
         Command::FalseSuspicion { minutes, topology } => {
             suspicion::command(context, Topology::parse(&topology, seed)?, minutes)
         }
+        Command::Throughput { rounds, seconds, clean } => {
+            throughput::command(context, rounds, seconds, !clean)
+        }
+        Command::BareQuinn { role } => bare_quinn::run(&role),
+        Command::Wake { away } => wake::command(context, &away),
+        Command::Change { count } => change::command(context, count),
+        Command::Lan => lan::command(context),
         Command::Nat => nat::command(context),
         Command::Garbage => garbage::command(context),
         Command::Substrate => substrate::command(context),

@@ -184,12 +184,7 @@ fn steady(lines: &str) -> Result<f64> {
     Ok((last.bytes - first.bytes) as f64 * 8e-9 / (last.elapsed_s - first.elapsed_s))
 }
 
-fn load(
-    prober: &Prober,
-    controller: &str,
-    idle: Option<Summary>,
-    run: impl FnOnce() -> Result<f64>,
-) -> Load {
+fn load(prober: &Prober, controller: &str, idle: Option<Summary>, run: impl FnOnce() -> Result<f64>) -> Load {
     let begun = prober.now();
     let ran = run();
     let rtt = Summary::of(prober.between(begun + f64::from(RAMP_SECONDS) * 1e3, prober.now()));

@@ -1,5 +1,6 @@
 //! Measurements: statistics, the machine's own stalls, heartbeats, streams, round trips and raw TCP.
 
+pub(crate) mod bare_quinn;
 pub(crate) mod heartbeat;
 pub(crate) mod iperf;
 pub(crate) mod machine;

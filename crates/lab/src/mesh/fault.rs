@@ -80,7 +80,7 @@ impl Fault {
         if rng.random_bool(0.5) {
             (node, peer) = (peer, node);
         }
-        let device = mesh.network.link(node, peer)?.at(node).context("a link with one end")?.device.clone();
+        let device = mesh.network.device(node, peer)?;
         Ok(Self::Link { kind, node, peer, device })
     }
 

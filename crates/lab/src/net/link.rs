@@ -110,6 +110,11 @@ impl Network {
         self.links.get(edge).context("an edge without a link")
     }
 
+    /// The device at `node` that leads to `peer`.
+    pub(crate) fn device(&self, node: usize, peer: usize) -> Result<String> {
+        Ok(self.link(node, peer)?.at(node).context("a link with one end")?.device.clone())
+    }
+
     /// The links of a node.
     pub(crate) fn links_of(&self, node: usize) -> impl Iterator<Item = &Link> {
         self.links.iter().filter(move |link| link.at(node).is_some())
