@@ -1,6 +1,6 @@
 //! The records of all members, newest of each, with their ages.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use meshara_identity::NodeId;
@@ -66,14 +66,17 @@ impl Origin {
 /// All records.
 #[derive(Clone, Debug)]
 pub(crate) struct Database {
-    origins: BTreeMap<NodeId, Origin>,
+    /// Only looked up: every record of a flood is, several times.
+    origins: HashMap<NodeId, Origin>,
+    /// The order in which they are gone through.
+    order: BTreeSet<NodeId>,
     digest: [u8; 32],
     lifetime: Duration,
 }
 
 impl Database {
-    pub(crate) const fn new(lifetime: Duration) -> Self {
-        Self { origins: BTreeMap::new(), digest: [0; 32], lifetime }
+    pub(crate) fn new(lifetime: Duration) -> Self {
+        Self { origins: HashMap::new(), order: BTreeSet::new(), digest: [0; 32], lifetime }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -93,7 +96,7 @@ impl Database {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&NodeId, &Origin)> {
-        self.origins.iter()
+        self.order.iter().filter_map(|id| Some((id, self.origins.get(id)?)))
     }
 
     /// The newest version seen, also if it has expired.
@@ -111,12 +114,15 @@ impl Database {
 
     /// Stores a record that is newer than what is there.
     pub(crate) fn put(&mut self, now: Duration, age: Duration, record: Record) {
-        let origin = self.origins.entry(record.origin).or_insert_with(|| Origin {
-            member: None,
-            previous_key: None,
-            left: false,
-            updates: Bucket::new(UPDATE_BURST, UPDATE_EVERY, now),
-            records: [None, None, None],
+        let origin = self.origins.entry(record.origin).or_insert_with(|| {
+            self.order.insert(record.origin);
+            Origin {
+                member: None,
+                previous_key: None,
+                left: false,
+                updates: Bucket::new(UPDATE_BURST, UPDATE_EVERY, now),
+                records: [None, None, None],
+            }
         });
         let kind = record.kind;
         mix(&mut self.digest, &record);
@@ -141,13 +147,15 @@ impl Database {
             self.discard(origin, kind);
         }
         self.origins.remove(origin);
+        self.order.remove(origin);
     }
 
     /// Ages everything; returns what expired now. Without its member record nothing of an origin counts.
     pub(crate) fn expire(&mut self, now: Duration) -> Vec<(NodeId, Kind)> {
         let mut expired = Vec::new();
-        let (lifetime, digest) = (self.lifetime, &mut self.digest);
-        self.origins.retain(|id, origin| {
+        let (lifetime, digest, origins) = (self.lifetime, &mut self.digest, &mut self.origins);
+        self.order.retain(|id| {
+            let Some(origin) = origins.get_mut(id) else { return false };
             let member_ends =
                 origin.slot(Kind::Member).is_none_or(|member| member.expired || member.expires <= now);
             for kind in Kind::ALL {
@@ -165,7 +173,11 @@ impl Database {
             if member_ends {
                 origin.member = None;
             }
-            origin.records.iter().any(Option::is_some)
+            let keep = origin.records.iter().any(Option::is_some);
+            if !keep {
+                origins.remove(id);
+            }
+            keep
         });
         expired
     }
@@ -179,7 +191,7 @@ impl Database {
 
     /// Everything that counts, in the order of sending.
     pub(crate) fn summary(&self) -> impl Iterator<Item = SummaryEntry> {
-        self.origins.iter().flat_map(|(id, origin)| {
+        self.iter().flat_map(|(id, origin)| {
             Kind::ALL.into_iter().filter_map(|kind| {
                 origin.record(kind).map(|record| SummaryEntry {
                     origin: *id,

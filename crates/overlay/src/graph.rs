@@ -11,7 +11,7 @@
 )]
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::time::Duration;
 
 use meshara_identity::{MeshAddress, NodeId};
@@ -47,7 +47,8 @@ struct Node {
 /// Nodes by dense index, with their adverts and the edges that follow from them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Graph {
-    index: BTreeMap<NodeId, u32>,
+    /// Only looked up.
+    index: HashMap<NodeId, u32>,
     nodes: Vec<Node>,
     free: Vec<u32>,
     /// (suspect node, who says so) → since when.
