@@ -16,8 +16,8 @@ pub(crate) struct Cli {
     /// Seed of everything that is random in the lab
     #[arg(long, global = true, default_value_t = 1)]
     pub(crate) seed: u64,
-    /// Write the report with raw samples to this file, as JSON
-    #[arg(long, global = true, value_name = "FILE")]
+    /// Write the report with raw samples to this file, as JSON (`all`: to this directory)
+    #[arg(long, global = true, value_name = "PATH")]
     pub(crate) report: Option<PathBuf>,
     /// Exit 0 where the lab cannot run (no root), after saying so
     #[arg(long, global = true)]
@@ -136,6 +136,12 @@ pub(crate) enum Command {
     Nat,
     /// Floods of bad input at a node that carries traffic
     Garbage,
+    /// Every figure, unattended, in at most 45 minutes; --report names the directory for JSON, output and summary
+    All {
+        /// Only these parts
+        #[arg(long, value_name = "PART")]
+        only: Vec<String>,
+    },
     /// Prove the lab's own ground without any node: delay, loss, drops, limits, translation
     Substrate,
 }

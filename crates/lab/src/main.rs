@@ -15,13 +15,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::Parser;
 
 use cli::{Cli, Command};
 use commands::heal::Plan;
 use commands::{
-    change, garbage, heal, idle, iperf, lan, nat, short, substrate, suspicion, throughput, tiers, wake,
+    campaign, change, garbage, heal, idle, iperf, lan, nat, short, substrate, suspicion, throughput, tiers, wake,
 };
 use context::{Context, find_meshara};
 use measure::bare_quinn;
@@ -54,6 +54,10 @@ fn run(cli: Cli) -> Result<()> {
     tools::check()?;
     let needs_meshara = !matches!(cli.command, Command::Substrate);
     let meshara = if needs_meshara { find_meshara(cli.meshara.as_deref())? } else { PathBuf::new() };
+    if let Command::All { only } = &cli.command {
+        let dir = cli.report.context("`all` needs --report DIR")?;
+        return campaign::command(&dir, &meshara, cli.seed, only);
+    }
     let context = Context::new(Run::begin()?, meshara, cli.seed, cli.report);
     context.introduce();
     let done = command(&context, cli.command, cli.seed);
@@ -96,6 +100,7 @@ fn command(context: &Context, command: Command, seed: u64) -> Result<()> {
         Command::Lan => lan::command(context),
         Command::Nat => nat::command(context),
         Command::Garbage => garbage::command(context),
+        Command::All { .. } => bail!("`all` runs the other commands"),
         Command::Substrate => substrate::command(context),
     }
 }

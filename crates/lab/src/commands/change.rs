@@ -30,6 +30,9 @@ const POLL: Duration = Duration::from_millis(2);
 /// How long a change lasts: past *dead*.
 const HOLD: Duration = Duration::from_millis(1500);
 
+/// Changes on one mesh: after more of them, damping would keep the traffic off the link that changes.
+const PER_MESH: usize = 2;
+
 /// More pings than a run lasts.
 const PINGS: u32 = 100_000;
 
@@ -77,11 +80,17 @@ struct Sample {
 
 /// `meshara-lab change`.
 pub(crate) fn command(context: &Context, count: usize) -> Result<()> {
-    let (mesh, _) = context.mesh(Topology::parse("ring-3", context.seed)?, Medium::Veth)?;
     let mut samples = Vec::new();
-    let measured = measure(context, &mesh, count, &mut samples);
-    context.write("change", &samples)?;
-    context.clear(mesh);
+    for change in Change::ALL {
+        for first in (0..count).step_by(PER_MESH) {
+            let (mesh, _) = context.mesh(Topology::parse("ring-3", context.seed)?, Medium::Veth)?;
+            let numbers = first..count.min(first + PER_MESH);
+            let measured = measure(context, &mesh, change, numbers, &mut samples);
+            context.clear(mesh);
+            context.write("change", &samples)?;
+            measured?;
+        }
+    }
     let mut table = Table::new(&[
         "change",
         "N",
@@ -118,36 +127,39 @@ pub(crate) fn command(context: &Context, count: usize) -> Result<()> {
         }
     }
     println!("\n{}", table.render());
-    measured?;
     if !late.is_empty() {
         bail!("{}", late.join("\n"));
     }
     Ok(())
 }
 
-fn measure(context: &Context, mesh: &Mesh, count: usize, samples: &mut Vec<Sample>) -> Result<()> {
+fn measure(
+    context: &Context,
+    mesh: &Mesh,
+    change: Change,
+    numbers: std::ops::Range<usize>,
+    samples: &mut Vec<Sample>,
+) -> Result<()> {
     let pings = PingRun::start(mesh.node(0)?, &mesh.node(1)?.name, PINGS, context.start)?;
     pings.flowing(Duration::from_secs(5))?;
-    for change in Change::ALL {
-        for number in 0..count {
-            if let Err(amiss) = mesh.wait_whole(Instant::now(), WHOLE_WAIT) {
-                bail!("the mesh is not whole before a change: {amiss}");
-            }
-            std::thread::sleep(Duration::from_millis(500));
-            let from = context.now();
-            let (noticed_ms, linked_ms) = strike(mesh, change, number)?;
-            let end = context.now();
-            std::thread::sleep(Duration::from_millis(50));
-            let gap_ms = longest_gap(&pings.replies(), from, end);
-            println!(
-                "{} {}/{count}: noticed {} ms, gap {gap_ms:.0} ms, linked again {} ms",
-                change.name(),
-                number + 1,
-                crate::report::number(noticed_ms),
-                crate::report::number(linked_ms)
-            );
-            samples.push(Sample { change, noticed_ms, gap_ms, linked_ms });
+    for number in numbers {
+        if let Err(amiss) = mesh.wait_whole(Instant::now(), WHOLE_WAIT) {
+            bail!("the mesh is not whole before a change: {amiss}");
         }
+        std::thread::sleep(Duration::from_millis(500));
+        let from = context.now();
+        let (noticed_ms, linked_ms) = strike(mesh, change, number)?;
+        let end = context.now();
+        std::thread::sleep(Duration::from_millis(50));
+        let gap_ms = longest_gap(&pings.replies(), from, end);
+        println!(
+            "{} {}: noticed {} ms, gap {gap_ms:.0} ms, linked again {} ms",
+            change.name(),
+            number + 1,
+            crate::report::number(noticed_ms),
+            crate::report::number(linked_ms)
+        );
+        samples.push(Sample { change, noticed_ms, gap_ms, linked_ms });
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! The commands of the lab, one experiment each.
 
+pub(crate) mod campaign;
 pub(crate) mod change;
 pub(crate) mod garbage;
 pub(crate) mod heal;
