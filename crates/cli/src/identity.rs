@@ -1,5 +1,6 @@
 //! The identity files of the home, with their errors in the command's form.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use meshara::api::{ApiError, ErrorCode};
@@ -60,12 +61,25 @@ pub(crate) fn file_error(error: &FileError) -> ApiError {
         | FileError::EmptyPassphrase { .. } => ErrorCode::Passphrase,
         FileError::Damaged { .. } | FileError::WrongKind { .. } => ErrorCode::DamagedFile,
         FileError::UnknownVersion { .. } => ErrorCode::NewerVersion,
-        FileError::Io { kind: std::io::ErrorKind::StorageFull, .. } => ErrorCode::DiskFull,
-        FileError::Io { kind: std::io::ErrorKind::PermissionDenied, .. } => ErrorCode::PermissionDenied,
-        FileError::Io { .. } => ErrorCode::Io,
+        FileError::Io { kind, .. } => return io_error(*kind, error.to_string()),
         _ => ErrorCode::Internal,
     };
     split(code, &error.to_string())
+}
+
+/// What the operating system refused.
+pub(crate) fn io_error(kind: ErrorKind, text: String) -> ApiError {
+    match kind {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            ApiError::new(ErrorCode::DiskFull, text).hint("free some space and try again")
+        }
+        ErrorKind::PermissionDenied => ApiError::new(ErrorCode::PermissionDenied, text)
+            .hint("run it as the user that the home belongs to"),
+        ErrorKind::ReadOnlyFilesystem => {
+            ApiError::new(ErrorCode::Io, text).hint("choose a --home that can be written")
+        }
+        _ => ApiError::new(ErrorCode::Io, text).hint("`meshara doctor` looks at files, disk and ports"),
+    }
 }
 
 fn store_error(error: &StoreError) -> ApiError {

@@ -13,6 +13,7 @@ use crate::commands::join::JoinArgs;
 use crate::commands::up::config_error;
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::identity::split;
 use crate::{identity, output};
 
 /// Runs the home's node until `stop` resolves.
@@ -87,11 +88,6 @@ pub(crate) async fn join(context: &Context, args: JoinArgs) -> Result<(), Failur
     Ok(())
 }
 
-/// Runs a scenario in the twin.
-pub(crate) fn twin(_context: &Context, _file: &Path, _seed: Option<u64>) -> Result<(), Failure> {
-    Err(ApiError::new(ErrorCode::Internal, "this build has no twin yet").into())
-}
-
 fn build_error(error: &BuildError) -> ApiError {
     let text = error.to_string();
     match error {
@@ -108,7 +104,9 @@ fn build_error(error: &BuildError) -> ApiError {
         BuildError::Bind { error, .. } if error.kind() == io::ErrorKind::AddrInUse => {
             ApiError::new(ErrorCode::AddressInUse, text).hint("choose another --listen address")
         }
-        BuildError::Bind { .. } | BuildError::Control(_) | BuildError::Lock(_) => ApiError::new(ErrorCode::Io, text),
+        BuildError::Bind { error, .. }
+        | BuildError::Control(error)
+        | BuildError::Lock(LockError::Io { error, .. }) => identity::io_error(error.kind(), text),
         _ => ApiError::new(ErrorCode::Internal, text),
     }
 }
@@ -127,13 +125,14 @@ fn join_error(error: &JoinError) -> ApiError {
         JoinError::Join(ReplyError::Leaf { .. }) => {
             ApiError::new(ErrorCode::JoinRefused, text).hint("check this machine's clock")
         }
+        JoinError::Clock(_) => split(ErrorCode::JoinRefused, &text),
         JoinError::Join(_) => ApiError::new(ErrorCode::JoinRefused, text),
         JoinError::NoAddress => ApiError::new(ErrorCode::InvalidArgument, text)
             .hint("name a member of the mesh with --peer HOST:PORT"),
         JoinError::NoMember { .. } => ApiError::new(ErrorCode::Timeout, text)
             .hint("is a member running and its UDP port reachable? --peer HOST:PORT names another one"),
         JoinError::Store(error) => store_error(error),
-        JoinError::Socket(_) => ApiError::new(ErrorCode::Io, text),
+        JoinError::Socket(error) => identity::io_error(error.kind(), text),
         _ => ApiError::new(ErrorCode::Internal, text),
     }
 }

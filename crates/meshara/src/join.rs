@@ -11,7 +11,8 @@ use meshara_identity::home::{self, HomeError};
 use meshara_identity::join::REPLY_MAX;
 use meshara_identity::membership::MESH_INFO_MAX;
 use meshara_identity::{
-    JoinClient, MeshInfo, MeshInfoError, NodeName, Passphrase, Ticket, TicketError, UnixMillis, WireError,
+    JoinClient, LeafError, MeshInfo, MeshInfoError, NodeName, Passphrase, Ticket, TicketError, UnixMillis,
+    WireError,
 };
 use meshara_transport::{quic, tls};
 use quinn::{ClientConfig, Endpoint};
@@ -84,6 +85,9 @@ pub enum JoinError {
     /// The ticket names no address and no peer was given.
     #[error("the ticket names no address")]
     NoAddress,
+    /// This machine's clock and the mesh's contradict each other.
+    #[error(transparent)]
+    Clock(LeafError),
     /// Nobody answered in time.
     #[error("no member could be reached within {} s; last: {last}", TRY_FOR.as_secs())]
     NoMember {
@@ -201,6 +205,12 @@ async fn ask(
                     ) => doubtful = Some(error),
                     _ => return Ok((reply, member)),
                 },
+                // Another member's certificate would say the same.
+                Ok((_, Err(MemberError::NotMember(_, MeshInfoError::Leaf(error)))))
+                    if matches!(error, LeafError::Expired { .. } | LeafError::NotYetValid { .. }) =>
+                {
+                    return Err(JoinError::Clock(error));
+                }
                 Ok((_, Err(error))) => last = Some(error),
                 Err(_) => {}
             }

@@ -12,7 +12,7 @@ use crate::text;
 
 /// Print received messages
 ///
-/// Prints what is unread, in each sender's order, and consumes it. Ends at once unless --follow is given.
+/// Prints what is unread, in each sender's order, and consumes it. Ends at once unless --follow is given; then at Ctrl-C.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   meshara recv
@@ -49,8 +49,16 @@ async fn drain(client: &Client, json: bool) -> Result<(), Failure> {
 }
 
 async fn follow(client: &Client, json: bool) -> Result<(), Failure> {
+    let mut stop = std::pin::pin!(super::up::stop_signal());
     let mut messages = client.follow().await?;
-    while let Some(first) = messages.next().await? {
+    loop {
+        // Between messages only: what is printed is consumed before the end.
+        let first = tokio::select! {
+            biased;
+            stopped = &mut stop => return Ok(stopped?),
+            next = messages.next() => next?,
+        };
+        let Some(first) = first else { return Ok(()) };
         let mut ids = Vec::new();
         let mut next = Some(first);
         while let Some(message) = next {
@@ -60,7 +68,6 @@ async fn follow(client: &Client, json: bool) -> Result<(), Failure> {
         }
         client.consume(&ids).await?;
     }
-    Ok(())
 }
 
 fn print(message: &Received, json: bool) -> Result<(), Failure> {

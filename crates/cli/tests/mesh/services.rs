@@ -12,7 +12,7 @@ const LISTEN: Duration = Duration::from_millis(500);
 /// A connection to `service` of `node` through a `connect` of `from`; the follower keeps it alive.
 fn connect(from: &Node, to: &str) -> (Follower, String) {
     let mut follower = from.follow(&["connect", to, "--listen", "127.0.0.1:0"]);
-    let listening = follower.next();
+    let listening = follower.next()["listening"].clone();
     has(&listening, &["listen", "node_id", "name", "service"]);
     let listen = listening["listen"].as_str().unwrap().to_owned();
     (follower, listen)

@@ -652,7 +652,12 @@ impl From<StoreError> for ApiError {
             StoreError::Stopped => ErrorCode::ShuttingDown,
             _ => ErrorCode::Io,
         };
-        Self::new(code, error.to_string())
+        // These errors say what is wrong, then after a semicolon what to do.
+        let text = error.to_string();
+        match text.rsplit_once("; ") {
+            Some((message, hint)) => Self::new(code, message).hint(hint),
+            None => Self::new(code, text),
+        }
     }
 }
 

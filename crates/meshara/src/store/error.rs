@@ -50,7 +50,7 @@ pub enum StoreError {
     },
     /// A key or a value above its limit.
     #[error(
-        "record {key:?} of {bucket} is too large ({size} bytes; a key may have {KEY_MAX}, a value {VALUE_MAX})"
+        "record {key:?} of {bucket} is too large ({size} bytes, where a key may have {KEY_MAX}, a value {VALUE_MAX})"
     )]
     RecordTooLarge {
         /// Where it was to go.
