@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use rand::Rng;
 
-use crate::scenario::{Action, Campaign, FaultKind, Scenario};
+use crate::report::{Sample, Series};
+use crate::scenario::{Action, Campaign, FaultKind, Scenario, Topology};
 use crate::seconds;
 use crate::world::World;
 
@@ -16,6 +17,14 @@ const REPAIR: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(50);
 /// Pings run this long before a fault, so that the path's links are probed fast.
 const WARM_UP: Duration = Duration::from_millis(2500);
+/// Pings are sent this often, as the lab does.
+const PING_EVERY: Duration = Duration::from_millis(10);
+/// Without a reply in this last part of a fault it was not healed.
+const LAST_PART: Duration = Duration::from_millis(500);
+/// Pings go on this long after the repair, to see what the return does.
+const TAIL: Duration = Duration::from_millis(1500);
+/// A process that ended in good order is back after this long: what the daemon takes to open its home.
+const START_AGAIN: Duration = Duration::from_millis(200);
 /// Compare routes with an independent computation after every this many faults.
 const CHECK_EVERY: usize = 10;
 /// Changes of cost may be under way: look this often, this far apart.
@@ -32,9 +41,15 @@ pub(crate) fn drive(world: &mut World<'_>, scenario: &Scenario) {
         world.check.violation(world.now, "the mesh is not whole after its start");
     }
     world.check.disturb(world.now);
-    match &scenario.campaign {
-        Some(campaign) => run_campaign(world, campaign, end),
-        None => run_quietly(world, end),
+    if scenario.campaigns.is_empty() {
+        run_quietly(world, end);
+    }
+    for campaign in &scenario.campaigns {
+        let topology = scenario.topology.name();
+        let mut series = Series { topology, kind: campaign.fault.name().to_owned(), ..Series::default() };
+        run_campaign(world, campaign, end, &mut series);
+        series.finish();
+        world.results.push(series);
     }
     if scenario.messages.is_some() {
         world.stop_messages(world.now);
@@ -87,14 +102,17 @@ fn check_routes(world: &mut World<'_>) {
     world.check.violation(world.now, &problem);
 }
 
-fn run_campaign(world: &mut World<'_>, campaign: &Campaign, end: Duration) {
+fn run_campaign(world: &mut World<'_>, campaign: &Campaign, end: Duration, series: &mut Series) {
     for trial in 0..campaign.count {
         if world.now >= end {
-            world.heal.out_of_time = (campaign.count - trial) as u64;
+            series.out_of_time = campaign.count - trial;
             return;
         }
-        one_trial(world, campaign);
-        world.progress.faults = trial + 1;
+        match one_trial(world, campaign) {
+            Some(sample) => series.samples.push(sample),
+            None => series.no_alternate += 1,
+        }
+        world.progress.faults += 1;
         if trial % CHECK_EVERY == CHECK_EVERY - 1 || trial + 1 == campaign.count {
             while !world.check.quiet(world.now) {
                 let next = world.now + LOOK_AGAIN;
@@ -106,45 +124,65 @@ fn run_campaign(world: &mut World<'_>, campaign: &Campaign, end: Duration) {
 }
 
 /// Pings between two nodes, breaks something on their path, measures the silence, repairs.
-fn one_trial(world: &mut World<'_>, campaign: &Campaign) {
-    let Some((from, to)) = choose_ends(world, campaign) else {
-        world.heal.no_alternate += 1;
-        return;
-    };
-    let pinger = world.start_pings(from, to, Duration::from_millis(10));
-    let warm = world.now + WARM_UP + Duration::from_micros(world.rng.random_range(0..500_000));
-    world.run_until(warm);
-    let Some((fault, repair)) = choose_fault(world, campaign.fault, from, to) else {
-        world.heal.no_alternate += 1;
-        stop_pings(world, pinger);
-        return;
-    };
-    if let Some(pings) = world.pingers.get_mut(pinger) {
-        pings.restart(world.now);
-    }
-    world.apply(&fault);
-    let hold = world.now + seconds(campaign.hold_s);
-    world.run_until(hold);
-    let now = world.now;
-    if let Some(pings) = world.pingers.get(pinger) {
-        if pings.silent_for(now) > Duration::from_millis(500) {
-            world.heal.not_healed += 1;
-        } else {
-            world.heal.gaps_ms.push(pings.longest_gap(now).as_secs_f64() * 1000.0);
-        }
-    }
-    world.apply(&repair);
-    match until_whole(world, REPAIR) {
-        Some(after) => world.heal.rejoin_ms.push(after.as_secs_f64() * 1000.0),
-        None => world.check.violation(world.now, &format!("not whole 10 s after {repair:?}")),
-    }
-    stop_pings(world, pinger);
-}
-
-fn stop_pings(world: &mut World<'_>, pinger: usize) {
+fn one_trial(world: &mut World<'_>, campaign: &Campaign) -> Option<Sample> {
+    let (from, to) = choose_ends(world, campaign)?;
+    let pinger = world.start_pings(from, to, PING_EVERY);
+    let sample = measure(world, campaign, pinger, from, to);
     if let Some(pings) = world.pingers.get_mut(pinger) {
         pings.on = false;
     }
+    sample
+}
+
+fn measure(
+    world: &mut World<'_>,
+    campaign: &Campaign,
+    pinger: usize,
+    from: usize,
+    to: usize,
+) -> Option<Sample> {
+    let warm = world.now + WARM_UP + Duration::from_micros(world.rng.random_range(0..500_000));
+    world.run_until(warm);
+    let path = world.path(from, to)?;
+    let (target, fault, repair) = choose_fault(world, campaign.fault, &path)?;
+    world.pingers.get_mut(pinger)?.restart(world.now);
+    let broken_at = world.now;
+    world.apply(&fault);
+    if campaign.fault == FaultKind::Restart {
+        // It starts again by itself; nothing is undone later.
+        let started = world.now + START_AGAIN;
+        world.run_until(started);
+        world.apply(&repair);
+    }
+    world.run_until(broken_at + seconds(campaign.hold_s));
+    let undone = world.now;
+    let pings = world.pingers.get_mut(pinger)?;
+    let gap = pings.longest_gap(undone);
+    let healed = pings.silent_for(undone) <= LAST_PART;
+    pings.restart(undone);
+    if campaign.fault != FaultKind::Restart {
+        world.apply(&repair);
+    }
+    let whole = until_whole(world, REPAIR);
+    if whole.is_none() {
+        world.check.violation(world.now, &format!("not whole 10 s after {repair:?}"));
+    }
+    world.run_until((undone + TAIL).max(world.now));
+    let now = world.now;
+    let return_gap = world.pingers.get(pinger)?.longest_gap(now);
+    Some(Sample {
+        target,
+        path,
+        at_ms: in_ms(broken_at),
+        gap_ms: in_ms(gap),
+        healed,
+        return_gap_ms: in_ms(return_gap),
+        whole_ms: whole.map(in_ms),
+    })
+}
+
+fn in_ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
 }
 
 fn choose_ends(world: &mut World<'_>, campaign: &Campaign) -> Option<(usize, usize)> {
@@ -158,36 +196,74 @@ fn choose_ends(world: &mut World<'_>, campaign: &Campaign) -> Option<(usize, usi
     })
 }
 
-/// A fault on the present path, after which there is still a way round, and its repair.
-fn choose_fault(world: &mut World<'_>, kind: FaultKind, from: usize, to: usize) -> Option<(Action, Action)> {
-    let path = world.path(from, to)?;
+/// A fault on the path, after which there is still a way round, what it hits, and its repair.
+fn choose_fault(world: &mut World<'_>, kind: FaultKind, path: &[usize]) -> Option<(String, Action, Action)> {
+    let (from, to) = (*path.first()?, *path.last()?);
     let kind = match kind {
         FaultKind::Any => {
-            let kinds = [FaultKind::Stop, FaultKind::Crash, FaultKind::Cut, FaultKind::OneWay];
+            let kinds = [FaultKind::Sigstop, FaultKind::Sigkill, FaultKind::Cut, FaultKind::OneWay];
             kinds.get(world.rng.random_range(0..kinds.len())).copied()?
         }
         kind => kind,
     };
+    let at_a_link = matches!(kind, FaultKind::Cut | FaultKind::LinkDown | FaultKind::OneWay);
     for _ in 0..path.len() * 4 {
         let at = world.rng.random_range(1..path.len());
         let (before, node) = (*path.get(at - 1)?, *path.get(at)?);
-        match kind {
-            FaultKind::Stop if node != to && world.connected(from, to, Some(node)) => {
-                return Some((Action::Stop { node }, Action::Resume { node }));
+        if at_a_link {
+            let (a, b) = if world.rng.random_bool(0.5) { (before, node) } else { (node, before) };
+            if !world.way_round(a, b, from, to) {
+                continue;
             }
-            FaultKind::Crash if node != to && world.connected(from, to, Some(node)) => {
-                return Some((Action::Crash { node }, Action::Start { node }));
-            }
-            FaultKind::Cut | FaultKind::OneWay => {
-                let (a, b) = (before, node);
-                let (fault, repair) = (Action::Cut { a, b }, Action::Restore { a, b });
-                if world.way_round(a, b, from, to) {
-                    let one_way = kind == FaultKind::OneWay;
-                    return Some((if one_way { Action::CutOneWay { a, b } } else { fault }, repair));
-                }
-            }
-            _ => {}
+            let (target, fault) = match kind {
+                FaultKind::OneWay => (format!("n{a}→n{b}"), Action::CutOneWay { a, b }),
+                FaultKind::LinkDown => (format!("n{a}–n{b}"), Action::LinkDown { a, b }),
+                _ => (format!("n{a}–n{b}"), Action::Cut { a, b }),
+            };
+            return Some((target, fault, Action::Restore { a, b }));
         }
+        if node == to || !world.connected(from, to, Some(node)) {
+            continue;
+        }
+        let (fault, repair) = match kind {
+            FaultKind::Sigkill => (Action::Crash { node }, Action::Start { node }),
+            FaultKind::Blackhole => (Action::Isolate { node }, Action::Rejoin { node }),
+            FaultKind::Restart => (Action::Leave { node }, Action::Start { node }),
+            _ => (Action::Stop { node }, Action::Resume { node }),
+        };
+        return Some((format!("n{node}"), fault, repair));
     }
     None
+}
+
+impl FaultKind {
+    /// The name in scenarios and reports.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Sigstop => "sigstop",
+            Self::Sigkill => "sigkill",
+            Self::LinkDown => "link-down",
+            Self::Cut => "cut",
+            Self::OneWay => "one-way",
+            Self::Blackhole => "blackhole",
+            Self::Restart => "restart",
+            Self::Any => "any",
+        }
+    }
+}
+
+impl Topology {
+    /// The name in reports, which is the lab's where the lab has the shape.
+    fn name(&self) -> String {
+        match self {
+            Self::Line { nodes } => format!("line-{nodes}"),
+            Self::Ring { nodes } => format!("ring-{nodes}"),
+            Self::Grid { width, height } => format!("grid-{height}x{width}"),
+            Self::Ladder { length: 5 } => "ladder".to_owned(),
+            Self::Ladder { length } => format!("ladder-{length}"),
+            Self::Geometric { nodes, .. } => format!("geometric-{nodes}"),
+            Self::BarabasiAlbert { nodes, .. } => format!("barabasi-albert-{nodes}"),
+            Self::File { path } => path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+        }
+    }
 }

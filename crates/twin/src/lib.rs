@@ -17,10 +17,13 @@ mod session;
 mod topology;
 mod world;
 
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use crate::check::MessageCounts;
-pub use crate::report::{Heal, Percentiles, Report, Sweep};
+pub use crate::report::{Percentiles, Report, Sample, Series, Sweep};
 pub use crate::scenario::{
     Action, Campaign, Fault, FaultKind, LinkModel, Messages, Neighbours, Pings, Scenario, ScenarioError,
     Topology,
@@ -81,15 +84,37 @@ pub fn run_observed(scenario: &Scenario, observer: Observer<'_>) -> Result<Repor
     }
 }
 
-/// Runs a scenario once for each of `count` seeds, from the scenario's own upwards.
+/// Runs a scenario once for each of `count` seeds, from the scenario's own upwards, on every core. `done` hears how many
+/// runs are over.
 ///
 /// # Errors
 /// As [`run`].
-pub fn sweep(scenario: &Scenario, count: u64) -> Result<Sweep, ScenarioError> {
-    let mut sweep = Sweep::default();
-    for seed in scenario.seed..scenario.seed.saturating_add(count) {
-        sweep.add(run(&Scenario { seed, ..scenario.clone() })?);
-    }
+pub fn sweep(scenario: &Scenario, count: u64, done: &(dyn Fn(u64) + Sync)) -> Result<Sweep, ScenarioError> {
+    let started = Instant::now();
+    let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let (next, over) = (AtomicU64::new(0), AtomicU64::new(0));
+    // By seed: what comes out doesn't depend on which worker was faster.
+    let reports: Mutex<BTreeMap<u64, Result<Report, ScenarioError>>> = Mutex::default();
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    if at >= count {
+                        return;
+                    }
+                    let seed = scenario.seed.wrapping_add(at);
+                    let report = run(&Scenario { seed, ..scenario.clone() });
+                    reports.lock().unwrap_or_else(PoisonError::into_inner).insert(at, report);
+                    done(over.fetch_add(1, Ordering::Relaxed) + 1);
+                }
+            });
+        }
+    });
+    let reports = reports.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let reports: Vec<Report> = reports.into_values().collect::<Result<_, _>>()?;
+    let mut sweep = Sweep::of(reports.into_iter());
+    sweep.wall_s = started.elapsed().as_secs_f64();
     Ok(sweep)
 }
 

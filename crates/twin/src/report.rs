@@ -8,19 +8,57 @@ use crate::check::MessageCounts;
 use crate::scenario::Scenario;
 use crate::world::World;
 
-/// Silences of pings across faults.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Heal {
-    /// The longest time without a reply, one for each fault, ms.
-    pub gaps_ms: Vec<f64>,
-    /// From repair to a whole mesh, one for each fault, ms (looked at every 50 ms).
-    pub rejoin_ms: Vec<f64>,
+/// One fault; the fields are those of the lab's report.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Sample {
+    /// What was hit: a node, a link, a direction.
+    pub target: String,
+    /// Nodes on the path before.
+    pub path: Vec<usize>,
+    /// When, ms of virtual time.
+    pub at_ms: f64,
+    /// Longest time without a ping's reply while broken, ms.
+    pub gap_ms: f64,
+    /// Whether replies came in the last half second of the fault.
+    pub healed: bool,
+    /// Longest time without a reply after it was undone, ms.
+    pub return_gap_ms: f64,
+    /// From undoing it to a whole mesh, ms (looked at every 50 ms); none if it did not become whole.
+    pub whole_ms: Option<f64>,
+}
+
+/// All faults of a campaign; the fields are those of the lab's report.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Series {
+    /// The topology's name, as the lab has it.
+    pub topology: String,
+    /// The kind's name, as the lab has it.
+    pub kind: String,
+    /// One for each fault.
+    pub samples: Vec<Sample>,
+    /// Of the gaps while broken.
+    pub gap: Option<Percentiles>,
+    /// Of the gaps after that.
+    pub return_gap: Option<Percentiles>,
     /// Faults after which pings did not come back while they lasted, although there was a way round.
-    pub not_healed: u64,
+    pub not_healed: usize,
+    /// Faults after which the mesh did not become whole.
+    pub not_whole: usize,
     /// Trials without a pair or a fault that leaves a way round.
-    pub no_alternate: u64,
+    pub no_alternate: usize,
     /// Trials that the scenario's duration had no room for.
-    pub out_of_time: u64,
+    pub out_of_time: usize,
+}
+
+impl Series {
+    /// Fills what follows from the samples.
+    pub(crate) fn finish(&mut self) {
+        let of =
+            |value: fn(&Sample) -> f64| Percentiles::of(&self.samples.iter().map(value).collect::<Vec<_>>());
+        (self.gap, self.return_gap) = (of(|sample| sample.gap_ms), of(|sample| sample.return_gap_ms));
+        self.not_healed = self.samples.iter().filter(|sample| !sample.healed).count();
+        self.not_whole = self.samples.iter().filter(|sample| sample.whole_ms.is_none()).count();
+    }
 }
 
 /// The `percent`th percentile (nearest rank), if there is any value.
@@ -58,9 +96,14 @@ impl Percentiles {
     }
 }
 
+/// Grows when fields are renamed, retyped or removed.
+const SCHEMA: u32 = 1;
+
 /// The report of one run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
+    /// Version of this form.
+    pub schema: u32,
     /// The scenario's name.
     pub name: String,
     /// The seed that replays it.
@@ -77,12 +120,12 @@ pub struct Report {
     pub events: u64,
     /// When the mesh was whole for the first time, ms.
     pub whole_after_ms: Option<f64>,
-    /// Heal time over all faults of the campaign, ms.
+    /// Heal time over all faults of all campaigns, ms: the longest time without a ping's reply.
     pub heal_ms: Option<Percentiles>,
     /// Time from repair to a whole mesh, ms.
     pub rejoin_ms: Option<Percentiles>,
-    /// The raw values and what could not be measured.
-    pub heal: Heal,
+    /// The campaigns, one after the other.
+    pub results: Vec<Series>,
     /// Pings sent and answered.
     pub pings: (u64, u64),
     /// Messages.
@@ -112,7 +155,11 @@ impl World<'_> {
         let (trace, events) = self.trace_hash();
         let (suspicions, deaths) = self.counters();
         let pings = self.pingers.iter().fold((0, 0), |(sent, back), p| (sent + p.sent, back + p.received));
+        let samples = || self.results.iter().flat_map(|series| &series.samples);
+        let gaps: Vec<f64> = samples().map(|sample| sample.gap_ms).collect();
+        let rejoins: Vec<f64> = samples().filter_map(|sample| sample.whole_ms).collect();
         Report {
+            schema: SCHEMA,
             name: scenario.name.clone(),
             seed: scenario.seed,
             nodes: self.size(),
@@ -121,9 +168,9 @@ impl World<'_> {
             wall_s: 0.0,
             events,
             whole_after_ms: self.whole_after.map(|after| after.as_secs_f64() * 1000.0),
-            heal_ms: Percentiles::of(&self.heal.gaps_ms),
-            rejoin_ms: Percentiles::of(&self.heal.rejoin_ms),
-            heal: self.heal.clone(),
+            heal_ms: Percentiles::of(&gaps),
+            rejoin_ms: Percentiles::of(&rejoins),
+            results: self.results.clone(),
             pings,
             messages: self.check.counts,
             suspicions,
@@ -158,21 +205,23 @@ impl fmt::Display for Report {
         )?;
         let whole = self.whole_after_ms.map_or_else(|| "never".into(), |ms| format!("after {ms:.0} ms"));
         row(f, "whole", whole)?;
-        if let Some(heal) = self.heal_ms {
+        for series in &self.results {
+            if let Some(gap) = series.gap {
+                row(f, &series.kind, gap.to_string())?;
+            }
+            let Series { not_healed, not_whole, no_alternate, out_of_time, .. } = series;
+            if not_healed + not_whole + no_alternate + out_of_time > 0 {
+                let text = format!(
+                    "{not_healed} not healed, {not_whole} not whole again, {no_alternate} without a way round, {out_of_time} out of time"
+                );
+                row(f, "", text)?;
+            }
+        }
+        if let Some(heal) = self.heal_ms.filter(|_| self.results.len() > 1) {
             row(f, "heal", heal.to_string())?;
         }
         if let Some(rejoin) = self.rejoin_ms {
             row(f, "rejoin", rejoin.to_string())?;
-        }
-        let Heal { not_healed, no_alternate, out_of_time, .. } = self.heal;
-        if not_healed + no_alternate + out_of_time > 0 {
-            row(
-                f,
-                "not measured",
-                format!(
-                    "{not_healed} not healed, {no_alternate} without a way round, {out_of_time} out of time"
-                ),
-            )?;
         }
         if self.pings.0 > 0 {
             row(f, "pings", format!("{} sent, {} answered", self.pings.0, self.pings.1))?;
@@ -211,12 +260,14 @@ pub struct Sweep {
     pub runs: u64,
     /// Virtual time of all, seconds.
     pub virtual_s: f64,
-    /// Real time of all, seconds.
+    /// Real time, seconds.
     pub wall_s: f64,
+    /// Heal time over all faults of all runs, ms.
+    pub heal_ms: Option<Percentiles>,
     /// Heal times of all, ms.
     pub gaps_ms: Vec<f64>,
     /// Faults that did not heal while they lasted.
-    pub not_healed: u64,
+    pub not_healed: usize,
     /// Messages acknowledged.
     pub acked: u64,
     /// Seeds whose invariants broke, with the first violation.
@@ -224,22 +275,22 @@ pub struct Sweep {
 }
 
 impl Sweep {
-    pub(crate) fn add(&mut self, report: Report) {
-        self.runs += 1;
-        self.virtual_s += report.virtual_s;
-        self.wall_s += report.wall_s;
-        self.gaps_ms.extend(&report.heal.gaps_ms);
-        self.not_healed += report.heal.not_healed;
-        self.acked += report.messages.acked;
-        if let Some(first) = report.violations.into_iter().next() {
-            self.failures.push((report.seed, first));
+    pub(crate) fn of(reports: impl Iterator<Item = Report>) -> Self {
+        let mut sweep = Self::default();
+        for report in reports {
+            sweep.runs += 1;
+            sweep.virtual_s += report.virtual_s;
+            sweep.acked += report.messages.acked;
+            for series in &report.results {
+                sweep.gaps_ms.extend(series.samples.iter().map(|sample| sample.gap_ms));
+                sweep.not_healed += series.not_healed;
+            }
+            if let Some(first) = report.violations.into_iter().next() {
+                sweep.failures.push((report.seed, first));
+            }
         }
-    }
-
-    /// Heal time over all runs, ms.
-    #[must_use]
-    pub fn heal_ms(&self) -> Option<Percentiles> {
-        Percentiles::of(&self.gaps_ms)
+        sweep.heal_ms = Percentiles::of(&sweep.gaps_ms);
+        sweep
     }
 
     /// Whether every invariant held in every run.
@@ -252,7 +303,7 @@ impl Sweep {
 impl fmt::Display for Sweep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} runs, {:.0} s simulated in {:.1} s", self.runs, self.virtual_s, self.wall_s)?;
-        if let Some(heal) = self.heal_ms() {
+        if let Some(heal) = self.heal_ms {
             writeln!(f, "heal         {heal}   not healed {}", self.not_healed)?;
         }
         if self.acked > 0 {

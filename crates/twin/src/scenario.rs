@@ -28,9 +28,9 @@ pub struct Scenario {
     /// What fails, and when.
     #[serde(default)]
     pub faults: Vec<Fault>,
-    /// Many faults one after the other, each measured.
+    /// Series of faults one after the other, each fault measured.
     #[serde(default)]
-    pub campaign: Option<Campaign>,
+    pub campaigns: Vec<Campaign>,
     /// Pings between given nodes, all the time.
     #[serde(default)]
     pub pings: Vec<Pings>,
@@ -168,6 +168,23 @@ pub enum Action {
         /// The other.
         b: usize,
     },
+    /// A link fails in both directions and both ends see it at once, as when an interface goes down.
+    LinkDown {
+        /// One end.
+        a: usize,
+        /// The other.
+        b: usize,
+    },
+    /// Nothing enters or leaves a node any more; its process goes on.
+    Isolate {
+        /// Which node.
+        node: usize,
+    },
+    /// The node's links work again.
+    Rejoin {
+        /// Which node.
+        node: usize,
+    },
     /// A link fails from `a` to `b` only.
     CutOneWay {
         /// The end that is not heard any more.
@@ -193,18 +210,24 @@ pub enum Action {
     },
 }
 
-/// What a campaign breaks: always on the path that pings take just then.
+/// What a campaign breaks: always on the path that pings take just then. The names are the lab's.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "kebab-case")]
 pub enum FaultKind {
-    /// Stop an inner node of the path.
-    Stop,
-    /// Crash an inner node of the path.
-    Crash,
-    /// Cut a link of the path.
+    /// Stop an inner node of the path, and let it go on later.
+    Sigstop,
+    /// Crash an inner node of the path, and start it later.
+    Sigkill,
+    /// Take down an interface on the path; both ends see it.
+    LinkDown,
+    /// Cut a link of the path; nobody sees it.
     Cut,
     /// Cut one direction of a link of the path.
     OneWay,
+    /// Let every packet of an inner node vanish.
+    Blackhole,
+    /// An inner node of the path leaves in good order and starts again.
+    Restart,
     /// One of these, at random.
     Any,
 }
@@ -315,7 +338,7 @@ impl Scenario {
             link: LinkModel::default(),
             neighbours: Neighbours::Pinned,
             faults: Vec::new(),
-            campaign: None,
+            campaigns: Vec::new(),
             pings: Vec::new(),
             messages: None,
             transient_s: defaults::transient_s(),

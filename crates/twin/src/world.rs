@@ -26,6 +26,7 @@ use crate::check::Check;
 use crate::mail::{Disk, Mail, UNIX_MS};
 use crate::net::Net;
 use crate::pings::Pinger;
+use crate::report::Series;
 use crate::scenario::{Fault, Neighbours, Scenario, ScenarioError};
 use crate::session::Segment;
 use crate::topology::Plan;
@@ -214,12 +215,12 @@ pub(crate) struct World<'a> {
     pub(crate) trace_error: Option<std::io::Error>,
     pub(crate) progress: Progress,
     pub(crate) whole_after: Option<Duration>,
-    pub(crate) heal: crate::report::Heal,
+    pub(crate) results: Vec<Series>,
 }
 
 impl<'a> World<'a> {
     pub(crate) fn new(scenario: &Scenario, observer: Observer<'a>) -> Result<Self, ScenarioError> {
-        let of_faults = scenario.campaign.as_ref().map_or(0, |campaign| campaign.count);
+        let of_faults = scenario.campaigns.iter().map(|campaign| campaign.count).sum();
         let mut rng = ChaCha8Rng::seed_from_u64(scenario.seed);
         let plan = Plan::make(&scenario.topology, scenario.link, &mut rng)?;
         let nodes = plan.nodes;
@@ -260,7 +261,7 @@ impl<'a> World<'a> {
             trace_error: None,
             progress: Progress { virtual_s: 0.0, duration_s: scenario.duration_s, faults: 0, of_faults },
             whole_after: None,
-            heal: crate::report::Heal::default(),
+            results: Vec::new(),
         };
         world.load(scenario)?;
         for at in 0..nodes {
@@ -275,13 +276,13 @@ impl<'a> World<'a> {
             self.validate(&fault.action)?;
             self.push(seconds(fault.at_s), 0, What::Fault(Box::new(fault.clone())));
         }
-        let ends = scenario.campaign.as_ref().and_then(|campaign| campaign.ends);
+        let ends = || scenario.campaigns.iter().filter_map(|campaign| campaign.ends);
         let named = scenario.pings.iter().flat_map(|pings| [pings.from, pings.to]);
-        let named = named.chain(ends.into_iter().flat_map(|(a, b)| [a, b]));
+        let named = named.chain(ends().flat_map(|(a, b)| [a, b]));
         if let Some(missing) = named.into_iter().find(|at| *at >= self.nodes.len()) {
             return Err(ScenarioError::NoSuchNode(missing));
         }
-        if ends.is_some_and(|(a, b)| a == b) || scenario.pings.iter().any(|pings| pings.from == pings.to) {
+        if ends().any(|(a, b)| a == b) || scenario.pings.iter().any(|pings| pings.from == pings.to) {
             return Err(ScenarioError::OutOfRange("pings go between two nodes"));
         }
         for pings in &scenario.pings {

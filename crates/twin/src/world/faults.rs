@@ -1,5 +1,7 @@
 //! What breaks and what is repaired.
 
+use meshara_overlay::{Hint, LinkId};
+
 use super::{Node, What, World};
 use crate::scenario::{Action, ScenarioError};
 
@@ -14,8 +16,11 @@ impl World<'_> {
             | Action::Resume { node: at }
             | Action::Crash { node: at }
             | Action::Start { node: at }
+            | Action::Isolate { node: at }
+            | Action::Rejoin { node: at }
             | Action::Leave { node: at } => node(*at),
             Action::Cut { a, b }
+            | Action::LinkDown { a, b }
             | Action::CutOneWay { a, b }
             | Action::Restore { a, b }
             | Action::Change { a, b, .. } => {
@@ -45,7 +50,12 @@ impl World<'_> {
                 }
             }
             Action::Start { node: at } => {
-                if self.nodes.get(*at).is_some_and(|node| node.core.is_none() || node.left) {
+                let ended = self.nodes.get(*at).filter(|node| node.core.is_none() || node.left);
+                if let Some(left) = ended.map(|node| node.left) {
+                    if left {
+                        // What was not committed when the process ended is gone.
+                        self.crash_disk(*at);
+                    }
                     self.start(*at);
                 }
             }
@@ -62,6 +72,14 @@ impl World<'_> {
                 self.set_way(*a, *b, false);
                 self.set_way(*b, *a, false);
             }
+            Action::LinkDown { a, b } => {
+                self.set_way(*a, *b, false);
+                self.set_way(*b, *a, false);
+                self.hint(*a, *b);
+                self.hint(*b, *a);
+            }
+            Action::Isolate { node } => self.set_all(*node, false),
+            Action::Rejoin { node } => self.set_all(*node, true),
             Action::CutOneWay { a, b } => self.set_way(*a, *b, false),
             Action::Restore { a, b } => {
                 self.set_way(*a, *b, true);
@@ -73,6 +91,27 @@ impl World<'_> {
                     edge.change(*link);
                 }
             }
+        }
+    }
+
+    /// The operating system tells a node that its interface towards another is down.
+    fn hint(&mut self, at: usize, peer: usize) {
+        let now = self.now;
+        let Some(node) = self.nodes.get_mut(at).filter(|node| node.runs()) else { return };
+        let links: Vec<LinkId> =
+            node.links.iter().filter(|(_, end)| end.peer == peer).map(|(id, _)| *id).collect();
+        if let Some(core) = node.core.as_mut() {
+            links.into_iter().for_each(|link| core.link_hint(now, link, Hint::InterfaceDown));
+        }
+        self.drain(at);
+    }
+
+    fn set_all(&mut self, node: usize, up: bool) {
+        let ends: Vec<(usize, usize)> =
+            self.net.iter().map(|edge| edge.ends).filter(|(a, b)| *a == node || *b == node).collect();
+        for (a, b) in ends {
+            self.set_way(a, b, up);
+            self.set_way(b, a, up);
         }
     }
 
