@@ -1,7 +1,6 @@
 //! Where the command meets the library's node.
 
 use std::io;
-use std::path::Path;
 
 use meshara::api::{ApiError, ErrorCode};
 use meshara::config::Config;

@@ -153,9 +153,8 @@ mod tests {
         let file = Config {
             listen: Some("127.0.0.1:1".parse().unwrap()),
             peers: vec!["a:1".parse().unwrap()],
-            multicast: true,
             auto: false,
-            direct: true,
+            ..Config::default()
         };
         let flags = args(&["--listen", "127.0.0.1:2", "--peer", "b:1", "--peer", "a:1", "--no-multicast"]);
         let config = configured(file.clone(), flags);

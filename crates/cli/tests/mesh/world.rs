@@ -106,7 +106,7 @@ impl Node {
     }
 
     /// A node that joins through `via` and keeps a link with it, running.
-    pub(crate) fn beside(dir: &TempDir, name: &str, via: &Node, ticket: &str) -> Self {
+    pub(crate) fn beside(dir: &TempDir, name: &str, via: &Self, ticket: &str) -> Self {
         let mut node = Self::at(dir, name);
         let joined = object(&node.home, &["join", ticket, "--name", name, "--peer", &via.addr]);
         assert_eq!(joined["name"], name);

@@ -1,5 +1,6 @@
 //! The node behind the control API.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -70,7 +71,8 @@ impl Control for NodeControl {
         let (neighbours, known) = inner.overlay.view(|core| {
             let up =
                 core.neighbours().filter(|link| link.phase == Phase::Up && link.kind == LinkKind::Routing);
-            (up.count(), core.routes().count())
+            // Two links to one neighbour stand side by side while one takes the other's place.
+            (up.map(|link| link.node).collect::<BTreeSet<_>>().len(), core.routes().count())
         });
         let messages = inner.messages.view(meshara_messaging::Core::stats);
         Ok(Status {
@@ -136,7 +138,13 @@ impl Control for NodeControl {
                 dialled: link.dialled,
             });
         }
-        peers.sort_by(|a, b| (&a.name, &a.node_id).cmp(&(&b.name, &b.node_id)));
+        // Of two links to one neighbour the better one is shown.
+        let rank = |peer: &PeerInfo| match peer.state {
+            PeerState::Up => 0,
+            PeerState::Suspect => 1,
+            _ => 2,
+        };
+        peers.sort_by(|a, b| (&a.name, &a.node_id, rank(a)).cmp(&(&b.name, &b.node_id, rank(b))));
         peers.dedup_by(|a, b| a.node_id == b.node_id);
         Ok(peers)
     }

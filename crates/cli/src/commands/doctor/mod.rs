@@ -94,7 +94,9 @@ async fn node(context: &Context, checks: &mut Vec<Check>) -> Option<Running> {
     let result: Result<_, meshara::api::ApiError> = answers.await;
     match result {
         Ok((status, facts)) => {
-            let detail = format!("{} runs, pid {}, {} neighbours", status.name, facts.pid, status.neighbours);
+            let (name, pid, count) = (&status.name, facts.pid, status.neighbours);
+            let neighbours = if count == 1 { "neighbour" } else { "neighbours" };
+            let detail = format!("{name} runs, pid {pid}, {count} {neighbours}");
             checks.push(Check::ok("node", detail));
             Some(Running { status, facts })
         }

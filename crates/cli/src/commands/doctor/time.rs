@@ -50,7 +50,10 @@ fn against_neighbours(running: &Running, now: SystemTime, fix: &str) -> Check {
         return Check::ok("clock", Timestamp::from(now).to_string());
     };
     let off = Duration::from_secs_f64((median.abs() / 1000.0).clamp(0.0, 1e9));
-    let detail = format!("{median:+.0} ms from {} neighbours (median)", offsets.len());
+    let detail = match offsets.len() {
+        1 => format!("{median:+.0} ms from 1 neighbour"),
+        count => format!("{median:+.0} ms from {count} neighbours (median)"),
+    };
     if off > FAIL {
         Check::fail("clock", detail, fix)
     } else if off > WARN {
