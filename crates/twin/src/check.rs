@@ -29,6 +29,10 @@ pub struct MessageCounts {
     pub refused: u64,
 }
 
+/// After the last change of a table or flag anywhere, frames may meet nodes that don't know of it yet for this long: a flood
+/// crosses 33 links of 5 ms with a batch of 10 ms at each in less.
+const SETTLE: Duration = Duration::from_millis(500);
+
 /// What must hold, and what was seen.
 #[derive(Debug, Default)]
 pub(crate) struct Check {
@@ -43,6 +47,8 @@ pub(crate) struct Check {
     /// The last time that something was broken or repaired on purpose.
     disturbed_at: Duration,
     transient: Duration,
+    /// The last time that a node's table or a link's flag changed.
+    changed_at: Duration,
     pub(crate) violations: Vec<String>,
 }
 
@@ -54,6 +60,11 @@ impl Check {
     /// A fault or repair happens now.
     pub(crate) fn disturb(&mut self, now: Duration) {
         self.disturbed_at = self.disturbed_at.max(now);
+    }
+
+    /// A node's table or a link's flag changes now.
+    pub(crate) fn changed(&mut self, now: Duration) {
+        self.changed_at = now;
     }
 
     /// Whether the effects of the last fault must be over.
@@ -69,7 +80,7 @@ impl Check {
 
     /// A frame came to a node for the second time.
     pub(crate) fn looped(&mut self, now: Duration, path: &[usize], at: usize) {
-        if self.quiet(now) {
+        if self.quiet(now) && now > self.changed_at + SETTLE {
             self.violation(now, &format!("forwarding loop: {path:?} and {at} again"));
         } else {
             self.transient_loops += 1;

@@ -128,8 +128,14 @@ impl World<'_> {
                         node.links.remove(&link);
                     }
                 }
-                Output::LinkUsable { link, usable } => drop(node.usable.insert(link, usable)),
-                Output::Table(table) => node.table = table,
+                Output::LinkUsable { link, usable } => {
+                    node.usable.insert(link, usable);
+                    self.check.changed(now);
+                }
+                Output::Table(table) => {
+                    node.table = table;
+                    self.check.changed(now);
+                }
                 Output::Event(event) => self.note(at, &event),
             }
         }
