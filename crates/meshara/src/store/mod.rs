@@ -10,7 +10,7 @@ mod transact;
 mod writer;
 
 #[cfg(test)]
-mod measure;
+mod exchange;
 #[cfg(test)]
 mod tests;
 
