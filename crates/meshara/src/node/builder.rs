@@ -265,6 +265,8 @@ async fn start(
     inner.spawn(super::run_sessions(me(), opened));
     inner.spawn(messages::run(me(), work));
     inner.spawn(super::network::watch_interfaces(me()));
+    #[cfg(target_os = "linux")]
+    inner.spawn(super::carrier::watch(me()));
     inner.spawn(super::network::watch_sleep(me()));
     inner.spawn(super::run_configured(me(), peers));
     if inner.config.multicast {

@@ -7,6 +7,8 @@ mod admission;
 mod auth;
 mod bench;
 mod builder;
+#[cfg(target_os = "linux")]
+mod carrier;
 mod clock;
 mod control;
 mod direct;

@@ -1,13 +1,14 @@
 //! The machine's side of the network: interface addresses that come and go, and waking from sleep.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
 use if_watch::IfEvent;
 use if_watch::tokio::IfWatcher;
 use meshara_overlay::Hint;
+use meshara_transport::HopLink;
 
 use super::Inner;
 
@@ -46,11 +47,7 @@ pub(crate) async fn watch_interfaces(inner: Arc<Inner>) {
             Ok(IfEvent::Down(net)) => {
                 if inner.remove_local(net.addr()) {
                     tracing::info!(addr = %net.addr(), "address vanished");
-                    for link in inner.overlay.links() {
-                        if link.hop.connection().local_ip().map(|ip| ip.to_canonical()) == Some(net.addr()) {
-                            inner.overlay.hint(link.hop.id(), Hint::InterfaceDown);
-                        }
-                    }
+                    unusable(&inner, &[net.addr()]);
                     changed(&inner);
                 }
             }
@@ -62,7 +59,36 @@ pub(crate) async fn watch_interfaces(inner: Arc<Inner>) {
     }
 }
 
-fn changed(inner: &Inner) {
+/// Tells the overlay that links from these addresses carry nothing any more.
+pub(super) fn unusable(inner: &Inner, addrs: &[IpAddr]) {
+    for link in inner.overlay.links() {
+        if link.source.is_some_and(|source| addrs.contains(&source)) {
+            inner.overlay.hint(link.hop.id(), Hint::InterfaceDown);
+        }
+    }
+}
+
+/// This machine's address on a new link. Only the accepting side of a QUIC connection is told; the dialling one asks the routing table.
+pub(super) fn source(link: &HopLink) -> Option<IpAddr> {
+    link.connection().local_ip().map(|ip| ip.to_canonical()).or_else(|| source_towards(link.remote()))
+}
+
+/// The address that packets to a destination leave from. Nothing is sent.
+fn source_towards(remote: SocketAddr) -> Option<IpAddr> {
+    let remote = match remote {
+        SocketAddr::V6(v6) if v6.ip().to_ipv4_mapped().is_some() => {
+            SocketAddr::new(remote.ip().to_canonical(), remote.port())
+        }
+        _ => remote,
+    };
+    let any: IpAddr =
+        if remote.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect(remote).ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
+
+pub(super) fn changed(inner: &Inner) {
     inner.publish_addresses();
     inner.overlay.input(|core, now| core.network_changed(now));
     inner.network_changes.send_modify(|count| *count = count.wrapping_add(1));
@@ -150,6 +176,13 @@ pub(crate) fn interfaces_v6() -> BTreeSet<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn packets_to_this_machine_leave_from_it() {
+        let loopback: IpAddr = Ipv4Addr::LOCALHOST.into();
+        assert_eq!(source_towards("127.0.0.1:9".parse().unwrap()), Some(loopback));
+        assert_eq!(source_towards("[::ffff:127.0.0.1]:9".parse().unwrap()), Some(loopback));
+    }
 
     #[test]
     fn a_node_on_all_interfaces_offers_what_others_can_reach() {

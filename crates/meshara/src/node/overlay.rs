@@ -4,6 +4,7 @@
 //! that a suspicion reaches the data plane without a task switch.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,8 @@ use meshara_overlay::{
 };
 use meshara_transport::{DataPlane, HopLink, Link};
 use tokio::sync::{Notify, broadcast, mpsc};
+
+use super::network;
 
 /// Control messages waiting for one neighbour. A database exchange of 10,000 nodes is some thousand messages of up to 64 KiB
 /// at the core's pace; a neighbour that doesn't read for longer is cut off.
@@ -28,6 +31,8 @@ pub(crate) struct LinkHandle {
     pub(crate) hop: Arc<HopLink>,
     pub(crate) member: Member,
     pub(crate) dialled: bool,
+    /// This machine's address that the link began with.
+    pub(crate) source: Option<IpAddr>,
     control: mpsc::Sender<Vec<u8>>,
 }
 
@@ -109,6 +114,7 @@ impl Overlay {
             hop: link.hop.clone(),
             member: link.member.clone(),
             dialled: link.dialled,
+            source: network::source(&link.hop),
             control,
         });
         self.lock().links.insert(link.hop.id(), handle.clone());
