@@ -185,7 +185,7 @@ fn strike(mesh: &Mesh, change: Change, number: usize) -> Result<(Option<f64>, Op
             };
             let (near_old, far_old) = (near.address.to_string(), far.address.to_string());
             let [near_new, far_new] = OTHER;
-            if number % 2 == 0 {
+            if number.is_multiple_of(2) {
                 // The far end has both addresses, and a way back to each: only n0 moves.
                 across.ip(&["addr", "replace", &format!("{far_new}/30"), "dev", &far.device])?;
                 moves(&near_old, near_new, host, near)?;
