@@ -132,9 +132,13 @@ impl Check {
         self.lost_with_crashes += (before - self.messages.len()) as u64;
     }
 
-    /// Messages that are on a sender's disk and not at their receiver.
-    pub(crate) fn pending(&self) -> u64 {
-        self.messages.values().filter(|message| !message.acked && !message.delivered).count() as u64
+    /// Between whom messages wait, and how many.
+    pub(crate) fn pending(&self) -> BTreeMap<(usize, usize), u64> {
+        let mut pending = BTreeMap::new();
+        for message in self.messages.values().filter(|message| !message.acked && !message.delivered) {
+            *pending.entry((message.from, message.to)).or_default() += 1;
+        }
+        pending
     }
 }
 

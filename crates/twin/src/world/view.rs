@@ -173,3 +173,27 @@ fn distances(edges: &[Vec<(usize, u64)>], root: usize) -> BTreeMap<usize, u64> {
     done.remove(&root);
     done
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crate::scenario::{Scenario, Topology};
+    use crate::{Observer, world::World};
+
+    #[test]
+    fn wrong_routes_and_tables_are_noticed() {
+        let scenario = Scenario::new(Topology::Ring { nodes: 5 });
+        let mut world = World::new(&scenario, Observer::default()).unwrap();
+        assert!(!world.whole());
+        world.run_until(Duration::from_secs(8));
+        assert!(world.whole());
+        assert_eq!(world.routes_are_shortest(), Ok(()));
+        // Two nodes with each other's brains: every table is full, but it leads elsewhere.
+        let (a, b) = (world.nodes[0].core.take(), world.nodes[2].core.take());
+        (world.nodes[0].core, world.nodes[2].core) = (b, a);
+        assert!(world.routes_are_shortest().is_err());
+        world.nodes[1].table = std::sync::Arc::default();
+        assert!(!world.whole());
+    }
+}
