@@ -51,8 +51,21 @@ pub(crate) struct Graph {
     index: HashMap<NodeId, u32>,
     nodes: Vec<Node>,
     free: Vec<u32>,
+    /// Counts changes of nodes and edges.
+    version: u64,
     /// (suspect node, who says so) → since when.
     suspects: BTreeMap<(u32, u32), Duration>,
+}
+
+/// The edges of a graph side by side, for computing many paths: scattered over the heap they cost a cache miss each.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Packed {
+    version: Option<u64>,
+    /// Where each node's edges begin; one more at the end.
+    starts: Vec<u32>,
+    edges: Vec<Edge>,
+    /// Place of each node's id in the order of ids.
+    ranks: Vec<u32>,
 }
 
 /// Shortest paths from one node.
@@ -110,6 +123,7 @@ impl Graph {
             Some(at) => *at,
             None => {
                 changed = true;
+                self.version += 1;
                 let node = Node { id, address: address(), adverts: Vec::new(), edges: Vec::new() };
                 let at = match self.free.pop() {
                     Some(at) => {
@@ -140,6 +154,7 @@ impl Graph {
         let address = self.address(at);
         self.set(*id, || address, Vec::new(), now);
         self.index.remove(id);
+        self.version += 1;
         self.free.push(at);
         Some(at)
     }
@@ -174,6 +189,7 @@ impl Graph {
     }
 
     fn put_edge(&mut self, from: u32, to: u32, edge: Option<(u32, u16)>) -> bool {
+        self.version += 1;
         let edges = &mut self.nodes[from as usize].edges;
         let at = edges.iter().position(|edge| edge.to == to);
         match (at, edge) {
@@ -209,10 +225,34 @@ impl Graph {
         transit
     }
 
+    /// Brings `packed` up to date.
+    pub(crate) fn pack(&self, packed: &mut Packed) {
+        if packed.version == Some(self.version) {
+            return;
+        }
+        packed.version = Some(self.version);
+        packed.starts.clear();
+        packed.edges.clear();
+        for node in &self.nodes {
+            packed.starts.push(u32::try_from(packed.edges.len()).unwrap_or(NONE));
+            packed.edges.extend_from_slice(&node.edges);
+        }
+        packed.starts.push(u32::try_from(packed.edges.len()).unwrap_or(NONE));
+        let mut order: Vec<(NodeId, usize)> = self.nodes.iter().map(|node| node.id).zip(0..).collect();
+        order.sort_unstable();
+        packed.ranks.clear();
+        packed.ranks.resize(order.len(), 0);
+        for ((_, at), rank) in order.into_iter().zip(0..) {
+            packed.ranks[at] = rank;
+        }
+    }
+}
+
+impl Packed {
     /// Dijkstra's shortest paths from `root`, never through `without`. Ties go to fewer hops, then to the parent with the
     /// smaller id, so every node with the same records sees the same tree.
     pub(crate) fn paths(&self, root: u32, without: Option<u32>, transit: Option<&[u32]>, tree: &mut Tree) {
-        let slots = self.nodes.len();
+        let slots = self.ranks.len();
         tree.reset(slots);
         tree.dist[root as usize] = 0;
         tree.mtu[root as usize] = u16::MAX;
@@ -224,7 +264,7 @@ impl Graph {
                 continue;
             }
             let extra = if at == root { 0 } else { transit.map_or(0, |t| t[from]) };
-            for edge in &self.nodes[from].edges {
+            for edge in &self.edges[self.starts[from] as usize..self.starts[from + 1] as usize] {
                 if Some(edge.to) == without || edge.to == root {
                     continue;
                 }
@@ -234,7 +274,7 @@ impl Graph {
                 let better = reached < known;
                 let tie = reached == known
                     && tree.parent[to] != NONE
-                    && self.nodes[from].id < self.nodes[tree.parent[to] as usize].id;
+                    && self.ranks[from] < self.ranks[tree.parent[to] as usize];
                 if better || tie {
                     (tree.dist[to], tree.hops[to]) = reached;
                     tree.parent[to] = at;
@@ -290,6 +330,14 @@ mod tests {
 
     fn advert(to: usize, cost: u32, suspect: bool) -> Neighbour {
         Neighbour { node: id(to), cost, loss: 0, mtu: 1400, suspect }
+    }
+
+    impl Graph {
+        fn paths(&self, root: u32, without: Option<u32>, transit: Option<&[u32]>, tree: &mut Tree) {
+            let mut packed = Packed::default();
+            self.pack(&mut packed);
+            packed.paths(root, without, transit, tree);
+        }
     }
 
     fn graph(adverts: &[Vec<Neighbour>]) -> Graph {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use meshara_identity::{MeshAddress, NodeId};
 
 use super::Core;
-use crate::graph::{Graph, NONE, Tree, UNREACHABLE};
+use crate::graph::{Graph, NONE, Packed, Tree, UNREACHABLE};
 use crate::liveness::Phase;
 use crate::table::{Alternates, ForwardingTable, MAX_ALTERNATES, RouteEntry};
 use crate::types::{Event, LinkId, LinkKind, Output};
@@ -37,7 +37,7 @@ pub(super) struct Routing {
     in_a_row: u32,
     alternates_due: Option<Duration>,
     transit_ends: Option<Duration>,
-    trees: Vec<Tree>,
+    packed: Packed,
 }
 
 impl Routing {
@@ -52,7 +52,7 @@ impl Routing {
             in_a_row: 0,
             alternates_due: None,
             transit_ends: None,
-            trees: Vec::new(),
+            packed: Packed::default(),
         }
     }
 
@@ -116,9 +116,8 @@ impl Core {
         self.metrics.route_runs += 1;
         let Some(root) = self.graph.find(&self.identity.node) else { return };
         self.routing.transit_ends = self.graph.suspicion_ends(now);
-        let mut trees = std::mem::take(&mut self.routing.trees);
-        let routes = self.routes_from(now, root, with_alternates, &mut trees);
-        self.routing.trees = trees;
+        self.graph.pack(&mut self.routing.packed);
+        let routes = self.routes_from(now, root, with_alternates);
         let direct: BTreeMap<MeshAddress, LinkId> = self
             .links
             .iter()
@@ -140,13 +139,7 @@ impl Core {
         self.outputs.push_back(Output::Table(Arc::clone(&self.routing.table)));
     }
 
-    fn routes_from(
-        &self,
-        now: Duration,
-        root: u32,
-        with_alternates: bool,
-        trees: &mut Vec<Tree>,
-    ) -> Vec<Option<RouteEntry>> {
+    fn routes_from(&self, now: Duration, root: u32, with_alternates: bool) -> Vec<Option<RouteEntry>> {
         let links = self.best_links();
         let graph = &self.graph;
         let transit = graph.transit(now);
@@ -161,12 +154,20 @@ impl Core {
             })
             .collect();
         ways.sort_unstable();
-        trees.resize_with(1 + ways.len(), Tree::default);
-        let Some((shortest, around)) = trees.split_first_mut() else { return Vec::new() };
-        graph.paths(root, None, transit, shortest);
+        let packed = &self.routing.packed;
+        let (mut shortest, mut around) = (Tree::default(), Vec::new());
+        packed.paths(root, None, transit, &mut shortest);
         if with_alternates && ways.len() > 1 {
-            for ((_, at, _, _), tree) in ways.iter().zip(around.iter_mut()) {
-                graph.paths(*at, Some(root), transit, tree);
+            around.resize_with(ways.len(), Tree::default);
+            for ((_, at, _, _), tree) in ways.iter().zip(&mut around) {
+                packed.paths(*at, Some(root), transit, tree);
+            }
+        }
+        // Which way each first hop is.
+        let mut way_of = vec![None; graph.slots()];
+        for ((_, to, _, _), way) in ways.iter().zip(0_usize..) {
+            if let Some(slot) = way_of.get_mut(*to as usize) {
+                *slot = Some(way);
             }
         }
         let slots = u32::try_from(graph.slots()).unwrap_or(NONE);
@@ -174,13 +175,13 @@ impl Core {
         for at in 0..slots {
             let metric_us = shortest.to(at);
             let first = shortest.first.get(at as usize).copied().unwrap_or(NONE);
-            let primary = ways.iter().position(|(_, to, _, _)| *to == first);
+            let primary = way_of.get(first as usize).copied().flatten();
             let Some(primary) = primary.filter(|_| metric_us != UNREACHABLE && at != root) else {
                 routes.push(None);
                 continue;
             };
             let alternates = if with_alternates && ways.len() > 1 {
-                alternates(&ways, around, primary, at, metric_us, transit)
+                alternates(&ways, &around, primary, at, metric_us, transit)
             } else {
                 Alternates::default()
             };

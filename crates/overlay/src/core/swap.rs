@@ -9,7 +9,7 @@ use meshara_identity::NodeId;
 use rand::Rng;
 
 use super::Core;
-use crate::graph::{Tree, UNREACHABLE};
+use crate::graph::{Packed, Tree, UNREACHABLE};
 use crate::liveness::Phase;
 use crate::types::{CloseReason, DialTarget, LinkId, LinkKind, Output};
 
@@ -143,7 +143,9 @@ impl Core {
             return false;
         };
         let mut tree = Tree::default();
-        self.graph.paths(at, Some(us), None, &mut tree);
+        let mut packed = Packed::default();
+        self.graph.pack(&mut packed);
+        packed.paths(at, Some(us), None, &mut tree);
         self.graph.edges(us).iter().any(|edge| edge.to != at && tree.to(edge.to) != UNREACHABLE)
     }
 }
