@@ -78,9 +78,9 @@ pub(crate) enum Command {
         /// Seconds of each flow
         #[arg(long, default_value_t = 4)]
         seconds: u64,
-        /// Leave out the links that lose packets
-        #[arg(long)]
-        clean: bool,
+        /// Only links whose name starts so: `clean`, `0.1 %`, `1 % lost, 40`
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        only: String,
     },
     /// One end of a bare quinn connection; `throughput` starts it
     #[command(hide = true)]

@@ -21,7 +21,8 @@ use clap::Parser;
 use cli::{Cli, Command};
 use commands::heal::Plan;
 use commands::{
-    campaign, change, garbage, heal, idle, iperf, lan, nat, short, substrate, suspicion, throughput, tiers, wake,
+    campaign, change, garbage, heal, idle, iperf, lan, nat, short, substrate, suspicion, throughput, tiers,
+    wake,
 };
 use context::{Context, find_meshara};
 use measure::bare_quinn;
@@ -91,9 +92,7 @@ fn command(context: &Context, command: Command, seed: u64) -> Result<()> {
         Command::FalseSuspicion { minutes, topology } => {
             suspicion::command(context, Topology::parse(&topology, seed)?, minutes)
         }
-        Command::Throughput { rounds, seconds, clean } => {
-            throughput::command(context, rounds, seconds, !clean)
-        }
+        Command::Throughput { rounds, seconds, only } => throughput::command(context, rounds, seconds, &only),
         Command::BareQuinn { role } => bare_quinn::run(&role),
         Command::Wake { away } => wake::command(context, &away),
         Command::Change { count } => change::command(context, count),

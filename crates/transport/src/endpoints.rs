@@ -1,6 +1,6 @@
 //! The node's two QUIC endpoints over one data plane: dialling and accepting links, joins and sessions.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use quinn::{Connection, ConnectionError, Endpoint, TokioRuntime};
 use crate::data_plane::DataPlane;
 use crate::hop_link::{HopLink, MAX_LINKS};
 use crate::link::{ControlReceiver, ControlSender, Hello, HelloError};
-use crate::quic::{self, CongestionControl, SESSION_MTU, WIRE_MTU};
+use crate::quic::{self, CongestionControl, LONG_PATH_US, SESSION_MTU, WIRE_MTU};
 use crate::reassembly::session_addr;
 use crate::tls::{self, Expect, Tls};
 
@@ -92,7 +92,8 @@ pub struct Endpoints {
     next_link: AtomicU32,
     handshakes: Arc<AtomicU32>,
     link_transport: Arc<quinn::TransportConfig>,
-    session_transport: Arc<quinn::TransportConfig>,
+    /// For short paths and for long ones.
+    session_transport: [Arc<quinn::TransportConfig>; 2],
 }
 
 impl Endpoints {
@@ -107,7 +108,7 @@ impl Endpoints {
         reset_key: &[u8; 32],
     ) -> std::io::Result<Self> {
         let link_transport = Arc::new(quic::link_transport());
-        let session_transport = Arc::new(quic::session_transport(control));
+        let session_transport = [false, true].map(|long| Arc::new(quic::session_transport(control, long)));
         let endpoint =
             |payload, mut server: quinn::ServerConfig, transport: &Arc<quinn::TransportConfig>, socket| {
                 server.transport_config(transport.clone());
@@ -117,7 +118,8 @@ impl Endpoints {
         let link_socket = Arc::new(crate::sockets::LinkSocket(plane.clone()));
         let link = endpoint(WIRE_MTU, tls.server_config(), &link_transport, link_socket)?;
         let session_socket = Arc::new(crate::sockets::SessionSocket(plane.clone()));
-        let session = endpoint(SESSION_MTU, tls.session_server_config(), &session_transport, session_socket)?;
+        let session =
+            endpoint(SESSION_MTU, tls.session_server_config(), &session_transport[0], session_socket)?;
         // Numbers start anywhere, so that frames of an earlier life of this node meet no link.
         let first = u32::from_be_bytes(tls::random()) & !(MAX_LINKS as u32 - 1);
         Ok(Self {
@@ -192,7 +194,7 @@ impl Endpoints {
         address: MeshAddress,
     ) -> Result<(Connection, Member), ConnectError> {
         let mut config = self.tls.client_config(tls::ALPN_SESSION, Expect::Node(node));
-        config.transport_config(self.session_transport.clone());
+        config.transport_config(self.session_transport(address));
         let connecting = self.session.connect_with(config, session_addr(address), tls::SERVER_NAME)?;
         timeout(SESSION_TIMEOUT, async {
             let connection = connecting.await?;
@@ -200,6 +202,14 @@ impl Endpoints {
             Ok((connection, member))
         })
         .await
+    }
+
+    /// Settings for a session with the node at `address`, by the path as it is now.
+    fn session_transport(&self, address: MeshAddress) -> Arc<quinn::TransportConfig> {
+        let [short, long] = &self.session_transport;
+        let table = self.plane.table();
+        let is_long = table.lookup(&address).is_some_and(|route| route.metric_us >= LONG_PATH_US);
+        if is_long { long.clone() } else { short.clone() }
     }
 
     /// Waits for the next session that someone opens; `None` when the endpoint has been closed.
@@ -220,7 +230,9 @@ impl Endpoints {
     ) -> Result<(Connection, Member), ConnectError> {
         let _under_way = UnderWay::new(&self.handshakes);
         let mut config = self.tls.session_server_config();
-        config.transport_config(self.session_transport.clone());
+        if let IpAddr::V6(ip) = incoming.remote_address().ip() {
+            config.transport_config(self.session_transport(MeshAddress(ip.octets())));
+        }
         timeout(SESSION_TIMEOUT, async {
             let connection = incoming.accept_with(Arc::new(config))?.await?;
             let member = self.tls.member(&connection)?;

@@ -14,7 +14,13 @@ pub const WIRE_MTU: u16 = 1452;
 /// four packets fill one segmented send of 65,000 bytes almost exactly.
 const SESSION_PARTS: u16 = 11;
 /// Largest QUIC packet of a session in bytes: exactly [`SESSION_PARTS`] full frames.
-pub const SESSION_MTU: u16 = SESSION_PARTS * (WIRE_MTU - BULK_OVERHEAD as u16);
+pub const SESSION_MTU: u16 = SESSION_PARTS * FRAME_PAYLOAD;
+/// What a full frame carries.
+const FRAME_PAYLOAD: u16 = WIRE_MTU - BULK_OVERHEAD as u16;
+/// A path of this cost in µs or more is long: its sessions' packets fit one frame. Over short paths the processor is the limit,
+/// and large packets spare it. Over long ones queues are: QUIC's pacer sends up to 256 packets at once, which of the large ones is
+/// 3.9 MB, more than routers hold; and one lost frame would cost eleven. See `docs/benchmarks.md`.
+pub(crate) const LONG_PATH_US: u32 = 10_000;
 /// Smallest QUIC packet of a session, RFC 9000 §14.
 const SESSION_MIN_MTU: u16 = 1200;
 
@@ -73,13 +79,14 @@ pub fn link_transport() -> TransportConfig {
     config
 }
 
-/// Settings of session connections.
-pub fn session_transport(control: CongestionControl) -> TransportConfig {
+/// Settings of session connections over short or long paths (see [`LONG_PATH_US`]).
+pub fn session_transport(control: CongestionControl, long: bool) -> TransportConfig {
     let mut config = TransportConfig::default();
     let mut mtu = MtuDiscoveryConfig::default();
+    let largest = if long { FRAME_PAYLOAD } else { SESSION_MTU };
     // The step is larger than half the range, so the search tries the full size first and nothing between: sizes that aren't
     // whole frames waste their last one.
-    mtu.upper_bound(SESSION_MTU).minimum_change(SESSION_MTU / 2 + 1);
+    mtu.upper_bound(largest).minimum_change((largest - SESSION_MIN_MTU) / 2 + 1);
     config
         .initial_rtt(INITIAL_RTT)
         .initial_mtu(SESSION_MIN_MTU)
@@ -93,7 +100,7 @@ pub fn session_transport(control: CongestionControl) -> TransportConfig {
         .receive_window(VarInt::from_u32(FIRST_WINDOW))
         .send_window(u64::from(STREAM_WINDOW));
     // Ten packets, as RFC 9002 §7.2 allows, of the largest size: with fewer bytes than one packet nothing would ever be sent.
-    let window = 10 * u64::from(SESSION_MTU);
+    let window = 10 * u64::from(largest);
     match control {
         CongestionControl::Cubic => {
             let mut cubic = CubicConfig::default();

@@ -62,7 +62,7 @@ pub(crate) fn run(role: &Role) -> Result<()> {
 }
 
 fn tls(home: &Path) -> Result<Tls> {
-    let identity = meshara_identity::load(home, None)?;
+    let identity = meshara_identity::home::load(home, None)?;
     Ok(Tls::new(&TlsMaterial::new(&identity.membership)?)?)
 }
 
