@@ -23,7 +23,7 @@ use crate::net::wire::WireConfig;
 use crate::report::{Table, cells, number};
 
 /// Time before a fault, at random between these, so that no timer of a node is met in step.
-const LEAD_MS: std::ops::Range<u64> = 200..500;
+const LEAD_MS: std::ops::Range<u64> = 100..300;
 
 /// Time after a fault was undone, to see what its return does.
 const TAIL: Duration = Duration::from_millis(500);
@@ -32,7 +32,7 @@ const TAIL: Duration = Duration::from_millis(500);
 const MAX_HOPS: usize = 4;
 
 /// Wait for a path of at most that many hops. Where links have no delay, a longer path costs hardly more and may stay in use.
-const PATH_WAIT: Duration = Duration::from_secs(1);
+const PATH_WAIT: Duration = Duration::from_millis(600);
 
 /// More pings than any mesh of the lab lives for (2.7 hours); the run ends with its mesh.
 const PINGS: u32 = 1_000_000;

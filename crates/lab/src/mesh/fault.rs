@@ -150,8 +150,8 @@ impl Fault {
     }
 }
 
-/// How long a fault lasts before it is undone: past *dead* (about 1 s), so that detection and flooding are over.
-pub(crate) const HOLD: Duration = Duration::from_millis(2000);
+/// How long a fault lasts before it is undone: past *dead* (1 to 1.6 s), so that detection and flooding are over.
+pub(crate) const HOLD: Duration = Duration::from_millis(1800);
 
 #[cfg(test)]
 mod tests {
