@@ -4,7 +4,7 @@ use std::io;
 
 use meshara::api::{ApiError, ErrorCode};
 use meshara::config::Config;
-use meshara::{BuildError, JoinError, JoinOptions, LockError, Node, StoreError};
+use meshara::{BuildError, JoinError, JoinOptions, LockError, MemberError, Node, StoreError};
 use meshara_identity::{JoinError as ReplyError, Refusal};
 use serde_json::json;
 
@@ -128,6 +128,13 @@ fn join_error(error: &JoinError) -> ApiError {
         JoinError::Join(_) => ApiError::new(ErrorCode::JoinRefused, text),
         JoinError::NoAddress => ApiError::new(ErrorCode::InvalidArgument, text)
             .hint("name a member of the mesh with --peer HOST:PORT"),
+        JoinError::NoMember { last: MemberError::NotMember(..) } => {
+            ApiError::new(ErrorCode::JoinRefused, text).hint(
+                "the address leads to another mesh; name a member of the ticket's with --peer HOST:PORT",
+            )
+        }
+        JoinError::NoMember { last: MemberError::NoIssuer(_) } => ApiError::new(ErrorCode::Unreachable, text)
+            .hint("the node that issues certificates must run and have a path to that member"),
         JoinError::NoMember { .. } => ApiError::new(ErrorCode::Timeout, text)
             .hint("is a member running and its UDP port reachable? --peer HOST:PORT names another one"),
         JoinError::Store(error) => store_error(error),

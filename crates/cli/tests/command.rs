@@ -264,6 +264,25 @@ fn the_root_is_exported_sealed_and_never_over_a_file() {
     let first = std::fs::read(&backup).unwrap();
     assert_eq!(error(&at(&home, &seal))["code"], "already_initialised");
     assert_eq!(std::fs::read(&backup).unwrap(), first);
+
+    // The backup gives a new home the same root, once, and only with its passphrase.
+    let new = dir.path().join("new");
+    let import = |passphrase: &Path| {
+        let passphrase = passphrase.to_str().unwrap();
+        at(&new, &["root", "import", "--from", backup_text, "--sealed-with", passphrase, "--json"])
+    };
+    let wrong = dir.path().join("wrong");
+    std::fs::write(&wrong, "wrong").unwrap();
+    assert_eq!(error(&import(&wrong))["code"], "passphrase");
+    let imported = import(&passphrase);
+    assert!(imported.status.success(), "{imported:?}");
+    assert_eq!(error(&import(&passphrase))["code"], "already_initialised");
+    assert!(at(&new, &["init", "--mesh", "lab", "--name", "a"]).status.success());
+    assert_eq!(std::fs::read(new.join("root.key")).unwrap(), std::fs::read(home.join("root.key")).unwrap());
+    assert_eq!(
+        error(&at(&new, &["init", "--mesh", "lab", "--name", "a", "--json"]))["code"],
+        "already_initialised"
+    );
 }
 
 #[test]

@@ -3,7 +3,11 @@
 //! Four nodes in a line on loopback, each on a thread of its own as if in its own process; every message is stored by both ends
 //! before it counts. `cargo bench -p meshara --bench messages [-- SECONDS]`; one JSON line per run.
 
-#![allow(clippy::unwrap_used, reason = "a measurement may stop at the first surprise")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a measurement may stop at the first surprise"
+)]
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -161,7 +165,7 @@ fn main() {
         println!(
             r#"{{"hops":{},"bytes":{SIZE},"asked_per_s":{},"acked":{},"received":{received},"per_s":{:.0},"p50_ms":{:.2},"p99_ms":{:.2}}}"#,
             LINE.len() - 1,
-            rate.map_or("null".to_owned(), |rate| rate.to_string()),
+            rate.map_or_else(|| "null".to_owned(), |rate| rate.to_string()),
             times.len(),
             times.len() as f64 / took.as_secs_f64(),
             at(0.5),

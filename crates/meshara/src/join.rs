@@ -89,7 +89,7 @@ pub enum JoinError {
     #[error(transparent)]
     Clock(LeafError),
     /// Nobody answered in time.
-    #[error("no member could be reached within {} s; last: {last}", TRY_FOR.as_secs())]
+    #[error("no member could help within {} s; last: {last}", TRY_FOR.as_secs())]
     NoMember {
         /// The last failure.
         last: MemberError,
@@ -138,6 +138,24 @@ pub enum MemberError {
     NoIssuer(SocketAddr),
 }
 
+impl MemberError {
+    /// Whether somebody answered, only not as hoped.
+    fn is_an_answer(&self) -> bool {
+        matches!(
+            self,
+            Self::Read(..)
+                | Self::Wire(..)
+                | Self::NotMember(..)
+                | Self::NoCertificate(_)
+                | Self::NoIssuer(_)
+        )
+    }
+}
+
+fn answered(last: &Option<MemberError>) -> bool {
+    last.as_ref().is_some_and(MemberError::is_an_answer)
+}
+
 /// Joins a mesh: tries members for up to 20 s.
 ///
 /// # Errors
@@ -183,7 +201,7 @@ async fn ask(
     config.transport_config(Arc::new(quic::link_transport()));
     loop {
         let (members, unresolved) = resolve(addrs, peers).await;
-        last = unresolved.map(MemberError::Name).or(last);
+        last = last.or_else(|| unresolved.map(MemberError::Name));
         let mut attempts = JoinSet::new();
         for member in members.into_iter().take(MAX_MEMBERS) {
             let (endpoint, client, config) = (endpoint.clone(), client.clone(), config.clone());
@@ -211,8 +229,9 @@ async fn ask(
                 {
                     return Err(JoinError::Clock(error));
                 }
-                Ok((_, Err(error))) => last = Some(error),
-                Err(_) => {}
+                // What a member said tells more than another's silence.
+                Ok((_, Err(error))) if error.is_an_answer() || !answered(&last) => last = Some(error),
+                _ => {}
             }
         }
         if let Some(error) = doubtful {

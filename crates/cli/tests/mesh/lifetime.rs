@@ -54,6 +54,33 @@ fn up_answers_and_ends_in_time() {
 }
 
 #[test]
+fn up_ends_in_time_whatever_is_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut nodes = line(&dir, &["a", "b", "c"]);
+    let target = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    nodes[2].object(&["serve", "x", "--tcp", &target.local_addr().unwrap().to_string()]);
+    let mut connect = nodes[0].follow(&["connect", "c/x"]);
+    let listen = connect.next()["listening"]["listen"].as_str().unwrap().to_owned();
+    let _client = std::net::TcpStream::connect(listen).unwrap();
+    let _server = target.accept().unwrap();
+    let mut recv = nodes[0].follow(&["recv", "--follow"]);
+    let mut ping = nodes[0].follow(&["ping", "c", "--count", "100000", "--interval", "10ms"]);
+    ping.next();
+    let mut bench = nodes[0].follow(&["bench", "c", "--duration", "60s"]);
+    let mut send = nodes[0].follow(&["send", "c", "hello"]);
+    assert!(send.child.wait().unwrap().success());
+    for node in [0, 1, 2] {
+        let (took, ended) = nodes[node].stop("-TERM");
+        assert!(took < END && ended.success(), "node {node}: {took:?}, {ended}");
+    }
+    // Whoever waited for the node learns that it has gone.
+    for follower in [&mut connect, &mut recv, &mut ping, &mut bench] {
+        let ended = until("the command ends", || follower.child.try_wait().unwrap());
+        assert!(ended.code().is_some());
+    }
+}
+
+#[test]
 fn a_signal_while_the_node_starts_ends_it_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let alice = Node::at(&dir, "alice");
