@@ -6,12 +6,15 @@ use std::process;
 use std::thread;
 
 use anyhow::{Context, Result};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 
 use crate::exec::tool;
 
 /// Every namespace of the lab begins with this, then the process id of its run.
 const PREFIX: &str = "mlab";
+
+/// Set in the environment of a part of a campaign: it ends when the campaign does, whatever ended that.
+pub(crate) const PART: &str = "MESHARA_LAB_PART";
 
 /// Exit code after Ctrl-C, as shells expect it (128 + SIGINT).
 const INTERRUPTED: i32 = 130;
@@ -30,6 +33,9 @@ impl Run {
         let run = Self { prefix: format!("{PREFIX}{}", process::id()), dir: dir_of(process::id()) };
         fs::create_dir_all(&run.dir).with_context(|| format!("cannot create {}", run.dir.display()))?;
         watch_signals(process::id())?;
+        if std::env::var_os(PART).is_some() {
+            set_parent_process_death_signal(Some(Signal::TERM))?;
+        }
         Ok(run)
     }
 

@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::exec;
 use crate::measure::machine::Provenance;
 use crate::report::Table;
+use crate::run::PART;
 
 /// After SIGTERM a part removes its namespaces; a mesh of fifty nodes takes a few seconds.
 const CLEANUP: Duration = Duration::from_secs(30);
@@ -91,6 +92,7 @@ fn run(part: &Part, dir: &Path, meshara: &Path, seed: u64) -> Result<Ran> {
     let said = dir.join(format!("{name}.txt"));
     let mut command = Command::new(std::env::current_exe()?);
     command
+        .env(PART, "1")
         .args(args)
         .args(["--seed", &seed.to_string()])
         .arg("--meshara")
