@@ -30,6 +30,13 @@ const PARITY_HOLD: Duration = Duration::from_secs(10);
 const PARITY_GAIN: f64 = 0.5;
 /// Rest after parity has proved useless.
 const PARITY_REST: Duration = Duration::from_secs(60);
+/// A tick that brings less than this, although the peer has more to send, stands still: a fast path brings far more, a slow
+/// one (2 Mbit/s) isn't stopped by the window.
+const STANDSTILL: u64 = 64 << 10;
+/// Streams of one peer that may stand still, each holding a whole stream window, before the session does: 128 MiB.
+const STANDING_STREAMS: u32 = 4;
+/// The room is taken back when the peer hasn't been stopped for this long; if the streams still stand, it comes again.
+const UNREAD_HOLD: Duration = Duration::from_secs(300);
 
 /// What a session's path was measured to be.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -63,23 +70,33 @@ pub(crate) fn window(rate: f64, rtt: Duration, current: u32) -> Option<u32> {
     (factor >= HYSTERESIS.sqrt() || factor <= 1.0 / HYSTERESIS).then_some(wanted as u32)
 }
 
+/// When parity was turned on, and what the path lost without it.
+#[derive(Clone, Copy, Debug)]
+struct Trial {
+    since: Instant,
+    loss: f64,
+    packet: u16,
+}
+
 /// Whether to send parity parts.
 #[derive(Debug, Default)]
 pub(crate) struct ParityChoice {
-    on_since: Option<(Instant, f64)>,
+    on_since: Option<Trial>,
     rest_until: Option<Instant>,
 }
 
 impl ParityChoice {
-    /// Decides by the loss of packets just measured.
-    pub(crate) fn decide(&mut self, now: Instant, loss: f64) -> bool {
+    /// Decides by the loss just measured of packets of `packet` bytes.
+    pub(crate) fn decide(&mut self, now: Instant, loss: f64, packet: u16) -> bool {
         if self.rest_until.is_some_and(|until| now < until) {
             return false;
         }
         match self.on_since {
-            None if loss >= PARITY_ON => self.on_since = Some((now, loss)),
+            None if loss >= PARITY_ON => self.on_since = Some(Trial { since: now, loss, packet }),
             None => {}
-            Some((since, before)) => {
+            // Larger packets lose more, whatever parity does: look again without it.
+            Some(trial) if trial.packet != packet => self.on_since = None,
+            Some(Trial { since, loss: before, .. }) => {
                 let settled = now.duration_since(since) >= MEASURE * 4;
                 if settled && loss >= PARITY_ON && loss > before * PARITY_GAIN {
                     self.on_since = None;
@@ -93,6 +110,46 @@ impl ParityChoice {
     }
 }
 
+/// Room for streams that nobody reads here: what waits in them counts against the session's window, and must not keep every
+/// other stream and all messages of the peer from coming.
+#[derive(Default)]
+struct Unread {
+    /// Bytes added to the measured window.
+    room: u32,
+    /// How often the peer had said that the window stops it.
+    seen: u64,
+    /// Ticks with traffic since it said so last, if nothing was done about it.
+    blocked: Option<u8>,
+    /// When it last said so.
+    at: Option<Instant>,
+}
+
+impl Unread {
+    /// The room after a tick in which `received` bytes came; the peer has named the window `blocked` times in all.
+    fn decide(&mut self, now: Instant, blocked: u64, received: u64) -> u32 {
+        if blocked > self.seen {
+            self.seen = blocked;
+            self.blocked = Some(0);
+            self.at = Some(now);
+        }
+        // QUIC says it once for each window, before the data that fills it has arrived.
+        match self.blocked {
+            // It goes on coming: the path is only fast, and the measured window follows.
+            Some(ticks) if received >= STANDSTILL => self.blocked = (ticks < 2).then_some(ticks + 1),
+            Some(_) => {
+                self.blocked = None;
+                self.room = (self.room + STREAM_WINDOW).min(STANDING_STREAMS * STREAM_WINDOW);
+            }
+            None => {}
+        }
+        if self.at.is_some_and(|at| now.duration_since(at) >= UNREAD_HOLD) {
+            self.at = None;
+            self.room = 0;
+        }
+        self.room
+    }
+}
+
 /// Follows one session until it ends.
 pub(crate) async fn follow(inner: Arc<Inner>, session: Session) {
     let connection = &session.connection;
@@ -101,6 +158,7 @@ pub(crate) async fn follow(inner: Arc<Inner>, session: Session) {
     let mut at = Instant::now();
     let mut measured = Measured { window: FIRST_WINDOW, ..Measured::default() };
     let mut choice = ParityChoice::default();
+    let mut unread = Unread::default();
     let mut ticks = tokio::time::interval(MEASURE);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -118,13 +176,16 @@ pub(crate) async fn follow(inner: Arc<Inner>, session: Session) {
             && (window > measured.window || received > 0)
         {
             measured.window = window;
-            connection.set_receive_window(window.into());
         }
+        let room = unread.decide(now, stats.frame_rx.data_blocked, received);
+        let whole = measured.window.saturating_add(room);
+        // Also when nothing changes: a writer that the peer's window stops wakes nobody, and only a connection that is awake says so.
+        connection.set_receive_window(whole.into());
         let packets = stats.path.sent_packets.saturating_sub(before.path.sent_packets);
         if packets >= MIN_PACKETS {
             let lost = stats.path.lost_packets.saturating_sub(before.path.lost_packets);
             measured.loss = lost as f64 / packets as f64;
-            let parity = choice.decide(now, measured.loss);
+            let parity = choice.decide(now, measured.loss, stats.path.current_mtu);
             if parity != measured.parity {
                 measured.parity = parity;
                 inner.endpoints.plane().set_parity(address, parity);
@@ -142,6 +203,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_stream_that_stands_still_gets_room_beside_it() {
+        let (mut unread, start) = (Unread::default(), Instant::now());
+        let tick = |n: u32| start + MEASURE * n;
+        assert_eq!(unread.decide(tick(1), 0, 0), 0, "idle is not blocked");
+        for n in 2..5 {
+            assert_eq!(unread.decide(tick(n), 1, 10 << 20), 0, "fast, and the window follows");
+        }
+        assert_eq!(unread.decide(tick(5), 1, 0), 0, "a transfer that ended");
+        assert_eq!(unread.decide(tick(6), 2, 100 << 10), 0, "said before the data came");
+        assert_eq!(unread.decide(tick(6), 2, 4 << 20), 0);
+        assert_eq!(unread.decide(tick(7), 2, 100), STREAM_WINDOW);
+        assert_eq!(unread.decide(tick(8), 2, 100), STREAM_WINDOW, "once for each time");
+        for n in 9..20 {
+            assert!(unread.decide(tick(n), u64::from(n), 100) <= STANDING_STREAMS * STREAM_WINDOW);
+        }
+        let later = tick(20) + UNREAD_HOLD;
+        assert_eq!(unread.decide(later, 19, 0), 0);
+    }
+
+    #[test]
     fn windows_follow_the_product_with_hysteresis() {
         let gigabit = 125e6;
         let rtt = Duration::from_millis(40);
@@ -153,16 +234,26 @@ mod tests {
     }
 
     #[test]
+    fn parity_is_judged_by_packets_of_one_size() {
+        let start = Instant::now();
+        let mut choice = ParityChoice::default();
+        assert!(choice.decide(start, 0.01, 1200));
+        assert!(!choice.decide(start + MEASURE, 0.02, 15_000), "measured anew");
+        assert!(choice.decide(start + MEASURE * 2, 0.1, 15_000));
+        assert!(choice.decide(start + MEASURE * 7, 0.006, 15_000), "it helps");
+    }
+
+    #[test]
     fn parity_stays_only_where_it_helps() {
         let start = Instant::now();
         let mut random = ParityChoice::default();
-        assert!(!random.decide(start, 0.0));
-        assert!(random.decide(start, 0.01));
-        assert!(random.decide(start + MEASURE * 5, 0.0005), "it helps");
+        assert!(!random.decide(start, 0.0, 1200));
+        assert!(random.decide(start, 0.01, 1200));
+        assert!(random.decide(start + MEASURE * 5, 0.0005, 1200), "it helps");
         let mut congestion = ParityChoice::default();
-        assert!(congestion.decide(start, 0.01));
-        assert!(!congestion.decide(start + MEASURE * 5, 0.02), "it doesn't");
-        assert!(!congestion.decide(start + MEASURE * 6, 0.02), "and rests");
-        assert!(congestion.decide(start + PARITY_REST * 2, 0.02));
+        assert!(congestion.decide(start, 0.01, 1200));
+        assert!(!congestion.decide(start + MEASURE * 5, 0.02, 1200), "it doesn't");
+        assert!(!congestion.decide(start + MEASURE * 6, 0.02, 1200), "and rests");
+        assert!(congestion.decide(start + PARITY_REST * 2, 0.02, 1200));
     }
 }
