@@ -337,13 +337,10 @@ impl DataPlane {
         while at < buffer.len() && sink.has_room() {
             let end = (at + stride).min(buffer.len());
             let Some(frame) = buffer.get_mut(at..end) else { break };
-            let forward = match self.frame(links, meta, frame, reassembly, sink) {
-                Some(link) => link,
-                None => {
-                    self.finish_run(run.take(), buffer);
-                    at = end;
-                    continue;
-                }
+            let Some(forward) = self.frame(links, meta, frame, reassembly, sink) else {
+                self.finish_run(run.take(), buffer);
+                at = end;
+                continue;
             };
             let same = run.as_ref().is_some_and(|run| run.link.id() == forward.id() && run.end == at);
             if !same {

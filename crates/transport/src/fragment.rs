@@ -42,7 +42,7 @@ impl FragmentHeader {
             count,
             length: u16::from_be_bytes([l0, l1]),
         };
-        (count >= 1 && count <= MAX_PARTS && index < count && header.length >= u16::from(count))
+        ((1..=MAX_PARTS).contains(&count) && index < count && header.length >= u16::from(count))
             .then_some(header)
     }
 
@@ -62,7 +62,7 @@ impl FragmentHeader {
 ///
 /// `None` when it would need more than [`MAX_PARTS`] or is empty.
 pub(crate) fn part_count(length: usize, part: usize) -> Option<u8> {
-    let count = u8::try_from(length.checked_div(part)? + usize::from(length % part != 0)).ok()?;
+    let count = u8::try_from(length.checked_div(part)? + usize::from(!length.is_multiple_of(part))).ok()?;
     (1..=MAX_PARTS).contains(&count).then_some(count)
 }
 

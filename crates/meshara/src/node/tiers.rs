@@ -24,6 +24,8 @@ const MIN_WINDOW: u32 = 1 << 20;
 const MIN_PACKETS: u64 = 50;
 /// Loss above which parity parts pay: one packet in a thousand halves CUBIC's rate long before it costs 8 % of the bytes.
 const PARITY_ON: f64 = 0.001;
+/// Packets below this size have too few parts: one more would cost more than the loss does.
+const PARITY_PACKET: u16 = 8_000;
 /// How long parity is kept after the loss that asked for it.
 const PARITY_HOLD: Duration = Duration::from_secs(10);
 /// If parity doesn't at least halve the loss, the loss is congestion's, and parity only adds to it.
@@ -92,7 +94,9 @@ impl ParityChoice {
             return false;
         }
         match self.on_since {
-            None if loss >= PARITY_ON => self.on_since = Some(Trial { since: now, loss, packet }),
+            None if loss >= PARITY_ON && packet >= PARITY_PACKET => {
+                self.on_since = Some(Trial { since: now, loss, packet })
+            }
             None => {}
             // Larger packets lose more, whatever parity does: look again without it.
             Some(trial) if trial.packet != packet => self.on_since = None,
@@ -237,7 +241,8 @@ mod tests {
     fn parity_is_judged_by_packets_of_one_size() {
         let start = Instant::now();
         let mut choice = ParityChoice::default();
-        assert!(choice.decide(start, 0.01, 1200));
+        assert!(!choice.decide(start, 0.01, 1200), "too few parts");
+        assert!(choice.decide(start, 0.01, 10_000));
         assert!(!choice.decide(start + MEASURE, 0.02, 15_000), "measured anew");
         assert!(choice.decide(start + MEASURE * 2, 0.1, 15_000));
         assert!(choice.decide(start + MEASURE * 7, 0.006, 15_000), "it helps");
@@ -247,13 +252,13 @@ mod tests {
     fn parity_stays_only_where_it_helps() {
         let start = Instant::now();
         let mut random = ParityChoice::default();
-        assert!(!random.decide(start, 0.0, 1200));
-        assert!(random.decide(start, 0.01, 1200));
-        assert!(random.decide(start + MEASURE * 5, 0.0005, 1200), "it helps");
+        assert!(!random.decide(start, 0.0, 15_000));
+        assert!(random.decide(start, 0.01, 15_000));
+        assert!(random.decide(start + MEASURE * 5, 0.0005, 15_000), "it helps");
         let mut congestion = ParityChoice::default();
-        assert!(congestion.decide(start, 0.01, 1200));
-        assert!(!congestion.decide(start + MEASURE * 5, 0.02, 1200), "it doesn't");
-        assert!(!congestion.decide(start + MEASURE * 6, 0.02, 1200), "and rests");
-        assert!(congestion.decide(start + PARITY_REST * 2, 0.02, 1200));
+        assert!(congestion.decide(start, 0.01, 15_000));
+        assert!(!congestion.decide(start + MEASURE * 5, 0.02, 15_000), "it doesn't");
+        assert!(!congestion.decide(start + MEASURE * 6, 0.02, 15_000), "and rests");
+        assert!(congestion.decide(start + PARITY_REST * 2, 0.02, 15_000));
     }
 }
