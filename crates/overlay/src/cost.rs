@@ -25,10 +25,11 @@ pub(crate) fn link_cost(rtt: Option<Duration>, loss: u16) -> u32 {
     u32::try_from(cost).unwrap_or(u32::MAX / 64).clamp(FLOOR, u32::MAX / 64)
 }
 
-/// Whether a new cost differs enough from the advertised one: by more than a quarter and more than 1 ms.
+/// Whether a new cost differs enough from the advertised one: by more than a quarter, and if it has grown by more than 1 ms. Half a
+/// hop's cost is enough the other way: a new link's first cost holds the time of its handshake, and on a LAN would turn traffic away for ever.
 pub(crate) const fn worth_telling(advertised: u32, now: u32) -> bool {
     let change = advertised.abs_diff(now);
-    change > 1_000 && change > advertised / 4
+    change > if now < advertised { PER_HOP / 2 } else { 1_000 } && change > advertised / 4
 }
 
 #[cfg(test)]
@@ -43,6 +44,7 @@ mod tests {
         assert_eq!(link_cost(Some(Duration::ZERO), 0), 500);
         assert_eq!(link_cost(Some(Duration::MAX), LOSS_ONE), u32::MAX / 64);
         assert!(!worth_telling(500, 1_500) && worth_telling(500, 1_501));
+        assert!(worth_telling(1_500, 600) && !worth_telling(800, 600), "down to what a LAN costs");
         assert!(
             !worth_telling(40_000, 50_000) && worth_telling(40_000, 50_001) && worth_telling(40_000, 29_000)
         );

@@ -10,13 +10,13 @@
     reason = "indices come from this module's own table of nodes, which only grows"
 )]
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 use meshara_identity::{MeshAddress, NodeId};
 
 use crate::cost::FLOOR;
+use crate::paths::Packed;
 use crate::record::Neighbour;
 
 /// Added to passing through a suspect node, µs: more than any detour, less than no path.
@@ -24,6 +24,8 @@ const SUSPECT_TRANSIT: u32 = 2_000_000;
 /// How long a flag keeps traffic from passing through the node: longer than any honest neighbour takes to clear it or to
 /// declare the link dead (2.5 s on an idle link).
 pub(crate) const SUSPECT_TRANSIT_FOR: Duration = Duration::from_secs(5);
+/// Changes of edges that are remembered: more than a burst of floods between two computations of paths brings.
+const CHANGES: usize = 4096;
 /// No path.
 pub(crate) const UNREACHABLE: u32 = u32::MAX;
 /// No node.
@@ -34,6 +36,14 @@ pub(crate) struct Edge {
     pub(crate) to: u32,
     pub(crate) cost: u32,
     pub(crate) mtu: u16,
+}
+
+/// An edge is not what it was; `cost` is what it is now, if it is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Change {
+    pub(crate) from: u32,
+    pub(crate) to: u32,
+    pub(crate) cost: Option<u32>,
 }
 
 #[derive(Clone, Debug)]
@@ -53,30 +63,12 @@ pub(crate) struct Graph {
     free: Vec<u32>,
     /// Counts changes of nodes and edges.
     version: u64,
+    /// The last changes of edges, each with the version that it made.
+    changes: VecDeque<(u64, Change)>,
+    /// Changes up to this version are forgotten.
+    forgotten: u64,
     /// (suspect node, who says so) → since when.
     suspects: BTreeMap<(u32, u32), Duration>,
-}
-
-/// The edges of a graph side by side, for computing many paths: scattered over the heap they cost a cache miss each.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Packed {
-    version: Option<u64>,
-    /// Where each node's edges begin; one more at the end.
-    starts: Vec<u32>,
-    edges: Vec<Edge>,
-    /// Place of each node's id in the order of ids.
-    ranks: Vec<u32>,
-}
-
-/// Shortest paths from one node.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Tree {
-    pub(crate) dist: Vec<u32>,
-    pub(crate) hops: Vec<u16>,
-    /// First node after the root on the path.
-    pub(crate) first: Vec<u32>,
-    pub(crate) mtu: Vec<u16>,
-    parent: Vec<u32>,
 }
 
 impl Graph {
@@ -188,8 +180,38 @@ impl Graph {
         }
     }
 
-    fn put_edge(&mut self, from: u32, to: u32, edge: Option<(u32, u16)>) -> bool {
+    /// Counts changes of nodes and edges.
+    pub(crate) const fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// The changes of edges since a version; `None` when it is too long ago.
+    pub(crate) fn changes_since(&self, version: u64) -> Option<impl Iterator<Item = Change>> {
+        (version >= self.forgotten).then(|| {
+            let first = self.changes.partition_point(|(at, _)| *at <= version);
+            self.changes.range(first..).map(|(_, change)| *change)
+        })
+    }
+
+    fn note(&mut self, change: Change) {
         self.version += 1;
+        if self.changes.len() == CHANGES
+            && let Some((version, _)) = self.changes.pop_front()
+        {
+            self.forgotten = version;
+        }
+        self.changes.push_back((self.version, change));
+    }
+
+    fn put_edge(&mut self, from: u32, to: u32, edge: Option<(u32, u16)>) -> bool {
+        let changed = self.change_edge(from, to, edge);
+        if changed {
+            self.note(Change { from, to, cost: edge.map(|(cost, _)| cost) });
+        }
+        changed
+    }
+
+    fn change_edge(&mut self, from: u32, to: u32, edge: Option<(u32, u16)>) -> bool {
         let edges = &mut self.nodes[from as usize].edges;
         let at = edges.iter().position(|edge| edge.to == to);
         match (at, edge) {
@@ -248,47 +270,6 @@ impl Graph {
     }
 }
 
-impl Packed {
-    /// Dijkstra's shortest paths from `root`, never through `without`. Ties go to fewer hops, then to the parent with the
-    /// smaller id, so every node with the same records sees the same tree.
-    pub(crate) fn paths(&self, root: u32, without: Option<u32>, transit: Option<&[u32]>, tree: &mut Tree) {
-        let slots = self.ranks.len();
-        tree.reset(slots);
-        tree.dist[root as usize] = 0;
-        tree.mtu[root as usize] = u16::MAX;
-        let mut queue = BinaryHeap::with_capacity(slots.min(1024));
-        queue.push(Reverse((0_u32, 0_u16, root)));
-        while let Some(Reverse((dist, hops, at))) = queue.pop() {
-            let from = at as usize;
-            if (dist, hops) != (tree.dist[from], tree.hops[from]) {
-                continue;
-            }
-            let extra = if at == root { 0 } else { transit.map_or(0, |t| t[from]) };
-            for edge in &self.edges[self.starts[from] as usize..self.starts[from + 1] as usize] {
-                if Some(edge.to) == without || edge.to == root {
-                    continue;
-                }
-                let to = edge.to as usize;
-                let reached = (dist.saturating_add(edge.cost).saturating_add(extra), hops.saturating_add(1));
-                let known = (tree.dist[to], tree.hops[to]);
-                let better = reached < known;
-                let tie = reached == known
-                    && tree.parent[to] != NONE
-                    && self.ranks[from] < self.ranks[tree.parent[to] as usize];
-                if better || tie {
-                    (tree.dist[to], tree.hops[to]) = reached;
-                    tree.parent[to] = at;
-                    tree.first[to] = if at == root { edge.to } else { tree.first[from] };
-                    tree.mtu[to] = tree.mtu[from].min(edge.mtu);
-                }
-                if better {
-                    queue.push(Reverse((reached.0, reached.1, edge.to)));
-                }
-            }
-        }
-    }
-}
-
 /// The nodes of which two lists of adverts, each ordered by node, say different things.
 fn differing(before: &[Neighbour], after: &[Neighbour]) -> Vec<NodeId> {
     let said = |adverts: &[Neighbour], node: &NodeId| {
@@ -299,30 +280,12 @@ fn differing(before: &[Neighbour], after: &[Neighbour]) -> Vec<NodeId> {
     changed.chain(gone).map(|advert| advert.node).collect()
 }
 
-impl Tree {
-    fn reset(&mut self, slots: usize) {
-        fn fill<T: Clone>(all: &mut Vec<T>, slots: usize, value: T) {
-            all.clear();
-            all.resize(slots, value);
-        }
-        fill(&mut self.dist, slots, UNREACHABLE);
-        fill(&mut self.hops, slots, 0);
-        fill(&mut self.first, slots, NONE);
-        fill(&mut self.mtu, slots, 0);
-        fill(&mut self.parent, slots, NONE);
-    }
-
-    /// Distance to a node.
-    pub(crate) fn to(&self, index: u32) -> u32 {
-        self.dist.get(index as usize).copied().unwrap_or(UNREACHABLE)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::paths::Tree;
 
     fn id(at: usize) -> NodeId {
         NodeId([u8::try_from(at).unwrap() + 1; 32])

@@ -17,6 +17,7 @@ pub mod echo;
 mod graph;
 pub mod header;
 mod liveness;
+mod paths;
 pub mod probe;
 pub mod record;
 pub mod table;

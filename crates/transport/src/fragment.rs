@@ -16,7 +16,7 @@ pub struct FragmentHeader {
     pub packet: u32,
     /// Position of the part, below `count`.
     pub index: u8,
-    /// How many parts the packet has, 1..=[`MAX_PARTS`].
+    /// How many parts the packet has, 1..=`MAX_PARTS`.
     pub count: u8,
     /// Length of the whole packet in bytes, never 0.
     pub length: u16,
@@ -60,7 +60,7 @@ impl FragmentHeader {
 
 /// How a packet of `length` bytes splits into parts of at most `part` bytes.
 ///
-/// `None` when it would need more than [`MAX_PARTS`] or is empty.
+/// `None` when it would need more than `MAX_PARTS` or is empty.
 pub(crate) fn part_count(length: usize, part: usize) -> Option<u8> {
     let count = u8::try_from(length.checked_div(part)? + usize::from(!length.is_multiple_of(part))).ok()?;
     (1..=MAX_PARTS).contains(&count).then_some(count)

@@ -13,7 +13,7 @@ pub const WIRE_MTU: u16 = 1452;
 /// Parts of a full-size session packet. Throughput stops growing fast at about twelve (see `docs/benchmarks.md`); with eleven,
 /// four packets fill one segmented send of 65,000 bytes almost exactly.
 const SESSION_PARTS: u16 = 11;
-/// Largest QUIC packet of a session in bytes: exactly [`SESSION_PARTS`] full frames.
+/// Largest QUIC packet of a session in bytes: exactly `SESSION_PARTS` full frames.
 pub const SESSION_MTU: u16 = SESSION_PARTS * FRAME_PAYLOAD;
 /// What a full frame carries.
 const FRAME_PAYLOAD: u16 = WIRE_MTU - BULK_OVERHEAD as u16;
@@ -22,7 +22,7 @@ const LONG_PARTS: u16 = 2;
 /// A path of this cost in µs or more is long: its sessions' packets are small. Over short paths the processor is the limit,
 /// and large packets spare it. Over long ones queues are: QUIC's pacer sends up to 256 packets at once, which of the large ones is
 /// 3.9 MB, more than routers hold; and one lost frame would cost eleven. See `docs/benchmarks.md`.
-pub(crate) const LONG_PATH_US: u32 = 10_000;
+pub(crate) const LONG_PATH_US: u32 = 5_000;
 /// Smallest QUIC packet of a session, RFC 9000 §14.
 const SESSION_MIN_MTU: u16 = 1200;
 
@@ -87,7 +87,7 @@ pub fn link_transport() -> TransportConfig {
     config
 }
 
-/// Settings of session connections over short or long paths (see [`LONG_PATH_US`]).
+/// Settings of session connections over short or long paths (see `LONG_PATH_US`).
 pub fn session_transport(control: CongestionControl, long: bool) -> TransportConfig {
     let mut config = TransportConfig::default();
     let mut mtu = MtuDiscoveryConfig::default();

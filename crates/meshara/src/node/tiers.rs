@@ -24,6 +24,8 @@ const MIN_WINDOW: u32 = 1 << 20;
 const MIN_PACKETS: u64 = 50;
 /// Loss above which parity parts pay: one packet in a thousand halves CUBIC's rate long before it costs 8 % of the bytes.
 const PARITY_ON: f64 = 0.001;
+/// Measurements in a row that must show such loss: a flow's start fills queues for a moment, which is no property of the path.
+const PARITY_AFTER: u32 = 4;
 /// Packets below this size have too few parts: one more would cost more than the loss does.
 const PARITY_PACKET: u16 = 8_000;
 /// How long parity is kept after the loss that asked for it.
@@ -83,6 +85,8 @@ struct Trial {
 /// Whether to send parity parts.
 #[derive(Debug, Default)]
 pub(crate) struct ParityChoice {
+    /// Measurements in a row with loss.
+    lossy: u32,
     on_since: Option<Trial>,
     rest_until: Option<Instant>,
 }
@@ -93,8 +97,9 @@ impl ParityChoice {
         if self.rest_until.is_some_and(|until| now < until) {
             return false;
         }
+        self.lossy = if loss >= PARITY_ON { self.lossy.saturating_add(1) } else { 0 };
         match self.on_since {
-            None if loss >= PARITY_ON && packet >= PARITY_PACKET => {
+            None if self.lossy >= PARITY_AFTER && packet >= PARITY_PACKET => {
                 self.on_since = Some(Trial { since: now, loss, packet })
             }
             None => {}
@@ -237,11 +242,16 @@ mod tests {
         assert_eq!(window(1e12, rtt, 4 << 20), Some(STREAM_WINDOW), "bounded");
     }
 
+    /// The decision after so much loss for as long as it takes.
+    fn lasting(choice: &mut ParityChoice, at: Instant, loss: f64, packet: u16) -> bool {
+        (0..PARITY_AFTER).map(|_| choice.decide(at, loss, packet)).last().unwrap()
+    }
+
     #[test]
     fn parity_is_judged_by_packets_of_one_size() {
         let start = Instant::now();
         let mut choice = ParityChoice::default();
-        assert!(!choice.decide(start, 0.01, 1200), "too few parts");
+        assert!(!lasting(&mut choice, start, 0.01, 1200), "too few parts");
         assert!(choice.decide(start, 0.01, 10_000));
         assert!(!choice.decide(start + MEASURE, 0.02, 15_000), "measured anew");
         assert!(choice.decide(start + MEASURE * 2, 0.1, 15_000));
@@ -249,16 +259,26 @@ mod tests {
     }
 
     #[test]
+    fn a_full_queue_for_a_moment_asks_for_no_parity() {
+        let (mut choice, start) = (ParityChoice::default(), Instant::now());
+        for n in 0..PARITY_AFTER - 1 {
+            assert!(!choice.decide(start + MEASURE * n, 0.05, 15_000));
+        }
+        assert!(!choice.decide(start + MEASURE * PARITY_AFTER, 0.0, 15_000));
+        assert!(!choice.decide(start + MEASURE * (PARITY_AFTER + 1), 0.05, 15_000));
+    }
+
+    #[test]
     fn parity_stays_only_where_it_helps() {
         let start = Instant::now();
         let mut random = ParityChoice::default();
         assert!(!random.decide(start, 0.0, 15_000));
-        assert!(random.decide(start, 0.01, 15_000));
+        assert!(lasting(&mut random, start, 0.01, 15_000));
         assert!(random.decide(start + MEASURE * 5, 0.0005, 15_000), "it helps");
         let mut congestion = ParityChoice::default();
-        assert!(congestion.decide(start, 0.01, 15_000));
+        assert!(lasting(&mut congestion, start, 0.01, 15_000));
         assert!(!congestion.decide(start + MEASURE * 5, 0.02, 15_000), "it doesn't");
-        assert!(!congestion.decide(start + MEASURE * 6, 0.02, 15_000), "and rests");
-        assert!(congestion.decide(start + PARITY_REST * 2, 0.02, 15_000));
+        assert!(!lasting(&mut congestion, start + MEASURE * 6, 0.02, 15_000), "and rests");
+        assert!(lasting(&mut congestion, start + PARITY_REST * 2, 0.02, 15_000));
     }
 }

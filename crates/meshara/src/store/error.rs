@@ -55,7 +55,7 @@ pub enum StoreError {
     RecordTooLarge {
         /// Where it was to go.
         bucket: Bucket,
-        /// Its key, cut after [`KEY_MAX`] bytes.
+        /// Its key, cut after `KEY_MAX` bytes.
         key: String,
         /// Bytes of what is too large.
         size: usize,

@@ -7,8 +7,9 @@ use std::time::Duration;
 use meshara_identity::{MeshAddress, NodeId};
 
 use super::Core;
-use crate::graph::{Graph, NONE, Packed, Tree, UNREACHABLE};
+use crate::graph::{Graph, NONE, UNREACHABLE};
 use crate::liveness::Phase;
+use crate::paths::{Kept, Packed, Tree};
 use crate::table::{Alternates, ForwardingTable, MAX_ALTERNATES, RouteEntry};
 use crate::types::{Event, LinkId, LinkKind, Output};
 
@@ -25,11 +26,16 @@ const ROW_GAP: Duration = Duration::from_millis(250);
 /// Where alternates are not computed at once, compute them after this much quiet.
 const ALTERNATES_AFTER: Duration = Duration::from_millis(250);
 
+/// A way out: the neighbour and its index in the graph, what the link costs, the link. Ordered by the neighbour.
+type Way = (NodeId, u32, u32, LinkId);
+
 /// Routes as last computed.
 #[derive(Debug)]
 pub(super) struct Routing {
     pub(super) table: Arc<ForwardingTable>,
     routes: Vec<Option<RouteEntry>>,
+    /// Whether the routes were computed without alternates.
+    bare: bool,
     direct: BTreeMap<MeshAddress, LinkId>,
     dirty: bool,
     due: Option<Duration>,
@@ -38,6 +44,10 @@ pub(super) struct Routing {
     alternates_due: Option<Duration>,
     transit_ends: Option<Duration>,
     packed: Packed,
+    /// Ways out of this node, shortest paths from it, and from each way on without it.
+    ways: Vec<Way>,
+    shortest: Kept,
+    around: BTreeMap<u32, Kept>,
 }
 
 impl Routing {
@@ -45,6 +55,7 @@ impl Routing {
         Self {
             table: Arc::default(),
             routes: Vec::new(),
+            bare: false,
             direct: BTreeMap::new(),
             dirty: false,
             due: None,
@@ -53,6 +64,9 @@ impl Routing {
             alternates_due: None,
             transit_ends: None,
             packed: Packed::default(),
+            ways: Vec::new(),
+            shortest: Kept::default(),
+            around: BTreeMap::new(),
         }
     }
 
@@ -117,16 +131,22 @@ impl Core {
         let Some(root) = self.graph.find(&self.identity.node) else { return };
         self.routing.transit_ends = self.graph.suspicion_ends(now);
         self.graph.pack(&mut self.routing.packed);
-        let routes = self.routes_from(now, root, with_alternates);
+        let changed = self.bring_up_to_date(now, root, with_alternates);
         let direct: BTreeMap<MeshAddress, LinkId> = self
             .links
             .iter()
             .filter(|(_, link)| link.peer.kind == LinkKind::Direct && link.live.phase() != Phase::Init)
             .map(|(id, link)| (link.peer.address, *id))
             .collect();
-        let before = std::mem::replace(&mut self.routing.routes, routes);
-        self.tell_reachability(&before);
-        if before == self.routing.routes && direct == self.routing.direct {
+        let mut same = true;
+        if changed || (with_alternates && self.routing.bare) {
+            self.routing.bare = !with_alternates;
+            let routes = self.routes_from(now, root, with_alternates);
+            let before = std::mem::replace(&mut self.routing.routes, routes);
+            self.tell_reachability(&before);
+            same = before == self.routing.routes;
+        }
+        if same && direct == self.routing.direct {
             return;
         }
         self.routing.direct.clone_from(&direct);
@@ -139,13 +159,13 @@ impl Core {
         self.outputs.push_back(Output::Table(Arc::clone(&self.routing.table)));
     }
 
-    fn routes_from(&self, now: Duration, root: u32, with_alternates: bool) -> Vec<Option<RouteEntry>> {
+    /// Brings ways and paths up to date; whether routes may differ from those last computed.
+    fn bring_up_to_date(&mut self, now: Duration, root: u32, with_alternates: bool) -> bool {
         let links = self.best_links();
         let graph = &self.graph;
         let transit = graph.transit(now);
         let transit = transit.as_deref();
-        // Ways out: our edges over which a link works, by node id.
-        let mut ways: Vec<(NodeId, u32, u32, LinkId)> = graph
+        let mut ways: Vec<Way> = graph
             .edges(root)
             .iter()
             .filter_map(|edge| {
@@ -154,15 +174,28 @@ impl Core {
             })
             .collect();
         ways.sort_unstable();
-        let packed = &self.routing.packed;
-        let (mut shortest, mut around) = (Tree::default(), Vec::new());
-        packed.paths(root, None, transit, &mut shortest);
+        let Routing { packed, shortest, around, .. } = &mut self.routing;
+        let mut changed = shortest.refresh(graph, packed, root, None, transit);
         if with_alternates && ways.len() > 1 {
-            around.resize_with(ways.len(), Tree::default);
-            for ((_, at, _, _), tree) in ways.iter().zip(&mut around) {
-                packed.paths(*at, Some(root), transit, tree);
+            around.retain(|at, _| ways.iter().any(|(_, way, ..)| way == at));
+            for (_, at, ..) in &ways {
+                changed |= around.entry(*at).or_default().refresh(graph, packed, *at, Some(root), transit);
             }
         }
+        changed |= ways != self.routing.ways;
+        self.routing.ways = ways;
+        changed
+    }
+
+    fn routes_from(&self, now: Duration, root: u32, with_alternates: bool) -> Vec<Option<RouteEntry>> {
+        let graph = &self.graph;
+        let transit = graph.transit(now);
+        let transit = transit.as_deref();
+        let Routing { ways, shortest, around, .. } = &self.routing;
+        let shortest = &shortest.tree;
+        let around: Vec<&Tree> =
+            ways.iter().filter_map(|(_, at, ..)| around.get(at).map(|kept| &kept.tree)).collect();
+        let with_alternates = with_alternates && ways.len() > 1 && around.len() == ways.len();
         // Which way each first hop is.
         let mut way_of = vec![None; graph.slots()];
         for ((_, to, _, _), way) in ways.iter().zip(0_usize..) {
@@ -180,8 +213,8 @@ impl Core {
                 routes.push(None);
                 continue;
             };
-            let alternates = if with_alternates && ways.len() > 1 {
-                alternates(&ways, &around, primary, at, metric_us, transit)
+            let alternates = if with_alternates {
+                alternates(ways, &around, primary, at, metric_us, transit)
             } else {
                 Alternates::default()
             };
@@ -219,8 +252,8 @@ impl Core {
 /// The best other ways to a node: first those that are loop-free (RFC 5286, inequality 1) and avoid the primary's
 /// neighbour (inequality 3), then loop-free ones, then those that avoid it, then the rest; the shorter first.
 fn alternates(
-    ways: &[(NodeId, u32, u32, LinkId)],
-    around: &[Tree],
+    ways: &[Way],
+    around: &[&Tree],
     primary: usize,
     destination: u32,
     metric: u32,

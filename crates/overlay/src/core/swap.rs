@@ -9,8 +9,9 @@ use meshara_identity::NodeId;
 use rand::Rng;
 
 use super::Core;
-use crate::graph::{Packed, Tree, UNREACHABLE};
+use crate::graph::UNREACHABLE;
 use crate::liveness::Phase;
+use crate::paths::{Packed, Tree};
 use crate::types::{CloseReason, DialTarget, LinkId, LinkKind, Output};
 
 /// Measure a candidate this long before deciding: ten idle probes.
