@@ -16,6 +16,8 @@ pub(crate) const MAX_ORIGINS: usize = 16_384;
 const UPDATE_BURST: u32 = 32;
 /// And one more this often.
 const UPDATE_EVERY: Duration = Duration::from_millis(200);
+/// A copy of the same record counts as younger from this on: honest copies differ by less than a second for each hop.
+const YOUNGER: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug)]
 struct Stored {
@@ -24,6 +26,9 @@ struct Stored {
     /// who still hold it can't bring it back.
     expires: Duration,
     expired: bool,
+    /// The longest that it may live, whatever age other copies tell: a lifetime from when this version was first seen, or
+    /// until its certificate ends.
+    latest: Duration,
 }
 
 /// What is known of one node.
@@ -112,7 +117,40 @@ impl Database {
         Some((u16::try_from(age).unwrap_or(u16::MAX), stored.record.clone()))
     }
 
-    /// Stores a record that is newer than what is there.
+    /// Whether this is a copy of the stored version that tells a younger age. Ages are not signed: whoever tells too high
+    /// a one must not shorten the record's life, and whoever tells too low a one can't stretch it beyond a lifetime from
+    /// first sight.
+    pub(crate) fn rejuvenates(
+        &self,
+        now: Duration,
+        age: Duration,
+        (kind, origin, sequence): (Kind, NodeId, u64),
+        bytes: &[u8],
+    ) -> bool {
+        self.origins.get(&origin).and_then(|origin| origin.slot(kind)).is_some_and(|stored| {
+            stored.record.sequence == sequence
+                && (now + self.lifetime.saturating_sub(age)).min(stored.latest) > stored.expires + YOUNGER
+                && stored.record.bytes() == bytes
+        })
+    }
+
+    /// Whether a neighbour's version is worth asking for: a newer one, or ours has expired before its time.
+    pub(crate) fn wants(&self, now: Duration, entry: &SummaryEntry) -> bool {
+        let stored = self.origins.get(&entry.origin).and_then(|origin| origin.slot(entry.kind));
+        stored.is_none_or(|stored| {
+            stored.record.sequence < entry.sequence
+                || (stored.record.sequence == entry.sequence
+                    && stored.expired
+                    && now + YOUNGER < stored.latest)
+        })
+    }
+
+    /// The expired record of a kind whose sequence is still remembered.
+    pub(crate) fn tombstone(&self, origin: &NodeId, kind: Kind) -> Option<&Record> {
+        self.origins.get(origin)?.slot(kind).filter(|stored| stored.expired).map(|stored| &stored.record)
+    }
+
+    /// Stores a record that is newer than what is there, or a younger copy of it.
     pub(crate) fn put(&mut self, now: Duration, age: Duration, record: Record) {
         let origin = self.origins.entry(record.origin).or_insert_with(|| {
             self.order.insert(record.origin);
@@ -126,8 +164,11 @@ impl Database {
         });
         let kind = record.kind;
         mix(&mut self.digest, &record);
-        let expires = now + self.lifetime.saturating_sub(age);
-        let before = origin.slot_mut(kind).replace(Stored { record, expires, expired: false });
+        let slot = origin.slot_mut(kind);
+        let again = slot.as_ref().filter(|stored| stored.record.sequence == record.sequence);
+        let latest = again.map_or(now + self.lifetime, |stored| stored.latest);
+        let expires = (now + self.lifetime.saturating_sub(age)).min(latest);
+        let before = slot.replace(Stored { record, expires, expired: false, latest });
         if let Some(before) = before.filter(|before| !before.expired) {
             mix(&mut self.digest, &before.record);
         }
@@ -186,6 +227,7 @@ impl Database {
     pub(crate) fn limit(&mut self, origin: &NodeId, kind: Kind, until: Duration) {
         if let Some(stored) = self.origins.get_mut(origin).and_then(|origin| origin.slot_mut(kind).as_mut()) {
             stored.expires = stored.expires.min(until);
+            stored.latest = stored.latest.min(until);
         }
     }
 

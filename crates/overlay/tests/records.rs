@@ -6,7 +6,7 @@ mod world;
 
 use std::time::Duration;
 
-use meshara_overlay::control::{Aged, Message};
+use meshara_overlay::control::{Aged, Message, SummaryEntry};
 use meshara_overlay::probe::Probe;
 use meshara_overlay::record::{Kind, LinkState, Neighbour, Record};
 use meshara_overlay::{
@@ -336,4 +336,99 @@ fn a_storm_of_news_is_passed_on_together_and_a_little_at_once() {
         .map(|record| record.sequence)
         .collect();
     assert_eq!(links, [2]);
+}
+
+/// Lets time pass; the links live on.
+fn pass(p: &mut Played, seconds: u64) {
+    for _ in 0..seconds {
+        p.now += Duration::from_secs(1);
+        p.beat();
+        p.core.handle_timeout(p.now);
+        p.outputs();
+    }
+}
+
+fn send_aged(p: &mut Played, link: LinkId, age_s: u16, records: &[Record]) {
+    let records = records.iter().map(|record| Aged { age_s, record: record.clone() }).collect();
+    p.core.handle_control(p.now, link, &Message::Records(records).encode()).unwrap();
+}
+
+#[test]
+fn a_false_age_is_repaired_by_an_honest_copy() {
+    let mut p = Played::new();
+    p.send(vec![member(1), links(1, 1, &[(0, 10), (3, 10)])]).unwrap();
+    let of_three = [member(3), links(3, 1, &[(1, 10)])];
+    send_aged(&mut p, LINK, 3595, &of_three);
+    p.settle();
+    assert!(p.reachable(3));
+    p.outputs();
+    // An honest copy of the same version at once: it counts, and is passed on with its age.
+    send_aged(&mut p, OTHER, 1, &of_three);
+    p.settle();
+    let passed: Vec<Kind> = p.flooded(LINK).into_iter().map(|record| record.kind).collect();
+    assert_eq!(passed, [Kind::Member, Kind::LinkState]);
+    send_aged(&mut p, OTHER, 0, &of_three);
+    p.settle();
+    assert!(p.flooded(LINK).is_empty(), "once is enough");
+    pass(&mut p, 60);
+    assert!(p.reachable(3), "it lives as long as its true age lets it");
+}
+
+#[test]
+fn a_record_that_expired_by_a_false_age_is_asked_for_and_revived() {
+    let mut p = Played::new();
+    p.send(vec![member(1), links(1, 1, &[(0, 10), (3, 10)])]).unwrap();
+    let of_three = [member(3), links(3, 1, &[(1, 10)])];
+    send_aged(&mut p, LINK, 3599, &of_three);
+    pass(&mut p, 20);
+    assert!(!p.reachable(3), "the lie worked");
+    let entries = of_three
+        .iter()
+        .map(|r| SummaryEntry { origin: r.origin, kind: r.kind, sequence: r.sequence })
+        .collect();
+    p.up(OTHER, 2, LinkKind::Routing);
+    p.core.handle_control(p.now, OTHER, &Message::Summary(entries).encode()).unwrap();
+    let asked = p.outputs().into_iter().find_map(|output| match output {
+        Output::Control { link: OTHER, bytes } => match Message::decode(&bytes).unwrap() {
+            Message::Request(wanted) => Some(wanted),
+            _ => None,
+        },
+        _ => None,
+    });
+    assert_eq!(asked, Some(vec![(node_id(3), Kind::Member), (node_id(3), Kind::LinkState)]));
+    send_aged(&mut p, OTHER, 21, &of_three);
+    p.settle();
+    p.up(LINK, 1, LinkKind::Routing);
+    p.settle();
+    assert!(p.reachable(3));
+}
+
+#[test]
+fn a_low_age_does_not_stretch_a_life() {
+    let mut p = Played::new();
+    p.send(vec![member(3)]).unwrap();
+    for _ in 0..3700 {
+        pass(&mut p, 1);
+        send_aged(&mut p, LINK, 0, &[member(3)]);
+        if p.core.metrics().expired > 0 {
+            break;
+        }
+    }
+    assert!((3600..3620).contains(&p.now.as_secs()), "expired after {:?}", p.now);
+    assert!(p.core.node(&node_id(3)).unwrap().member.is_none());
+}
+
+#[test]
+fn a_neighbour_whose_clock_was_ahead_is_shown_what_it_must_overtake() {
+    let mut p = Played::new();
+    let ahead = signed(1, 1, Kind::Member, 9000, &member_body(&node_id(1), "n1"));
+    p.send(vec![ahead.clone()]).unwrap();
+    pass(&mut p, 3620);
+    p.up(LINK, 1, LinkKind::Routing);
+    p.send(vec![member(1)]).unwrap();
+    assert_eq!(p.flooded(LINK), [ahead]);
+    // Others don't need to know.
+    p.up(OTHER, 2, LinkKind::Routing);
+    send_aged(&mut p, OTHER, 0, &[member(1)]);
+    assert!(p.flooded(OTHER).is_empty());
 }

@@ -349,7 +349,9 @@ impl Core {
         let mut pool: Vec<(u32, Option<NodeId>, Vec<SocketAddr>)> = Vec::new();
         for target in self.dialling.targets.iter().filter(|target| !target.wanted && target.next_at <= now) {
             let known = target.node.is_some_and(|node| node == us || neighbours.contains(&node));
-            let in_database = target.node.is_some_and(|node| self.database.get(&node).is_some());
+            let in_database = target.node.is_some_and(|node| {
+                self.database.get(&node).is_some_and(|origin| origin.record(Kind::Addresses).is_some())
+            });
             if !known && !in_database && target.origin != KnownOrigin::Configured && !target.addrs.is_empty()
             {
                 pool.push((0, target.node, target.addrs.clone()));

@@ -98,17 +98,21 @@ impl Core {
             return Err(ControlError::DirectLink);
         }
         if let Some(records) = raw_records(bytes)? {
+            let peer = link.peer.node;
             for (age_s, bytes) in records {
+                let age = Duration::from_secs(u64::from(age_s));
                 // A newer record of ours must be looked at in full; old news of others is most of a flood.
-                let old = Record::peek(bytes).is_some_and(|(kind, origin, sequence)| {
-                    self.database.sequence(&origin, kind).is_some_and(|have| have >= sequence)
-                });
-                if old {
+                if let Some(head) = Record::peek(bytes)
+                    && self.is_old(now, age, head, bytes)
+                {
                     self.metrics.duplicates += 1;
+                    if head.1 == peer {
+                        self.remind(now, id, head);
+                    }
                     continue;
                 }
                 let record = Record::decode(bytes)?;
-                self.consider(now, id, Duration::from_secs(u64::from(age_s)), record)?;
+                self.consider(now, id, age, record)?;
             }
             return Ok(());
         }
@@ -117,11 +121,7 @@ impl Core {
             Message::Summary(entries) => {
                 let missing: Vec<_> = entries
                     .into_iter()
-                    .filter(|entry| {
-                        self.database
-                            .sequence(&entry.origin, entry.kind)
-                            .is_none_or(|have| have < entry.sequence)
-                    })
+                    .filter(|entry| self.database.wants(now, entry))
                     .map(|entry| (entry.origin, entry.kind))
                     .collect();
                 if !missing.is_empty() {
@@ -155,6 +155,28 @@ impl Core {
         Ok(())
     }
 
+    /// Whether a record is no news: a newer version is here, or this one and not older than it seemed.
+    fn is_old(&self, now: Duration, age: Duration, head: (Kind, NodeId, u64), bytes: &[u8]) -> bool {
+        let (kind, origin, sequence) = head;
+        self.database.sequence(&origin, kind).is_some_and(|have| {
+            have > sequence
+                || (have == sequence && !self.database.rejuvenates(now, age, (kind, origin, sequence), bytes))
+        })
+    }
+
+    /// A neighbour tells a version of its own record that an expired one of it outnumbers (its clock was ahead, once):
+    /// shows it that one, so that it can overtake it. Summaries don't name expired records.
+    fn remind(&mut self, now: Duration, id: LinkId, (kind, origin, sequence): (Kind, NodeId, u64)) {
+        let newer =
+            self.database.tombstone(&origin, kind).filter(|record| record.sequence > sequence).cloned();
+        let Some((record, link)) = newer.zip(self.links.get_mut(&id)) else { return };
+        if link.requests.take(1, now) {
+            for message in chunk_records(&[(u16::MAX, record)]) {
+                self.control_out(id, message);
+            }
+        }
+    }
+
     fn control_out(&mut self, link: LinkId, bytes: Vec<u8>) {
         self.outputs.push_back(Output::Control { link, bytes });
     }
@@ -176,8 +198,8 @@ impl Core {
             self.returned(now, &record);
             return Ok(());
         }
-        let known = self.database.sequence(&record.origin, record.kind);
-        if age >= self.config.lifetime || known.is_some_and(|known| known >= record.sequence) {
+        let head = (record.kind, record.origin, record.sequence);
+        if age >= self.config.lifetime || self.is_old(now, age, head, record.bytes()) {
             self.metrics.duplicates += 1;
             return Ok(());
         }
@@ -279,7 +301,7 @@ impl Core {
         }
     }
 
-    /// Takes a verified, newer record into the database, the graph and the flood.
+    /// Takes a verified record that is newer, or a younger copy, into the database, the graph and the flood.
     fn accept(
         &mut self,
         now: Duration,
