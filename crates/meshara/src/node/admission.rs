@@ -3,7 +3,7 @@
 //! The carrying member learns nothing that it could use: it passes the request on as it is.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,12 +20,16 @@ use crate::frames::{read_frame, write_frame};
 pub(crate) const JOIN_VERSION: u8 = 1;
 /// Joins under way at once, all sources together; each holds some 300 KB at most and an issuer's disk write.
 const MAX_JOINS: usize = 64;
-/// Joins a second from one address. Twenty newcomers behind one NAT may start together; a flood from one source is held to this
+/// Joins under way at once from one source: a quarter of the places, so that silent peers of one source hold up nobody else. Of
+/// twenty newcomers behind one NAT the last few try again 0.3 s later.
+const MAX_PER_SOURCE: usize = MAX_JOINS / 4;
+/// Joins a second from one source. Twenty newcomers behind one NAT may start together; a flood from one source is held to this
 /// rate and hears so.
 const PER_SOURCE: f64 = 25.0;
 /// Joins that one source may save up.
 const PER_SOURCE_BURST: f64 = 50.0;
-/// Sources remembered; older ones are forgotten first, which gives them a full bucket again.
+/// Sources remembered; the longest unused one without a join under way is forgotten first, which gives it a full bucket again.
+/// There is always one: joins under way are fewer.
 const SOURCES: usize = 4096;
 /// A newcomer that doesn't get on with it is dropped: its side takes one round trip and one signature.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(8);
@@ -53,19 +57,19 @@ impl Admission {
 
     /// Serves one newcomer.
     pub(crate) async fn serve(&self, connection: Connection, sessions: &Sessions) {
-        let source = connection.remote_address().ip().to_canonical();
-        let Some(_place) = self.admits(source).then(|| self.places.try_acquire().ok()).flatten() else {
+        let source = Source::of(connection.remote_address().ip());
+        // The place comes first: it bounds the sources that have a join under way.
+        let place = self.places.try_acquire().ok();
+        let admitted =
+            place.and_then(|place| Some((place, Visit::begin(&self.sources, source, Instant::now())?)));
+        let Some(_held) = admitted else {
             connection.close(CLOSE_BUSY.into(), b"too many joins, try again in a second");
             return;
         };
         if tokio::time::timeout(JOIN_TIMEOUT, self.exchange(&connection, sessions)).await.is_err() {
-            tracing::debug!(%source, "a join was given up: the newcomer took too long");
+            tracing::debug!(?source, "a join was given up: the newcomer took too long");
         }
         connection.close(0_u32.into(), b"done");
-    }
-
-    fn admits(&self, source: IpAddr) -> bool {
-        self.sources.lock().unwrap_or_else(PoisonError::into_inner).admits(source, Instant::now())
     }
 
     async fn exchange(&self, connection: &Connection, sessions: &Sessions) -> Option<()> {
@@ -118,27 +122,81 @@ impl Admission {
     }
 }
 
-/// A token bucket per source address.
-#[derive(Default)]
-struct Sources(HashMap<IpAddr, (Instant, f64)>);
+/// Whom joins are counted for: an IPv4 address, or the /64 that one IPv6 host may choose its addresses from (RFC 4291 §2.5.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Source {
+    V4(Ipv4Addr),
+    /// The upper half of the address.
+    V6([u16; 4]),
+}
 
-impl Sources {
-    fn admits(&mut self, source: IpAddr, now: Instant) -> bool {
-        if self.0.len() >= SOURCES && !self.0.contains_key(&source) {
-            let refill = Duration::from_secs_f64(PER_SOURCE_BURST / PER_SOURCE);
-            self.0.retain(|_, (at, _)| now.duration_since(*at) < refill);
-            if self.0.len() >= SOURCES {
-                return false;
+impl Source {
+    fn of(ip: IpAddr) -> Self {
+        match ip.to_canonical() {
+            IpAddr::V4(ip) => Self::V4(ip),
+            IpAddr::V6(ip) => {
+                let [a, b, c, d, ..] = ip.segments();
+                Self::V6([a, b, c, d])
             }
         }
-        let (at, tokens) = self.0.entry(source).or_insert((now, PER_SOURCE_BURST));
-        *tokens = (*tokens + now.duration_since(*at).as_secs_f64() * PER_SOURCE).min(PER_SOURCE_BURST);
-        *at = now;
-        let admitted = *tokens >= 1.0;
+    }
+}
+
+/// A token bucket and the joins under way of one source.
+#[derive(Debug)]
+struct Bucket {
+    used: Instant,
+    tokens: f64,
+    open: usize,
+}
+
+/// The sources of late.
+#[derive(Default)]
+struct Sources(HashMap<Source, Bucket>);
+
+impl Sources {
+    /// Whether a further join may begin; it is counted as open then.
+    fn open(&mut self, source: Source, now: Instant) -> bool {
+        if self.0.len() >= SOURCES && !self.0.contains_key(&source) {
+            let unused = self.0.iter().filter(|(_, bucket)| bucket.open == 0);
+            let Some(oldest) = unused.min_by_key(|(_, bucket)| bucket.used).map(|(source, _)| *source) else {
+                return false;
+            };
+            self.0.remove(&oldest);
+        }
+        let full = Bucket { used: now, tokens: PER_SOURCE_BURST, open: 0 };
+        let bucket = self.0.entry(source).or_insert(full);
+        let refill = now.duration_since(bucket.used).as_secs_f64() * PER_SOURCE;
+        bucket.tokens = (bucket.tokens + refill).min(PER_SOURCE_BURST);
+        bucket.used = now;
+        let admitted = bucket.tokens >= 1.0 && bucket.open < MAX_PER_SOURCE;
         if admitted {
-            *tokens -= 1.0;
+            bucket.tokens -= 1.0;
+            bucket.open += 1;
         }
         admitted
+    }
+}
+
+/// A join under way, counted for its source until dropped.
+struct Visit<'a> {
+    sources: &'a Mutex<Sources>,
+    source: Source,
+}
+
+impl<'a> Visit<'a> {
+    fn begin(sources: &'a Mutex<Sources>, source: Source, now: Instant) -> Option<Self> {
+        let admitted = sources.lock().unwrap_or_else(PoisonError::into_inner).open(source, now);
+        admitted.then_some(Self { sources, source })
+    }
+}
+
+impl Drop for Visit<'_> {
+    fn drop(&mut self) {
+        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bucket) = sources.0.get_mut(&self.source) {
+            bucket.open = bucket.open.saturating_sub(1);
+        }
     }
 }
 
@@ -164,28 +222,62 @@ async fn carry(sessions: &Sessions, issuer: NodeId, request: &[u8]) -> Option<Ve
 mod tests {
     use super::*;
 
-    #[test]
-    fn twenty_refusals_a_second_lock_nobody_out_and_a_flood_is_held() {
-        let source = "192.0.2.1".parse().unwrap();
-        let mut sources = Sources::default();
-        let start = Instant::now();
-        for n in 0..200_u32 {
-            assert!(sources.admits(source, start + Duration::from_millis(50) * n));
-        }
-        let later = start + Duration::from_secs(60);
-        let burst = (0..1000).filter(|_| sources.admits(source, later)).count();
-        assert_eq!(burst, PER_SOURCE_BURST as usize);
-        assert!(sources.admits("192.0.2.2".parse().unwrap(), later), "others are not held");
+    fn source(ip: &str) -> Source {
+        Source::of(ip.parse().unwrap())
+    }
+
+    /// A join that ends at once.
+    fn passes(sources: &Mutex<Sources>, source: Source, now: Instant) -> bool {
+        Visit::begin(sources, source, now).is_some()
     }
 
     #[test]
-    fn the_table_of_sources_is_bounded() {
-        let mut sources = Sources::default();
-        let now = Instant::now();
-        for n in 0..2 * SOURCES as u32 {
-            sources.admits(IpAddr::from(n.to_be_bytes()), now);
+    fn twenty_refusals_a_second_lock_nobody_out_and_a_flood_is_held() {
+        let sources = Mutex::default();
+        let start = Instant::now();
+        for n in 0..200_u32 {
+            assert!(passes(&sources, source("192.0.2.1"), start + Duration::from_millis(50) * n));
         }
-        assert_eq!(sources.0.len(), SOURCES);
-        assert!(sources.admits("2001:db8::1".parse().unwrap(), now + Duration::from_secs(10)));
+        let later = start + Duration::from_secs(60);
+        let burst = (0..1000).filter(|_| passes(&sources, source("192.0.2.1"), later)).count();
+        assert_eq!(burst, PER_SOURCE_BURST as usize);
+        assert!(passes(&sources, source("192.0.2.2"), later), "others are not held");
+    }
+
+    #[test]
+    fn silent_peers_of_one_source_leave_places_to_others() {
+        let sources = Mutex::default();
+        let now = Instant::now();
+        let hold = |n: usize| Visit::begin(&sources, source(&format!("2001:db8::{n:x}")), now);
+        let mut held: Vec<_> = (1..=MAX_JOINS).map_while(hold).collect();
+        assert_eq!(held.len(), MAX_PER_SOURCE, "a /64 is one source");
+        assert!(passes(&sources, source("2001:db8:0:1::1"), now), "another /64 is another source");
+        held.pop();
+        assert!(passes(&sources, source("2001:db8::ffff"), now), "a place that is free again is given");
+    }
+
+    #[test]
+    fn an_ipv4_address_is_one_source_however_it_is_written() {
+        assert_eq!(source("::ffff:192.0.2.1"), source("192.0.2.1"));
+        assert_ne!(source("192.0.2.1"), source("192.0.2.2"));
+    }
+
+    #[test]
+    fn a_full_table_forgets_the_longest_unused_source_without_a_join_under_way() {
+        let sources = Mutex::default();
+        let start = Instant::now();
+        let at = |n: usize| start + Duration::from_millis(n as u64);
+        let numbered = |n: usize| Source::V4(Ipv4Addr::from_bits(n as u32));
+        let held = Visit::begin(&sources, numbered(0), at(0)).unwrap();
+        for n in 1..SOURCES + 2 {
+            assert!(passes(&sources, numbered(n), at(n)), "nobody new is refused");
+        }
+        let known = |n| sources.lock().unwrap().0.contains_key(&numbered(n));
+        assert_eq!(sources.lock().unwrap().0.len(), SOURCES);
+        assert!(known(0), "a source with a join under way stays counted");
+        assert!(!known(1) && !known(2) && known(3) && known(SOURCES + 1));
+        drop(held);
+        assert!(passes(&sources, numbered(SOURCES + 2), at(SOURCES + 2)));
+        assert!(!known(0));
     }
 }
