@@ -1,12 +1,14 @@
 //! What happens to every hop frame: received, opened, forwarded or handed on; and how session packets become frames.
 //!
 //! Forwarding works on whole receive buffers: a frame is opened, readdressed and sealed again where it lies, and runs of
-//! frames for one next hop leave in one segmented send. It takes no lock and no allocation per frame and has no queue: what the
-//! kernel doesn't take is dropped, as a router would.
+//! frames for one next hop leave in one segmented send. It allocates nothing per frame and has no queue: what the kernel
+//! doesn't take is dropped, as a router would. The only locks are those of a link's replay window and address, which nobody else holds
+//! for longer than a copy.
 
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
@@ -32,9 +34,12 @@ const RECEIVE_BATCH: usize = 2;
 const RECEIVE_BUFFER: usize = 65_536;
 /// System calls before other tasks of the node get their turn, about 1 ms of relaying.
 const RECEIVE_CALLS: usize = 16;
-/// Frames waiting for the node's control task (probes, echoes). At 20 probes a second from 16 neighbours this is
+/// Echoes and the like waiting for the node's control task. At 20 probes a second from 16 neighbours this is
 /// seconds of standstill; more is flood and is dropped.
 const CONTROL_QUEUE: usize = 4096;
+/// Probes waiting, apart from the rest: no flood of echoes may make a live link look dead. 256 links at 20 probes a second are
+/// 200 ms of standstill.
+const PROBE_QUEUE: usize = 1024;
 
 /// A frame for the node's control task.
 #[derive(Debug)]
@@ -61,6 +66,24 @@ pub enum PlaneEvent {
     Frame(ControlFrame),
     /// Data frames pass on a link that was quiet.
     Busy(LinkId),
+}
+
+/// What the data plane tells the node, probes first.
+#[derive(Debug)]
+pub struct PlaneEvents {
+    probes: mpsc::Receiver<PlaneEvent>,
+    rest: mpsc::Receiver<PlaneEvent>,
+}
+
+impl PlaneEvents {
+    /// Waits for the next event; `None` when the data plane has gone.
+    pub async fn recv(&mut self) -> Option<PlaneEvent> {
+        tokio::select! {
+            biased;
+            Some(probe) = self.probes.recv() => Some(probe),
+            event = self.rest.recv() => event,
+        }
+    }
 }
 
 /// Reception state, used by one task at a time.
@@ -91,7 +114,10 @@ pub struct DataPlane {
     reception: Mutex<Reception>,
     sender: Mutex<SessionSender>,
     pub(crate) quic: QuicQueue,
+    probes: mpsc::Sender<PlaneEvent>,
     events: mpsc::Sender<PlaneEvent>,
+    /// Whether a task waits to send what the kernel refused.
+    flushing: AtomicBool,
     counters: Counters,
 }
 
@@ -103,8 +129,9 @@ impl std::fmt::Debug for DataPlane {
 
 impl DataPlane {
     /// A data plane over `wire` without links or routes, and the queue of what it tells the node.
-    pub fn new(me: MeshAddress, wire: Wire) -> (Arc<Self>, mpsc::Receiver<PlaneEvent>) {
-        let (events, receiver) = mpsc::channel(CONTROL_QUEUE);
+    pub fn new(me: MeshAddress, wire: Wire) -> (Arc<Self>, PlaneEvents) {
+        let (probes, probes_receiver) = mpsc::channel(PROBE_QUEUE);
+        let (events, rest) = mpsc::channel(CONTROL_QUEUE);
         let plane = Self {
             me,
             wire: Arc::new(wire),
@@ -119,10 +146,12 @@ impl DataPlane {
             }),
             sender: Mutex::new(SessionSender::new()),
             quic: QuicQueue::new(),
+            probes,
             events,
+            flushing: AtomicBool::new(false),
             counters: Counters::default(),
         };
-        (Arc::new(plane), receiver)
+        (Arc::new(plane), PlaneEvents { probes: probes_receiver, rest })
     }
 
     /// This node's mesh address.
@@ -243,7 +272,7 @@ impl DataPlane {
     }
 
     /// Sends session packets: the `try_send` of the session endpoint's socket.
-    pub(crate) fn send_session(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+    pub(crate) fn send_session(self: &Arc<Self>, transmit: &Transmit<'_>) -> io::Result<()> {
         let mut sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
         if !sender.flush_pending(&self.wire) {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -265,7 +294,22 @@ impl DataPlane {
             _ => u16::MAX,
         };
         sender.send(&self.wire, link, (self.me, destination), path_mtu, transmit, &self.counters);
+        // QUIC takes the packets for sent and may have no more for a while: nobody else would send the rest.
+        if !sender.is_empty() && !self.flushing.swap(true, AcqRel) {
+            tokio::spawn(self.clone().flush());
+        }
         Ok(())
+    }
+
+    /// Sends what the kernel refused, as soon as it takes data again.
+    async fn flush(self: Arc<Self>) {
+        while self.wire.writable().await.is_ok() {
+            let mut sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
+            if sender.flush_pending(&self.wire) {
+                break;
+            }
+        }
+        self.flushing.store(false, Release);
     }
 
     /// Receives session packets: the `poll_recv` of the session endpoint's socket. It drives the whole data plane.
@@ -484,7 +528,8 @@ impl DataPlane {
             destination: header.destination,
             payload: payload.to_vec(),
         };
-        if self.events.try_send(PlaneEvent::Frame(frame)).is_err() {
+        let queue = if frame.class == Class::Probe { &self.probes } else { &self.events };
+        if queue.try_send(PlaneEvent::Frame(frame)).is_err() {
             self.counters.control_full.fetch_add(1, Relaxed);
         }
     }

@@ -23,6 +23,10 @@ const LINK_TIMEOUT: Duration = Duration::from_secs(5);
 const RETRY_ABOVE: u32 = 32;
 /// Handshakes under way before newcomers are refused: each costs some 100 KB and 1 ms of processor time.
 const REFUSE_ABOVE: u32 = 256;
+/// First packets of newcomers that wait to be looked at, and their bytes. What comes is looked at at once, so more is flood.
+const WAITING: usize = 512;
+/// As above; a first flight of two packets each, four times over.
+const WAITING_BYTES: u64 = 4 << 20;
 /// A session's handshake runs over several hops and may meet a re-route.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -66,10 +70,18 @@ pub struct Link {
     pub dialled: bool,
     /// Our address as the neighbour sees it.
     pub observed: SocketAddr,
-    /// Where control messages go.
-    pub sender: ControlSender,
-    /// Where control messages come from.
-    pub receiver: ControlReceiver,
+    sender: ControlSender,
+    receiver: ControlReceiver,
+    guard: LinkGuard,
+}
+
+impl Link {
+    /// Takes the link over: where control messages go and come from. From now on whoever calls this ends the link, by
+    /// [`DataPlane::remove_link`] and its connection. A link that is dropped before ends by itself.
+    pub fn claim(mut self) -> (ControlSender, ControlReceiver) {
+        self.guard.armed = false;
+        (self.sender, self.receiver)
+    }
 }
 
 /// What an incoming connection on the link endpoint turned out to be.
@@ -90,7 +102,8 @@ pub struct Endpoints {
     link: Endpoint,
     session: Endpoint,
     next_link: AtomicU32,
-    handshakes: Arc<AtomicU32>,
+    handshakes: AtomicU32,
+    session_handshakes: AtomicU32,
     link_transport: Arc<quinn::TransportConfig>,
     /// For short paths and for long ones.
     session_transport: [Arc<quinn::TransportConfig>; 2],
@@ -112,6 +125,7 @@ impl Endpoints {
         let endpoint =
             |payload, mut server: quinn::ServerConfig, transport: &Arc<quinn::TransportConfig>, socket| {
                 server.transport_config(transport.clone());
+                server.max_incoming(WAITING).incoming_buffer_size_total(WAITING_BYTES);
                 let config = quic::endpoint_config(payload, reset_key);
                 Endpoint::new_with_abstract_socket(config, Some(server), socket, Arc::new(TokioRuntime))
             };
@@ -128,7 +142,8 @@ impl Endpoints {
             link,
             session,
             next_link: AtomicU32::new(first),
-            handshakes: Arc::default(),
+            handshakes: AtomicU32::new(0),
+            session_handshakes: AtomicU32::new(0),
             link_transport,
             session_transport,
         })
@@ -199,6 +214,7 @@ impl Endpoints {
         timeout(SESSION_TIMEOUT, async {
             let connection = connecting.await?;
             let member = self.tls.member(&connection)?;
+            confirmed(&connection).await?;
             Ok((connection, member))
         })
         .await
@@ -216,7 +232,7 @@ impl Endpoints {
     pub async fn next_session(&self) -> Option<quinn::Incoming> {
         loop {
             let incoming = self.session.accept().await?;
-            if self.handshakes.load(Relaxed) < REFUSE_ABOVE {
+            if self.session_handshakes.load(Relaxed) < REFUSE_ABOVE {
                 return Some(incoming);
             }
             incoming.refuse();
@@ -228,7 +244,7 @@ impl Endpoints {
         &self,
         incoming: quinn::Incoming,
     ) -> Result<(Connection, Member), ConnectError> {
-        let _under_way = UnderWay::new(&self.handshakes);
+        let _under_way = UnderWay::new(&self.session_handshakes);
         let mut config = self.tls.session_server_config();
         if let IpAddr::V6(ip) = incoming.remote_address().ip() {
             config.transport_config(self.session_transport(MeshAddress(ip.octets())));
@@ -278,7 +294,8 @@ impl Endpoints {
         let hop = HopLink::new(id, member.address, connection.clone(), dial.is_some());
         let hop = Arc::new(hop.ok_or(HelloError::NoKeys)?);
         self.plane.add_link(&hop);
-        let guard = Unfinished { plane: &self.plane, id, connection: &connection, armed: true };
+        let plane = self.plane.clone();
+        let guard = LinkGuard { plane, id, connection: connection.clone(), armed: true };
         let observed = crate::wire::canonical(connection.remote_address());
         let ours = |kind| Hello::new(id.0, kind, observed);
         let (mut sender, mut receiver, theirs, kind) = if let Some(kind) = dial {
@@ -302,9 +319,8 @@ impl Endpoints {
         } else {
             receiver.ready().await?;
         }
-        guard.disarm();
         let dialled = dial.is_some();
-        Ok(Link { hop, member, kind, dialled, observed: theirs.observed, sender, receiver })
+        Ok(Link { hop, member, kind, dialled, observed: theirs.observed, sender, receiver, guard })
     }
 
     /// A number whose place in the table is free.
@@ -323,25 +339,25 @@ const CLOSE_WRONG_ADDRESS: u32 = 2;
 /// Close code: a node reached itself.
 const CLOSE_OURSELVES: u32 = 3;
 
-/// Takes a half-made link back when its making is given up.
-struct Unfinished<'a> {
-    plane: &'a DataPlane,
+/// Takes a link back that nobody claims: one that failed half-way, or was made beside another.
+struct LinkGuard {
+    plane: Arc<DataPlane>,
     id: LinkId,
-    connection: &'a Connection,
+    connection: Connection,
     armed: bool,
 }
 
-impl Unfinished<'_> {
-    fn disarm(mut self) {
-        self.armed = false;
+impl std::fmt::Debug for LinkGuard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LinkGuard").field("id", &self.id).field("armed", &self.armed).finish_non_exhaustive()
     }
 }
 
-impl Drop for Unfinished<'_> {
+impl Drop for LinkGuard {
     fn drop(&mut self) {
         if self.armed {
             self.plane.remove_link(self.id);
-            self.connection.close(0_u32.into(), b"link not completed");
+            self.connection.close(0_u32.into(), b"link not needed");
         }
     }
 }
@@ -360,6 +376,20 @@ impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
     }
+}
+
+/// Waits until the peer has confirmed the handshake. It drops data that comes before our certificate, and if a packet of that was
+/// lost, such data would fill the congestion window and keep the repetition from being sent.
+async fn confirmed(connection: &Connection) -> Result<(), ConnectionError> {
+    // QUIC tells of it in its counts only. A millisecond is little beside the round trip that this takes.
+    let mut ticks = tokio::time::interval(Duration::from_millis(1));
+    while connection.stats().frame_rx.handshake_done == 0 {
+        if let Some(end) = connection.close_reason() {
+            return Err(end);
+        }
+        ticks.tick().await;
+    }
+    Ok(())
 }
 
 async fn timeout<T>(

@@ -24,7 +24,7 @@ pub mod tls;
 mod wire;
 
 pub use counters::Counters;
-pub use data_plane::{ControlFrame, DataPlane, PlaneEvent};
+pub use data_plane::{ControlFrame, DataPlane, PlaneEvent, PlaneEvents};
 pub use endpoints::{Accepted, ConnectError, Endpoints, Link};
 pub use fragment::FragmentHeader;
 pub use hop_keys::BULK_OVERHEAD;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use quinn::congestion::{BbrConfig, CubicConfig, NewRenoConfig};
 use quinn::{AckFrequencyConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+use quinn_proto::HashedConnectionIdGenerator;
 
 use crate::hop_keys::BULK_OVERHEAD;
 
@@ -61,8 +62,8 @@ pub enum CongestionControl {
 }
 
 /// Over short paths the peer acknowledges after more packets than this (draft-ietf-quic-ack-frequency): an acknowledgement costs it
-/// a tenth of what the packets cost. BBR keeps at least four packets under way, so waiting for four never stops it.
-const ACK_AFTER: u32 = 3;
+/// a tenth of what the packets cost. BBR keeps at least three packets under way, so waiting for three never stops it.
+const ACK_AFTER: u32 = 2;
 /// And after this time at the latest: the resolution of QUIC's timers here.
 const ACK_DELAY: Duration = Duration::from_millis(1);
 
@@ -137,7 +138,11 @@ pub fn session_transport(control: CongestionControl, long: bool) -> TransportCon
 /// Settings of an endpoint that takes packets up to `max_payload` bytes.
 pub(crate) fn endpoint_config(max_payload: u16, reset_key: &[u8; 32]) -> EndpointConfig {
     let reset_key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, reset_key);
+    // A packet of an earlier life is answered by a reset only if its connection id is known to be ours.
+    let ids = aws_lc_rs::hmac::sign(&reset_key, b"connection ids");
+    let ids = ids.as_ref().first_chunk().map_or(0, |first| u64::from_be_bytes(*first));
     let mut config = EndpointConfig::new(Arc::new(reset_key));
+    config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(ids)));
     config.grease_quic_bit(false); // the fixed bit tells QUIC from hop frames, RFC 9443
     let _ = config.max_udp_payload_size(max_payload); // refuses only values below 1,200
     config

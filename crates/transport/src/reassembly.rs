@@ -9,6 +9,7 @@ use meshara_identity::MeshAddress;
 use quinn_udp::RecvMeta;
 
 use crate::fragment::{FragmentHeader, xor_into};
+use crate::quic::SESSION_MTU;
 
 /// Incomplete packets kept at once, all sources together. A sender has at most some tens of parts on the wire out of
 /// order; with 16,560-byte packets the table holds 4 MB.
@@ -132,7 +133,7 @@ impl Reassembly {
         payload: &[u8],
         sink: &mut Sink<'_, '_>,
     ) {
-        let Some(offset) = header.offset(payload.len()) else {
+        let Some(offset) = header.offset(payload.len()).filter(|_| header.length <= SESSION_MTU) else {
             self.stats.invalid += 1;
             return;
         };

@@ -65,6 +65,11 @@ impl SessionSender {
         }
     }
 
+    /// Whether the kernel has taken everything.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pending.is_empty()
+    }
+
     /// Sends what the kernel refused earlier; `false` while it still refuses.
     pub(crate) fn flush_pending(&mut self, wire: &Wire) -> bool {
         while let Some(pending) = self.pending.first_mut() {

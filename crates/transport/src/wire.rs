@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use quinn::UdpPoller;
 use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
@@ -20,6 +21,9 @@ pub const SOCKET_BUFFER: usize = 8 << 20;
 
 /// Most bytes given to one segmented send: the kernel refuses UDP payloads over 65,507 bytes (IPv4).
 const MAX_BATCH_BYTES: usize = 65_000;
+
+/// Before receiving is tried again after an error: short beside every timeout, long beside a busy loop.
+const RECEIVE_PAUSE: Duration = Duration::from_millis(50);
 
 /// The UDP socket of a node.
 #[derive(Debug)]
@@ -111,6 +115,11 @@ impl Wire {
         self.io.try_io(Interest::WRITABLE, || self.state.try_send((&self.io).into(), transmit))
     }
 
+    /// Waits until the socket takes data.
+    pub(crate) async fn writable(&self) -> io::Result<()> {
+        self.io.writable().await
+    }
+
     pub(crate) fn poll_recv(
         &self,
         cx: &mut Context<'_>,
@@ -134,7 +143,16 @@ impl Wire {
                         e.kind(),
                         io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
                     ) => {}
-                Err(e) => return Poll::Ready(Err(e)),
+                // Whatever it is (no memory, a socket that an administrator shut), it may pass, and QUIC would give the socket up.
+                Err(error) => {
+                    tracing::warn!(%error, "can't receive");
+                    let waker = cx.waker().clone();
+                    tokio::spawn(async move {
+                        tokio::time::sleep(RECEIVE_PAUSE).await;
+                        waker.wake();
+                    });
+                    return Poll::Pending;
+                }
             }
         }
     }

@@ -246,7 +246,7 @@ const PEERS_KEY: &str = "peers";
 /// Starts every task of the node.
 async fn start(
     inner: &Arc<Inner>,
-    plane_events: mpsc::Receiver<meshara_transport::PlaneEvent>,
+    plane_events: meshara_transport::PlaneEvents,
     dials: mpsc::Receiver<(meshara_overlay::DialTarget, meshara_overlay::LinkKind)>,
     opened: mpsc::Receiver<super::Session>,
     work: messages::Work,

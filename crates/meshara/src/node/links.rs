@@ -1,7 +1,8 @@
 //! Makes links: dials what the overlay asks for, accepts what others dial, and runs each link's control stream.
 
-use std::collections::HashSet;
-use std::net::SocketAddr;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,8 +16,11 @@ use super::Inner;
 
 /// Dials under way at once: all neighbours of a restarted node, and some that fail slowly.
 const MAX_DIALS: usize = 64;
-/// Handshakes of others under way at once in tasks of this node; the endpoint asks for proof of address far below.
+/// Handshakes of others under way at once in tasks of this node; newcomers above are refused. The endpoint asks for proof of address
+/// far below.
 const MAX_ACCEPTS: usize = 256;
+/// Of these, from one address: a site behind one address that starts all at once stays below, and a single host can't keep others out.
+const MAX_ACCEPTS_OF_ONE: usize = 64;
 /// Between tries of a node's addresses: the next is tried beside the one before, as in RFC 8305, so that one dead address
 /// doesn't delay the others.
 const STAGGER: Duration = Duration::from_millis(150);
@@ -87,11 +91,27 @@ async fn dial_any(inner: &Arc<Inner>, target: &DialTarget, kind: LinkKind) -> Re
 /// Accepts links and joins.
 pub(crate) async fn run_accepts(inner: Arc<Inner>) {
     let mut tasks = JoinSet::new();
+    let mut sources: HashMap<IpAddr, usize> = HashMap::new();
     loop {
         tokio::select! {
-            Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
-            incoming = inner.endpoints.next_incoming(), if tasks.len() < MAX_ACCEPTS => {
+            Some(ended) = tasks.join_next(), if !tasks.is_empty() => {
+                let Ok(source) = ended else { continue };
+                if let Entry::Occupied(mut open) = sources.entry(source) {
+                    *open.get_mut() -= 1;
+                    if *open.get() == 0 {
+                        open.remove();
+                    }
+                }
+            }
+            incoming = inner.endpoints.next_incoming() => {
                 let Some(incoming) = incoming else { return };
+                let source = incoming.remote_address().ip();
+                let open = sources.get(&source).copied().unwrap_or(0);
+                if tasks.len() >= MAX_ACCEPTS || open >= MAX_ACCEPTS_OF_ONE {
+                    incoming.refuse();
+                    continue;
+                }
+                sources.insert(source, open + 1);
                 let inner = inner.clone();
                 tasks.spawn(async move {
                     let from = incoming.remote_address();
@@ -101,6 +121,7 @@ pub(crate) async fn run_accepts(inner: Arc<Inner>) {
                         Ok(_) => {}
                         Err(error) => tracing::debug!(%from, %error, "a link was not accepted"),
                     }
+                    source
                 });
             }
         }
@@ -113,7 +134,7 @@ pub(super) fn run_link(inner: Arc<Inner>, link: Link) {
     tracing::info!(peer = %link.member.name, addr = %link.hop.remote(), kind = ?link.kind, "link up");
     inner.observed(link.observed);
     let id = link.hop.id();
-    let Link { sender, receiver, .. } = link;
+    let (sender, receiver) = link.claim();
     let tasks = inner.clone();
     tasks.spawn(async move {
         let connection = handle.hop.connection().clone();

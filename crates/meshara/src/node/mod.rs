@@ -411,7 +411,7 @@ async fn run_configured(inner: Arc<Inner>, peers: Vec<PeerAddr>) {
 }
 
 /// Hands the data plane's frames to the overlay and to ping and trace.
-async fn run_plane(inner: Arc<Inner>, mut events: mpsc::Receiver<meshara_transport::PlaneEvent>) {
+async fn run_plane(inner: Arc<Inner>, mut events: meshara_transport::PlaneEvents) {
     use meshara_overlay::header::Class;
     use meshara_transport::PlaneEvent;
     while let Some(event) = events.recv().await {
