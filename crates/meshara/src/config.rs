@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use meshara_transport::quic::CongestionControl;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -20,6 +21,10 @@ const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
 /// Most neighbours that may be configured; each is dialled for ever.
 pub const MAX_CONFIGURED_PEERS: usize = 256;
+
+/// How long a name may take to resolve. A resolver with a dead first server asks the next after 1 to 2 s as commonly configured;
+/// the C library's own limit is far longer.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How a node behaves. Unknown keys are errors, so that a typing mistake never passes for a default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -164,13 +169,21 @@ impl PeerAddr {
         &self.0
     }
 
+    /// The address itself, when it isn't a name.
+    #[must_use]
+    pub fn literal(&self) -> Option<SocketAddr> {
+        self.0.parse().ok()
+    }
+
     /// Addresses that the host has now, without duplicates, in the resolver's order.
     ///
     /// # Errors
-    /// The name does not resolve.
+    /// The name does not resolve, or not within 3 s.
     pub async fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
+        let lookup = tokio::time::timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host(self.as_str())).await;
+        let late = |_| io::Error::new(io::ErrorKind::TimedOut, "the name does not resolve within 3 s");
         let mut found = Vec::new();
-        for addr in tokio::net::lookup_host(self.as_str()).await? {
+        for addr in lookup.map_err(late)?? {
             if !found.contains(&addr) {
                 found.push(addr);
             }
@@ -294,6 +307,13 @@ mod tests {
         assert_eq!(Config::load(home.path()), Ok(Config::default()));
         std::fs::create_dir(home.path().join(CONFIG_NAME)).unwrap();
         assert!(matches!(Config::load(home.path()), Err(ConfigError::Read { .. })));
+    }
+
+    #[test]
+    fn an_address_needs_no_resolver() {
+        let literal = |text: &str| text.parse::<PeerAddr>().unwrap().literal();
+        assert_eq!(literal("[::1]:9"), Some("[::1]:9".parse().unwrap()));
+        assert_eq!(literal("localhost:9"), None);
     }
 
     #[test]

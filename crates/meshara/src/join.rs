@@ -2,6 +2,7 @@
 //!
 //! Needs no running node. The same request may reach the issuer several times and by several members; it counts once.
 
+use std::collections::HashSet;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -171,7 +172,8 @@ pub async fn join(options: JoinOptions) -> Result<JoinOutcome, JoinError> {
         home::begin_join(&home, ticket, name, passphrase.as_ref(), UnixMillis::now())?;
     let client = Arc::new(client);
     let endpoint = endpoint().map_err(JoinError::Socket)?;
-    let (reply, via) = ask(&endpoint, &client, &addrs, &peers).await?;
+    let resolve = |peer: PeerAddr| async move { peer.resolve().await };
+    let (reply, via) = ask(&endpoint, &client, &addrs, &peers, resolve, TRY_FOR).await?;
     endpoint.close(0_u32.into(), b"joined");
     let membership = client.open_reply(&reply, UnixMillis::now())?;
     // First, since a home that joined and forgot whom to dial could be alone.
@@ -188,79 +190,132 @@ fn endpoint() -> std::io::Result<Endpoint> {
     any(Ipv6Addr::UNSPECIFIED.into()).or_else(|_| any(Ipv4Addr::UNSPECIFIED.into()))
 }
 
-/// Asks member after member until one gives an answer that counts.
-async fn ask(
+/// What a task of a round brings.
+enum Step {
+    /// A name was looked up.
+    Resolved(PeerAddr, std::io::Result<Vec<SocketAddr>>),
+    /// A member was tried.
+    Tried(SocketAddr, Result<Vec<u8>, MemberError>),
+}
+
+/// What the members said so far.
+#[derive(Default)]
+struct Heard {
+    /// A refusal that no key proves: another member may know better.
+    doubtful: Option<meshara_identity::JoinError>,
+    /// A member whose certificate isn't valid by this machine's clock. One alone tells little: anybody may show an ended one.
+    clock: Option<LeafError>,
+    /// A member answered whose certificate is good, or that was not let finish: the clock isn't all that is wrong.
+    others: bool,
+    /// The last failure of any round.
+    last: Option<MemberError>,
+}
+
+impl Heard {
+    /// Takes a reply; whether it ends the search.
+    fn replied(&mut self, client: &JoinClient, reply: &[u8]) -> bool {
+        use meshara_identity::JoinError as Reply;
+        match client.open_reply(reply, UnixMillis::now()) {
+            Err(
+                error @ (Reply::Refused { authentic: false, .. } | Reply::NotAuthentic | Reply::OtherRequest),
+            ) => {
+                self.doubtful = Some(error);
+                false
+            }
+            _ => true,
+        }
+    }
+
+    fn failed(&mut self, error: MemberError) {
+        match error {
+            MemberError::NotMember(
+                _,
+                MeshInfoError::Leaf(error @ (LeafError::Expired { .. } | LeafError::NotYetValid { .. })),
+            ) => self.clock = Some(error),
+            error => {
+                self.others |= matches!(error, MemberError::NoIssuer(_) | MemberError::Read(..));
+                // What a member said tells more than another's silence.
+                if error.is_an_answer() || !answered(&self.last) {
+                    self.last = Some(error);
+                }
+            }
+        }
+    }
+
+    /// Ends a round over all members: why a further one would bring nothing else.
+    fn end_round(&mut self) -> Result<(), JoinError> {
+        if let Some(error) = self.doubtful.take() {
+            return Err(error.into());
+        }
+        match self.clock.take() {
+            Some(error) if !std::mem::take(&mut self.others) => Err(JoinError::Clock(error)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Asks all members at once, round after round, until one gives an answer that counts. `resolve` gives a name's addresses.
+async fn ask<F>(
     endpoint: &Endpoint,
     client: &Arc<JoinClient>,
     addrs: &[SocketAddr],
     peers: &[PeerAddr],
-) -> Result<(Vec<u8>, SocketAddr), JoinError> {
-    let deadline = Instant::now() + TRY_FOR;
-    let mut last = None;
+    resolve: impl Fn(PeerAddr) -> F,
+    limit: Duration,
+) -> Result<(Vec<u8>, SocketAddr), JoinError>
+where
+    F: Future<Output = std::io::Result<Vec<SocketAddr>>> + Send + 'static,
+{
+    let deadline = Instant::now() + limit;
+    let mut heard = Heard::default();
     let mut config = tls::join_client_config()?;
     config.transport_config(Arc::new(quic::link_transport()));
     loop {
-        let (members, unresolved) = resolve(addrs, peers).await;
-        last = last.or_else(|| unresolved.map(MemberError::Name));
-        let mut attempts = JoinSet::new();
-        for member in members.into_iter().take(MAX_MEMBERS) {
+        let mut seen = HashSet::new();
+        let mut steps = JoinSet::new();
+        let mut try_member = |steps: &mut JoinSet<Step>, member: SocketAddr| {
+            if seen.len() >= MAX_MEMBERS || !seen.insert(member) {
+                return;
+            }
             let (endpoint, client, config) = (endpoint.clone(), client.clone(), config.clone());
-            attempts.spawn(async move {
+            steps.spawn(async move {
                 let attempt = attempt(&endpoint, config, &client, member);
                 let result = tokio::time::timeout(ATTEMPT, attempt).await;
-                (member, result.unwrap_or(Err(MemberError::Silent(member))))
+                Step::Tried(member, result.unwrap_or(Err(MemberError::Silent(member))))
             });
+        };
+        let (literals, names): (Vec<_>, Vec<_>) = peers.iter().partition(|peer| peer.literal().is_some());
+        let literals = literals.into_iter().filter_map(PeerAddr::literal);
+        literals.chain(addrs.iter().copied()).for_each(|member| try_member(&mut steps, member));
+        for name in names.into_iter().take(MAX_MEMBERS) {
+            let (name, resolving) = (name.clone(), resolve(name.clone()));
+            steps.spawn(async move { Step::Resolved(name, resolving.await) });
         }
-        let mut doubtful = None;
-        while let Ok(Some(joined)) = tokio::time::timeout_at(deadline, attempts.join_next()).await {
-            match joined {
-                Ok((member, Ok(reply))) => match client.open_reply(&reply, UnixMillis::now()) {
-                    // A member alone can't prove these; another member may know better.
-                    Err(
-                        error @ (meshara_identity::JoinError::Refused { authentic: false, .. }
-                        | meshara_identity::JoinError::NotAuthentic
-                        | meshara_identity::JoinError::OtherRequest),
-                    ) => doubtful = Some(error),
-                    _ => return Ok((reply, member)),
-                },
-                // Another member's certificate would say the same.
-                Ok((_, Err(MemberError::NotMember(_, MeshInfoError::Leaf(error)))))
-                    if matches!(error, LeafError::Expired { .. } | LeafError::NotYetValid { .. }) =>
-                {
-                    return Err(JoinError::Clock(error));
+        while let Ok(Some(step)) = tokio::time::timeout_at(deadline, steps.join_next()).await {
+            match step {
+                Ok(Step::Resolved(_, Ok(found))) => {
+                    found.into_iter().for_each(|member| try_member(&mut steps, member));
                 }
-                // What a member said tells more than another's silence.
-                Ok((_, Err(error))) if error.is_an_answer() || !answered(&last) => last = Some(error),
-                _ => {}
+                Ok(Step::Resolved(name, Err(_))) => heard.failed(MemberError::Name(name)),
+                Ok(Step::Tried(member, Ok(reply))) => {
+                    if heard.replied(client, &reply) {
+                        return Ok((reply, member));
+                    }
+                }
+                Ok(Step::Tried(_, Err(error))) => heard.failed(error),
+                Err(_) => {}
             }
         }
-        if let Some(error) = doubtful {
-            return Err(error.into());
-        }
+        heard.end_round()?;
         if Instant::now() + PAUSE >= deadline {
             let silent = || {
                 let any = || SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
                 MemberError::Silent(addrs.first().copied().unwrap_or_else(any))
             };
-            return Err(JoinError::NoMember { last: last.unwrap_or_else(silent) });
+            return Err(JoinError::NoMember { last: heard.last.unwrap_or_else(silent) });
         }
         tokio::time::sleep(PAUSE).await;
     }
-}
-
-/// All addresses, and a name that has none.
-async fn resolve(addrs: &[SocketAddr], peers: &[PeerAddr]) -> (Vec<SocketAddr>, Option<PeerAddr>) {
-    let (mut found, mut unresolved) = (Vec::new(), None);
-    for peer in peers {
-        match peer.resolve().await {
-            Ok(resolved) => found.extend(resolved),
-            Err(_) => unresolved = Some(peer.clone()),
-        }
-    }
-    found.extend_from_slice(addrs);
-    let mut seen = std::collections::HashSet::new();
-    found.retain(|addr| seen.insert(*addr));
-    (found, unresolved)
 }
 
 /// One exchange with one member.
@@ -295,4 +350,67 @@ async fn attempt(
     let reply = read_frame(&mut receive, REPLY_MAX).await.map_err(read)?;
     connection.close(0_u32.into(), b"thanks");
     if reply.is_empty() { Err(MemberError::NoIssuer(to)) } else { Ok(reply) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MEMBER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
+
+    fn ended() -> LeafError {
+        LeafError::Expired { not_after: UnixMillis(1), now: UnixMillis(2) }
+    }
+
+    fn shows_an_ended_certificate() -> MemberError {
+        MemberError::NotMember(MEMBER, MeshInfoError::Leaf(ended()))
+    }
+
+    #[test]
+    fn an_ended_certificate_counts_only_when_no_other_member_answers() {
+        let mut heard = Heard::default();
+        heard.failed(shows_an_ended_certificate());
+        heard.failed(MemberError::NoIssuer(MEMBER));
+        assert!(heard.end_round().is_ok(), "the other member's certificate was good");
+
+        heard.failed(shows_an_ended_certificate());
+        heard.failed(MemberError::Silent(MEMBER));
+        assert!(matches!(heard.end_round(), Err(JoinError::Clock(error)) if error == ended()));
+    }
+
+    #[test]
+    fn a_members_refusal_outweighs_anothers_ended_certificate() {
+        let mut heard = Heard::default();
+        heard.failed(shows_an_ended_certificate());
+        heard.doubtful = Some(meshara_identity::JoinError::NotAuthentic);
+        assert!(matches!(heard.end_round(), Err(JoinError::Join(meshara_identity::JoinError::NotAuthentic))));
+    }
+
+    #[tokio::test]
+    async fn a_name_that_never_resolves_delays_neither_addresses_nor_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let now = UnixMillis::now();
+        let (mesh, alice) = ("lab".parse().unwrap(), "alice".parse().unwrap());
+        let first = meshara_identity::create_mesh(&dir.path().join("a"), &mesh, &alice, None, now).unwrap();
+        let anchors = first.membership.anchors();
+        let issuer = home::open_issuer(&dir.path().join("a"), anchors, None).unwrap().unwrap();
+        let ticket = issuer.invite(Duration::from_secs(60), 1, Vec::new(), now).unwrap().ticket;
+        let bob = "bob".parse().unwrap();
+        let (client, ..) = home::begin_join(&dir.path().join("b"), ticket, bob, None, now).unwrap();
+        let client = Arc::new(client);
+
+        let member = tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let peers = ["dead.example:1".parse().unwrap(), member.local_addr().unwrap().into()];
+        let endpoint = endpoint().unwrap();
+        let (start, limit) = (Instant::now(), Duration::from_secs(1));
+        let asked = ask(&endpoint, &client, &[], &peers, |_| std::future::pending(), limit);
+        let mut heard = [0; 2048];
+        let (asked, tried) = tokio::join!(asked, async {
+            member.recv_from(&mut heard).await.unwrap();
+            start.elapsed()
+        });
+        assert!(tried < limit, "{tried:?}");
+        assert!(matches!(asked, Err(JoinError::NoMember { .. })), "{asked:?}");
+        assert!(start.elapsed() < 3 * limit, "{:?}", start.elapsed());
+    }
 }

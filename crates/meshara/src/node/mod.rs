@@ -393,20 +393,19 @@ impl Inner {
 /// How often names of configured peers are resolved again: they may move.
 const RESOLVE: Duration = Duration::from_secs(30);
 
-/// Keeps configured peers known, for ever.
-async fn run_configured(inner: Arc<Inner>, peers: Vec<PeerAddr>) {
-    for peer in peers {
-        inner.keep_peer(peer).await;
-    }
+/// Keeps configured peers known, for ever. A name that takes long holds up no other: each has a task, which the resolver's limit
+/// ends.
+async fn run_configured(inner: Arc<Inner>, mut peers: Vec<PeerAddr>) {
     loop {
-        tokio::time::sleep(RESOLVE).await;
-        let peers: Vec<PeerAddr> = {
-            let configured = inner.configured.lock().unwrap_or_else(PoisonError::into_inner);
-            configured.iter().map(|known| known.peer.clone()).collect()
-        };
+        let mut tasks = JoinSet::new();
         for peer in peers {
-            inner.keep_peer(peer).await;
+            let inner = inner.clone();
+            tasks.spawn(async move { inner.keep_peer(peer).await });
         }
+        tasks.join_all().await;
+        tokio::time::sleep(RESOLVE).await;
+        let configured = inner.configured.lock().unwrap_or_else(PoisonError::into_inner);
+        peers = configured.iter().map(|known| known.peer.clone()).collect();
     }
 }
 
