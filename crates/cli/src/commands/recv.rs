@@ -34,17 +34,17 @@ async fn drain(client: &Client, json: bool) -> Result<(), Failure> {
     loop {
         let mut batch = client.unread().await?;
         // A concurrent reader may hold a message back from being consumed; it is printed once here all the same.
-        batch.retain(|message| !seen.contains(&message.id));
+        batch.retain(|message| !seen.contains(&message.reference()));
         if batch.is_empty() {
             return Ok(());
         }
-        let mut ids = Vec::with_capacity(batch.len());
+        let mut printed = Vec::with_capacity(batch.len());
         for message in batch {
             print(&message, json)?;
-            seen.insert(message.id.clone());
-            ids.push(message.id);
+            seen.insert(message.reference());
+            printed.push(message.reference());
         }
-        client.consume(&ids).await?;
+        client.consume(&printed).await?;
     }
 }
 
@@ -59,14 +59,14 @@ async fn follow(client: &Client, json: bool) -> Result<(), Failure> {
             next = messages.next() => next?,
         };
         let Some(first) = first else { return Ok(()) };
-        let mut ids = Vec::new();
+        let mut printed = Vec::new();
         let mut next = Some(first);
         while let Some(message) = next {
             print(&message, json)?;
-            ids.push(message.id);
-            next = if ids.len() < MAX_CONSUME { messages.buffered()? } else { None };
+            printed.push(message.reference());
+            next = if printed.len() < MAX_CONSUME { messages.buffered()? } else { None };
         }
-        client.consume(&ids).await?;
+        client.consume(&printed).await?;
     }
 }
 

@@ -18,8 +18,8 @@ use super::error::{ApiError, ErrorCode, ErrorEnvelope};
 use super::socket::{connect, socket_path};
 use super::types::{
     AddPeerRequest, BenchEvent, BenchRequest, ConnectEvent, ConnectRequest, ConsumeRequest, DoctorFacts,
-    IdInfo, Invite, InviteRequest, NodeRef, NodeRequest, PeerInfo, PingEvent, PingRequest, Received,
-    RouteInfo, SendReceipt, ServeRequest, ServiceInfo, Status, Trace,
+    IdInfo, Invite, InviteRequest, MessageRef, NodeRef, NodeRequest, PeerInfo, PingEvent, PingRequest,
+    Received, RouteInfo, SendReceipt, ServeRequest, ServiceInfo, Status, Trace,
 };
 use super::{MAX_CONSUME, MAX_MESSAGE};
 
@@ -163,9 +163,10 @@ impl Client {
     ///
     /// # Errors
     /// See [`Client::status`].
-    pub async fn consume(&self, ids: &[String]) -> Result<()> {
-        for ids in ids.chunks(MAX_CONSUME) {
-            self.post_empty("/v1/messages/consume", &ConsumeRequest { ids: ids.to_vec() }).await?;
+    pub async fn consume(&self, messages: &[MessageRef]) -> Result<()> {
+        for messages in messages.chunks(MAX_CONSUME) {
+            let request = ConsumeRequest { messages: messages.to_vec() };
+            self.post_empty("/v1/messages/consume", &request).await?;
         }
         Ok(())
     }

@@ -7,8 +7,8 @@ use tokio::sync::mpsc;
 
 use super::error::ApiError;
 use super::types::{
-    BenchEvent, BenchRequest, ConnectEvent, ConnectRequest, DoctorFacts, IdInfo, Invite, NodeRef, PeerInfo,
-    PingEvent, PingRequest, Received, RouteInfo, SendReceipt, ServiceInfo, Status, Trace,
+    BenchEvent, BenchRequest, ConnectEvent, ConnectRequest, DoctorFacts, IdInfo, Invite, MessageRef, NodeRef,
+    PeerInfo, PingEvent, PingRequest, Received, RouteInfo, SendReceipt, ServiceInfo, Status, Trace,
 };
 
 /// The answer of every operation.
@@ -63,8 +63,8 @@ pub trait Control: Send + Sync + 'static {
     /// [`super::MAX_UNREAD_BATCH`] bytes of content, at least one if there is any.
     fn unread(&self) -> impl Future<Output = Result<Vec<Received>>> + Send;
 
-    /// Marks messages as read, durably. Identifiers that are unknown or consumed already are ignored.
-    fn consume(&self, ids: Vec<String>) -> impl Future<Output = Result<()>> + Send;
+    /// Marks messages as read, durably. Those that are unknown or consumed already are ignored.
+    fn consume(&self, messages: Vec<MessageRef>) -> impl Future<Output = Result<()>> + Send;
 
     /// All unread messages and then new ones as they are stored, each once, without consuming them.
     fn follow(&self) -> impl Future<Output = Result<Events<Received>>> + Send;

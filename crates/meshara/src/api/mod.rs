@@ -29,5 +29,5 @@ pub const MAX_MESSAGE: usize = 1 << 20;
 /// with many small ones needs few round trips and the node holds little for a slow one.
 pub const MAX_UNREAD_BATCH: usize = 4 << 20;
 
-/// Most messages that one request consumes: their identifiers fit a request's 64 KiB even at 64 digits each.
-pub const MAX_CONSUME: usize = 512;
+/// Most messages that one request consumes: they fit a request's 64 KiB even at 64 digits for sender and identifier each.
+pub const MAX_CONSUME: usize = 256;

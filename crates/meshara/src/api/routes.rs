@@ -23,7 +23,7 @@ use super::types::{
 };
 use super::{MAX_CONSUME, MAX_MESSAGE};
 
-/// Largest body of a request that is no message: the largest is `consume` with [`MAX_CONSUME`] identifiers.
+/// Largest body of a request that is no message: the largest is `consume` with [`MAX_CONSUME`] messages.
 const MAX_REQUEST: usize = 64 << 10;
 /// A reader that takes this long to hand over a request body that it announced is stuck.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -114,11 +114,11 @@ async fn send<C: Control>(State(control): State<Arc<C>>, request: Request) -> An
 }
 
 async fn consume<C: Control>(State(control): State<Arc<C>>, request: Request) -> Answer {
-    let ConsumeRequest { ids } = read_json(request).await?;
-    if ids.len() > MAX_CONSUME {
+    let ConsumeRequest { messages } = read_json(request).await?;
+    if messages.len() > MAX_CONSUME {
         return Err(Failure(invalid(format!("at most {MAX_CONSUME} messages are consumed at once"))));
     }
-    empty(control.consume(ids).await)
+    empty(control.consume(messages).await)
 }
 
 async fn serve_add<C: Control>(State(control): State<Arc<C>>, request: Request) -> Answer {

@@ -283,7 +283,7 @@ pub enum Body {
 /// A received message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Received {
-    /// Identifier of the message; the handle to consume it.
+    /// Identifier of the message, chosen by its sender.
     pub id: String,
     /// NodeId of the sender.
     pub from: String,
@@ -300,8 +300,26 @@ pub struct Received {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConsumeRequest {
-    /// Identifiers from [`Received::id`]. Unknown and already consumed ones are no error.
-    pub ids: Vec<String>,
+    /// Unknown and already consumed ones are no error.
+    pub messages: Vec<MessageRef>,
+}
+
+/// A received message. Its identifier tells it apart only from others of the same sender.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MessageRef {
+    /// NodeId of the sender, [`Received::from`].
+    pub from: String,
+    /// [`Received::id`].
+    pub id: String,
+}
+
+impl Received {
+    /// What to consume the message by.
+    #[must_use]
+    pub fn reference(&self) -> MessageRef {
+        MessageRef { from: self.from.clone(), id: self.id.clone() }
+    }
 }
 
 /// `POST /v1/services`: a local TCP service to offer.

@@ -18,11 +18,11 @@ use super::echo::{Answer, TRACE_WAIT};
 use super::messages::SendError;
 use super::sessions::SessionError;
 use super::streams::valid_service;
-use super::{Inner, ResolveError, services, tiers};
+use super::{Inner, ResolveError, messages, services, tiers};
 use crate::api::{
     ApiError, BenchEvent, BenchRequest, BenchResult, Body, ConfiguredPeer, ConnectEvent, ConnectInfo,
-    ConnectRequest, Control, DoctorFacts, ErrorCode, Events, IdInfo, Invite, MAX_UNREAD_BATCH, NodeRef,
-    PathKind, PeerInfo, PeerState, PingEvent, PingReply, PingRequest, PingSummary, Received, Result,
+    ConnectRequest, Control, DoctorFacts, ErrorCode, Events, IdInfo, Invite, MAX_UNREAD_BATCH, MessageRef,
+    NodeRef, PathKind, PeerInfo, PeerState, PingEvent, PingReply, PingRequest, PingSummary, Received, Result,
     RouteInfo, SendReceipt, ServiceInfo, Status, Timestamp, Trace, TraceHop,
 };
 use crate::config::PeerAddr;
@@ -243,11 +243,10 @@ impl Control for NodeControl {
         Ok(rows.into_iter().map(|row| received(&self.0, row)).collect())
     }
 
-    async fn consume(&self, ids: Vec<String>) -> Result<()> {
-        let wanted = ids.iter().filter_map(|id| id.parse().ok()).collect();
-        let (messages, bytes) = self.0.messages.store.consume(wanted).await?;
-        self.0.messages.consumed(messages, bytes);
-        Ok(())
+    async fn consume(&self, messages: Vec<MessageRef>) -> Result<()> {
+        let parse = |message: &MessageRef| Some((message.from.parse().ok()?, message.id.parse().ok()?));
+        let named = messages.iter().filter_map(parse).collect();
+        Ok(messages::consume(&self.0, named).await?)
     }
 
     async fn follow(&self) -> Result<Events<Received>> {

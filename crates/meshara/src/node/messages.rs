@@ -6,16 +6,16 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use meshara_identity::NodeId;
-use meshara_messaging::{Core, MessageId, Output, StoreFailure, SubmitError, Waiting};
+use meshara_messaging::{Core, InboxRow, MessageId, Output, StoreFailure, SubmitError, Waiting};
 use meshara_overlay::Event;
 use quinn::{RecvStream, SendStream, VarInt};
-use tokio::sync::{Notify, broadcast, mpsc, oneshot};
+use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard, broadcast, mpsc, oneshot};
 
 use super::Inner;
 use super::sessions::Session;
 use super::streams::Opening;
 use crate::frames::{append_frame, read_frame};
-use crate::store::Store;
+use crate::store::{Store, StoreError, TakeLimit};
 
 /// Frames that wait for one peer's stream. The core leaves at most its window (16,384 messages, 8 MiB) unacknowledged, and
 /// acknowledgements are few; a channel that is full all the same has a peer that breaks the rules, and is closed.
@@ -89,9 +89,22 @@ struct State {
     full: Vec<NodeId>,
 }
 
+/// What [`receive`] has given out.
+#[derive(Default)]
+struct Reading {
+    /// Arrival number of the last message given.
+    after: u64,
+    /// Messages given and not yet consumed in the store.
+    given: Vec<(NodeId, MessageId)>,
+    /// Why they aren't.
+    failed: Option<StoreError>,
+}
+
 /// The messaging core and its surroundings.
 pub(crate) struct Messages {
     state: Mutex<State>,
+    /// Held while messages are given out and until they are consumed.
+    reading: Arc<AsyncMutex<Reading>>,
     start: Instant,
     timer: Notify,
     pub(crate) store: Store,
@@ -122,8 +135,16 @@ impl Messages {
             next_channel: 0,
             full: Vec::new(),
         };
-        let messages =
-            Self { state: Mutex::new(state), start, timer: Notify::new(), store, me, connects, commits };
+        let messages = Self {
+            state: Mutex::new(state),
+            reading: Arc::default(),
+            start,
+            timer: Notify::new(),
+            store,
+            me,
+            connects,
+            commits,
+        };
         (messages, Work { connects: wanted, commits: asked })
     }
 
@@ -223,9 +244,16 @@ impl Messages {
         }
     }
 
-    /// Tells the core that the application has consumed messages.
-    pub(crate) fn consumed(&self, messages: u64, bytes: u64) {
+    /// Consumes messages in the store and tells the core. Don't give this up halfway: the core would hold their places for ever.
+    async fn consume(&self, named: Vec<(NodeId, MessageId)>) -> Result<(), StoreError> {
+        let (messages, bytes) = self.store.consume(named).await?;
         self.input(|core, _| core.consumed(messages, bytes));
+        Ok(())
+    }
+
+    /// Waits until all that was given out is consumed.
+    pub(crate) async fn settled(&self) {
+        drop(self.reading.lock().await);
     }
 
     /// Serves a message stream that a peer opened.
@@ -356,6 +384,46 @@ impl Messages {
             }
         }
     }
+}
+
+/// Consumes messages whether or not the caller waits for it.
+pub(crate) async fn consume(inner: &Arc<Inner>, named: Vec<(NodeId, MessageId)>) -> Result<(), StoreError> {
+    let (done, outcome) = oneshot::channel();
+    let task = inner.clone();
+    inner.spawn(async move {
+        let _ = done.send(task.messages.consume(named).await);
+    });
+    outcome.await.map_err(|_| StoreError::Stopped)?
+}
+
+/// Unread messages, oldest first. They are consumed once this has given them: a call that is given up consumes nothing.
+pub(crate) async fn receive(inner: &Arc<Inner>, limit: TakeLimit) -> Result<Vec<InboxRow>, StoreError> {
+    let mut reading = inner.messages.reading.clone().lock_owned().await;
+    if let Some(error) = reading.failed.take() {
+        settle(inner, reading);
+        return Err(error);
+    }
+    let rows = inner.messages.store.unread(reading.after, limit).await?;
+    if let Some(last) = rows.last() {
+        reading.after = last.arrival;
+        reading.given.extend(rows.iter().map(|row| (row.from, row.id)));
+        settle(inner, reading);
+    }
+    Ok(rows)
+}
+
+/// Consumes what was given out; until then nothing more is.
+fn settle(inner: &Arc<Inner>, mut reading: OwnedMutexGuard<Reading>) {
+    let task = inner.clone();
+    inner.spawn(async move {
+        match task.messages.consume(reading.given.clone()).await {
+            Ok(()) => reading.given.clear(),
+            Err(error) => {
+                tracing::error!(%error, "messages that were read could not be consumed");
+                reading.failed = Some(error);
+            }
+        }
+    });
 }
 
 /// Runs timers, commits and connects, for ever.

@@ -200,14 +200,14 @@ impl Node {
 
     /// Messages that have arrived, in each sender's order; they are consumed. Empty when there are none.
     ///
+    /// They are consumed right after this has returned them, so a call that is cancelled loses none, and a program that dies
+    /// at that moment gets them once more.
+    ///
     /// # Errors
-    /// The store failed; nothing was consumed.
+    /// The store failed, perhaps as it consumed what the call before gave; that is then tried again.
     pub async fn receive(&self) -> Result<Vec<meshara_messaging::InboxRow>, crate::store::StoreError> {
         let limit = crate::store::TakeLimit { messages: 1024, bytes: crate::api::MAX_UNREAD_BATCH };
-        let rows = self.inner.messages.store.take_unread(limit).await?;
-        let bytes = rows.iter().map(|row| row.body.len() as u64).sum();
-        self.inner.messages.consumed(rows.len() as u64, bytes);
-        Ok(rows)
+        messages::receive(&self.inner, limit).await
     }
 
     /// Waits until a message may have arrived since the last call on the same watch.
@@ -237,6 +237,7 @@ impl Node {
             inner.endpoints.close().await;
         };
         let _ = tokio::time::timeout(FAREWELL, goodbye).await;
+        let _ = tokio::time::timeout(FAREWELL, inner.messages.settled()).await;
         inner.tasks.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
         inner.messages.store.clone().close().await;
     }

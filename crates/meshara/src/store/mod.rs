@@ -14,8 +14,9 @@ mod exchange;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeSet, path::Path};
+use std::path::Path;
 
+use meshara_identity::NodeId;
 use meshara_messaging::{InboxRow, MessageId, Snapshot, StoreOp};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -49,7 +50,7 @@ pub(crate) struct Store {
     health: watch::Receiver<Option<StoreError>>,
 }
 
-/// How much [`Store::take_unread`] takes at most.
+/// How much [`Store::unread`] gives at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TakeLimit {
     /// Messages.
@@ -86,13 +87,12 @@ impl Store {
         self.write(Work::Commit, ops).await
     }
 
-    /// Takes unread messages in the order of their arrival: they are removed, durably, before they are returned. Report their number
-    /// and bytes to the core ([`meshara_messaging::Core::consumed`]).
-    ///
-    /// # Errors
-    /// [`StoreError`]; nothing was taken.
-    pub(crate) async fn take_unread(&self, limit: TakeLimit) -> Result<Vec<InboxRow>, StoreError> {
-        self.write(Work::Take, limit).await
+    /// Reads unread messages and consumes them.
+    #[cfg(test)]
+    async fn take_unread(&self, limit: TakeLimit) -> Result<Vec<InboxRow>, StoreError> {
+        let rows = self.unread(0, limit).await?;
+        self.consume(rows.iter().map(|row| (row.from, row.id)).collect()).await?;
+        Ok(rows)
     }
 
     /// Unread messages that arrived after number `after` (0: all), oldest first, without taking them.
@@ -105,13 +105,13 @@ impl Store {
         answer.await.map_err(|_| StoreError::Stopped)?
     }
 
-    /// Removes unread messages, durably. Identifiers that aren't there are ignored. Gives the number removed and the bytes of their
-    /// bodies, to be reported to the core.
+    /// Removes unread messages, named by sender and identifier, durably. Those that aren't there are ignored. Gives the number
+    /// removed and the bytes of their bodies, to be reported to the core.
     ///
     /// # Errors
     /// [`StoreError`]; nothing was removed.
-    pub(crate) async fn consume(&self, ids: BTreeSet<MessageId>) -> Result<(u64, u64), StoreError> {
-        self.write(Work::Consume, ids).await
+    pub(crate) async fn consume(&self, named: Vec<(NodeId, MessageId)>) -> Result<(u64, u64), StoreError> {
+        self.write(Work::Consume, named).await
     }
 
     /// Keeps a record, replacing the one that was there.
@@ -140,7 +140,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`], among them [`StoreError::Record`] when the record is not a `T`.
-    pub(crate) async fn get<T: DeserializeOwned>(
+    pub(crate) async fn get<T: Serialize + DeserializeOwned>(
         &self,
         bucket: Bucket,
         key: &str,
@@ -155,7 +155,7 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::get`].
-    pub(crate) async fn list<T: DeserializeOwned>(
+    pub(crate) async fn list<T: Serialize + DeserializeOwned>(
         &self,
         bucket: Bucket,
     ) -> Result<Vec<(String, T)>, StoreError> {

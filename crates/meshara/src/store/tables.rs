@@ -85,16 +85,20 @@ pub(super) fn encode_record<T: Serialize>(
     if bytes.len() > VALUE_MAX { Err(too_large(bytes.len())) } else { Ok(bytes) }
 }
 
-pub(super) fn decode_record<T: DeserializeOwned>(
+/// Takes only what [`encode_record`] writes: postcard alone would take longer spellings of a number.
+pub(super) fn decode_record<T: Serialize + DeserializeOwned>(
     bucket: Bucket,
     key: &str,
     bytes: &[u8],
 ) -> Result<T, StoreError> {
     let record = |detail: String| StoreError::Record { bucket, key: key.into(), detail };
-    match postcard::take_from_bytes(bytes) {
-        Ok((value, [])) => Ok(value),
-        Ok((_, rest)) => Err(record(format!("{} bytes too many", rest.len()))),
-        Err(error) => Err(record(error.to_string())),
+    let (value, rest) = postcard::take_from_bytes(bytes).map_err(|error| record(error.to_string()))?;
+    if !rest.is_empty() {
+        return Err(record(format!("{} bytes too many", rest.len())));
+    }
+    match postcard::to_stdvec(&value) {
+        Ok(canonical) if canonical == bytes => Ok(value),
+        _ => Err(record("not the canonical encoding".into())),
     }
 }
 

@@ -47,6 +47,10 @@ fn outbox_row(to: u8, seq: u64) -> OutboxRow {
     OutboxRow { to: node(to), seq, id, sent_at_unix_ms: seq, body: Bytes::from(vec![to; 20]) }
 }
 
+fn id(n: u8) -> MessageId {
+    MessageId::from_bytes([n; 16])
+}
+
 fn inbox(rows: impl IntoIterator<Item = u64>) -> Vec<StoreOp> {
     rows.into_iter().map(|arrival| StoreOp::InboxPut(inbox_row(arrival, 10))).collect()
 }
@@ -407,4 +411,35 @@ fn a_commit_that_is_durable_although_its_sync_failed_counts() {
         assert_eq!(taken, [inbox_row(1, 10)]);
         assert_eq!(store.take_unread(ALL).await.unwrap(), [inbox_row(2, 10)]);
     });
+}
+
+#[test]
+fn senders_with_the_same_identifiers_are_told_apart() {
+    let (_folder, path) = home();
+    runtime().block_on(async {
+        let (store, _) = Store::open(&path).unwrap();
+        // Nodes 1 and 2 chose the same identifier, node 1 even twice.
+        let row = |arrival, from| InboxRow { from: node(from), id: id(9), ..inbox_row(arrival, 10) };
+        let rows = [row(1, 1), row(2, 1), row(3, 2), inbox_row(4, 10)];
+        store.commit(rows.map(StoreOp::InboxPut).into()).await.unwrap();
+        let unread = async || -> Vec<u64> {
+            store.unread(0, ALL).await.unwrap().iter().map(|row| row.arrival).collect()
+        };
+        assert_eq!(store.consume(vec![(node(3), id(9))]).await, Ok((0, 0)));
+        assert_eq!(store.consume(vec![(node(2), id(9)), (node(1), id(4))]).await, Ok((2, 20)));
+        assert_eq!(unread().await, [1, 2]);
+        assert_eq!(store.consume(vec![(node(1), id(9))]).await, Ok((1, 10)));
+        assert_eq!(unread().await, [2], "named once, removed once");
+        assert_eq!(store.consume(vec![(node(1), id(9)); 3]).await, Ok((1, 10)));
+        assert!(unread().await.is_empty());
+    });
+}
+
+#[test]
+fn a_number_has_one_spelling() {
+    let decode = |bytes: &[u8]| tables::decode_record::<u16>(Bucket::Settings, "port", bytes);
+    assert_eq!(decode(&[0x80, 0x01]), Ok(128));
+    assert_eq!(decode(&[0x7f]), Ok(127));
+    assert!(matches!(decode(&[0xff, 0x00]), Err(StoreError::Record { .. })), "over-long 127");
+    assert!(matches!(decode(&[0x7f, 0x00]), Err(StoreError::Record { .. })), "trailing byte");
 }

@@ -1,7 +1,8 @@
 //! One transaction: what a group of requests changes, applied in their order.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
+use meshara_identity::NodeId;
 use meshara_messaging::{InboxRow, MessageId, StoreOp};
 use redb::{Database, Durability, ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
 use tokio::sync::oneshot;
@@ -17,8 +18,7 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 #[derive(Debug)]
 pub(super) enum Work {
     Commit(Vec<StoreOp>, Reply<()>),
-    Take(TakeLimit, Reply<Vec<InboxRow>>),
-    Consume(BTreeSet<MessageId>, Reply<(u64, u64)>),
+    Consume(Vec<(NodeId, MessageId)>, Reply<(u64, u64)>),
     Put((Bucket, String, Vec<u8>), Reply<()>),
     Remove((Bucket, String), Reply<bool>),
 }
@@ -27,7 +27,6 @@ pub(super) enum Work {
 #[derive(Debug)]
 pub(super) enum Outcome {
     Done,
-    Taken(Vec<InboxRow>),
     Consumed((u64, u64)),
     Put(Result<(), StoreError>),
     Removed(bool),
@@ -47,11 +46,10 @@ impl Work {
         // A caller that has gone away needs no answer.
         let _ = match (self, outcome) {
             (Self::Commit(_, reply), _) => reply.send(Ok(())).is_ok(),
-            (Self::Take(_, reply), Outcome::Taken(rows)) => reply.send(Ok(rows)).is_ok(),
             (Self::Consume(_, reply), Outcome::Consumed(counts)) => reply.send(Ok(counts)).is_ok(),
             (Self::Put(_, reply), Outcome::Put(result)) => reply.send(result).is_ok(),
             (Self::Remove(_, reply), Outcome::Removed(was)) => reply.send(Ok(was)).is_ok(),
-            (Self::Take(..) | Self::Consume(..) | Self::Put(..) | Self::Remove(..), _) => false,
+            (Self::Consume(..) | Self::Put(..) | Self::Remove(..), _) => false,
         };
     }
 
@@ -59,7 +57,6 @@ impl Work {
     pub(super) fn refuse(self, error: StoreError) {
         let _ = match self {
             Self::Commit(_, reply) => reply.send(Err(error)).is_ok(),
-            Self::Take(_, reply) => reply.send(Err(error)).is_ok(),
             Self::Consume(_, reply) => reply.send(Err(error)).is_ok(),
             Self::Put(_, reply) => reply.send(Err(error)).is_ok(),
             Self::Remove(_, reply) => reply.send(Err(error)).is_ok(),
@@ -85,7 +82,6 @@ pub(super) fn run(
                 done.arrived = apply(&write, ops).map_err(error)?.or(done.arrived);
                 Outcome::Done
             }
-            Work::Take(limit, _) => Outcome::Taken(take(path, &write, *limit)?),
             Work::Consume(ids, _) => Outcome::Consumed(consume(path, &write, ids)?),
             Work::Put((bucket, key, value), _) => Outcome::Put(put(path, &write, *bucket, key, value)?),
             Work::Remove((bucket, key), _) => Outcome::Removed(remove(&write, *bucket, key).map_err(error)?),
@@ -138,35 +134,34 @@ fn settle(
     Ok(())
 }
 
-fn take(path: &Path, write: &WriteTransaction, limit: TakeLimit) -> Result<Vec<InboxRow>, StoreError> {
-    let error = |error: redb::Error| StoreError::database(path, error);
-    let mut inbox = write.open_table(INBOX).map_err(|e| error(e.into()))?;
-    let rows = unread(path, &inbox, 0, limit)?;
-    if let Some(last) = rows.last() {
-        inbox.retain_in(..=last.arrival, |_, _| false).map_err(|e| error(e.into()))?;
-    }
-    Ok(rows)
-}
-
-/// Removes messages by their identifiers; gives their number and the bytes of their bodies. They are mostly the oldest ones, so
-/// looking from the start finds them soon.
+/// Removes messages by sender and identifier; gives their number and the bytes of their bodies. An identifier is the sender's choice,
+/// so it tells apart only its own; one that it gave twice is removed once for each time that it is named, oldest first. The messages
+/// are mostly the oldest ones, so looking from the start finds them soon.
 fn consume(
     path: &Path,
     write: &WriteTransaction,
-    ids: &BTreeSet<MessageId>,
+    named: &[(NodeId, MessageId)],
 ) -> Result<(u64, u64), StoreError> {
     let error = |error: redb::Error| StoreError::database(path, error);
     let mut inbox = write.open_table(INBOX).map_err(|e| error(e.into()))?;
+    let mut left: BTreeMap<_, usize> = BTreeMap::new();
+    for message in named {
+        *left.entry(*message).or_default() += 1;
+    }
     let mut found = Vec::new();
     for row in inbox.iter().map_err(|e| error(e.into()))? {
-        if found.len() == ids.len() {
+        if left.is_empty() {
             break;
         }
         let (arrival, value) = row.map_err(|e| error(e.into()))?;
         let row = tables::decode_inbox(path, arrival.value(), value.value())?;
-        if ids.contains(&row.id) {
-            found.push((row.arrival, row.body.len() as u64));
+        let message = (row.from, row.id);
+        let Some(times) = left.get_mut(&message) else { continue };
+        *times -= 1;
+        if *times == 0 {
+            left.remove(&message);
         }
+        found.push((row.arrival, row.body.len() as u64));
     }
     for (arrival, _) in &found {
         inbox.remove(arrival).map_err(|e| error(e.into()))?;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use meshara::api::{
     BenchRequest, Body, Client, ConnectEvent, ConnectRequest, ErrorCode, InviteRequest, MAX_MESSAGE,
-    PingEvent, PingRequest, bind, serve, socket_path,
+    MessageRef, PingEvent, PingRequest, bind, serve, socket_path,
 };
 use node::TestNode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -133,9 +133,10 @@ async fn reading_consumes_nothing_until_it_is_confirmed() {
     let first = r.client.unread().await.unwrap();
     assert_eq!(first.iter().map(|m| m.id.as_str()).collect::<Vec<_>>(), ["m1", "m2"]);
     assert_eq!(r.client.unread().await.unwrap(), first);
-    r.client.consume(&["m1".to_owned(), "unknown".to_owned()]).await.unwrap();
+    let stranger = MessageRef { from: "ca401".into(), id: "m2".into() };
+    r.client.consume(&[first[0].reference(), stranger]).await.unwrap();
     assert_eq!(r.client.unread().await.unwrap(), first[1..]);
-    let many = vec!["m2".to_owned(); 1000];
+    let many = vec![first[1].reference(); 1000];
     r.client.consume(&many).await.unwrap();
     assert_eq!(r.client.unread().await.unwrap(), []);
 }

@@ -8,9 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use meshara::api::{
     ApiError, BenchEvent, BenchProgress, BenchRequest, Body, ConnectEvent, ConnectInfo, ConnectRequest,
-    Control, DoctorFacts, ErrorCode, Events, IdInfo, Invite, NodeRef, PeerInfo, PeerState, PingEvent,
-    PingReply, PingRequest, PingSummary, Received, Result, RouteInfo, SendReceipt, ServiceInfo, Status,
-    Timestamp, Trace, TraceHop,
+    Control, DoctorFacts, ErrorCode, Events, IdInfo, Invite, MessageRef, NodeRef, PeerInfo, PeerState,
+    PingEvent, PingReply, PingRequest, PingSummary, Received, Result, RouteInfo, SendReceipt, ServiceInfo,
+    Status, Timestamp, Trace, TraceHop,
 };
 use tokio::sync::{mpsc, watch};
 
@@ -170,8 +170,8 @@ impl Control for TestNode {
         Ok(self.inbox.lock().unwrap().clone())
     }
 
-    async fn consume(&self, ids: Vec<String>) -> Result<()> {
-        self.inbox.lock().unwrap().retain(|message| !ids.contains(&message.id));
+    async fn consume(&self, messages: Vec<MessageRef>) -> Result<()> {
+        self.inbox.lock().unwrap().retain(|message| !messages.contains(&message.reference()));
         Ok(())
     }
 

@@ -4,9 +4,10 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::task::Poll;
 use std::time::Duration;
 
-use meshara::api::Control;
+use meshara::api::{Control, Received};
 use meshara::config::Config;
 use meshara::{Event, JoinOptions, Node, UnixMillis, create_mesh, join};
 
@@ -64,6 +65,56 @@ async fn a_peer_that_does_not_read_slows_its_stream_and_nothing_else() {
     };
     let (bytes, ()) = tokio::join!(stalled.receive.read_to_end(ALL), rest);
     assert_eq!(bytes.unwrap().len(), written + chunk.len());
+    bob.shutdown().await;
+    alice.shutdown().await;
+}
+
+/// Begins a call and gives it up at once, unless it ends first.
+async fn glimpse<T>(call: impl Future<Output = T>) -> Option<T> {
+    let mut call = std::pin::pin!(call);
+    std::future::poll_fn(|context| match call.as_mut().poll(context) {
+        Poll::Ready(value) => Poll::Ready(Some(value)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_cancelled_receive_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (alice, bob) = pair(dir.path()).await;
+    let to = bob.member().node_id;
+    let mut received = Vec::new();
+    for n in 0..20 {
+        alice.send(to, n.to_string(), Duration::from_secs(5)).await.unwrap();
+        received.extend(glimpse(bob.receive()).await.into_iter().flat_map(Result::unwrap));
+        // The store answers the call that has gone.
+        bob.control().unread().await.unwrap();
+    }
+    received.extend(bob.receive().await.unwrap());
+    let texts: Vec<_> = received.iter().map(|row| String::from_utf8(row.body.to_vec()).unwrap()).collect();
+    assert_eq!(texts, (0..20).map(|n| n.to_string()).collect::<Vec<_>>());
+    assert!(bob.receive().await.unwrap().is_empty());
+    assert_eq!(bob.control().status().await.unwrap().unread, 0, "their places in the inbox are free");
+
+    // The same at the control API: a request that is given up is carried out all the same.
+    alice.send(to, "last", Duration::from_secs(5)).await.unwrap();
+    let last = bob.control().unread().await.unwrap().iter().map(Received::reference).collect();
+    glimpse(bob.control().consume(last)).await;
+    let freed = async {
+        while bob.control().status().await.unwrap().unread != 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), freed).await.unwrap();
+    assert!(bob.control().unread().await.unwrap().is_empty());
+
+    // What was read stays read when the node goes down in order.
+    alice.send(to, "read", Duration::from_secs(5)).await.unwrap();
+    assert_eq!(bob.receive().await.unwrap().len(), 1);
+    bob.shutdown().await;
+    let bob = build(&dir.path().join("bob")).await;
+    assert!(bob.receive().await.unwrap().is_empty());
     bob.shutdown().await;
     alice.shutdown().await;
 }

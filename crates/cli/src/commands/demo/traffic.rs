@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use meshara::api::{
-    ApiError, Body, ConnectEvent, ConnectRequest, ErrorCode, PingEvent, PingRequest, PingSummary, Received,
+    ApiError, Body, ConnectEvent, ConnectRequest, ErrorCode, MessageRef, PingEvent, PingRequest, PingSummary,
+    Received,
 };
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
@@ -64,16 +65,16 @@ async fn deliver(mesh: &Mesh, from: usize, to: usize, count: usize, pace: Durati
         tokio::time::sleep(pace).await;
     }
     let client = mesh.client(to);
-    let (mut seen, mut got): (BTreeSet<String>, Vec<Body>) = Default::default();
+    let (mut seen, mut got): (BTreeSet<MessageRef>, Vec<Body>) = Default::default();
     loop {
         let mut batch: Vec<Received> = client.unread().await?;
-        batch.retain(|message| message.from_name == grid::name(from) && seen.insert(message.id.clone()));
+        batch.retain(|message| message.from_name == grid::name(from) && seen.insert(message.reference()));
         if batch.is_empty() {
             break;
         }
-        let ids: Vec<_> = batch.iter().map(|message| message.id.clone()).collect();
+        let arrived: Vec<_> = batch.iter().map(Received::reference).collect();
         got.extend(batch.into_iter().map(|message| message.body));
-        client.consume(&ids).await?;
+        client.consume(&arrived).await?;
     }
     if got == expected {
         return Ok(());
