@@ -36,6 +36,9 @@ pub struct Config {
     pub redial_fast: Duration,
     /// How long to redial fast: most outages that end by themselves end within a minute.
     pub redial_fast_for: Duration,
+    /// Longest wait after that for configured peers and lost neighbours, until `redial_give_up`: also a node that was away
+    /// for minutes is routed again in 3 s.
+    pub redial_lost: Duration,
     /// Longest wait ever.
     pub redial_slow: Duration,
     /// Stop redialling a neighbour that nobody configured after this time.
@@ -68,6 +71,7 @@ impl Default for Config {
             redial_first: Duration::from_millis(250),
             redial_fast: Duration::from_millis(1500),
             redial_fast_for: Duration::from_secs(60),
+            redial_lost: Duration::from_millis(2500),
             redial_slow: Duration::from_secs(30),
             redial_give_up: Duration::from_secs(600),
             swap_every: Duration::from_secs(30),

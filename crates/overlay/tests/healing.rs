@@ -97,6 +97,19 @@ fn a_restarted_node_is_routed_again_in_three_seconds() {
 }
 
 #[test]
+fn a_node_that_was_away_for_minutes_is_routed_again_in_three_seconds() {
+    for (seed, away) in [90_000, 150_000, 400_000].into_iter().enumerate() {
+        let mut world = settled(seed as u64, 5, &line(5, 2), 0, 4);
+        world.kill(2);
+        world.run(ms(away));
+        world.start(2);
+        world.run(ms(3000));
+        assert!(world.path(1, 4).is_some(), "after {away} ms");
+        assert!(world.whole(), "after {away} ms");
+    }
+}
+
+#[test]
 fn a_resumed_node_is_routed_again_in_three_seconds() {
     for seed in 0..10 {
         let mut world = settled(seed, 5, &line(5, 2), 0, 4);

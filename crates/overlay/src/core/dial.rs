@@ -8,6 +8,7 @@ use rand::Rng;
 
 use super::Core;
 use super::links::Link;
+use crate::config::Config;
 use crate::record::{Kind, MAX_ADDRESSES, decode_addresses};
 use crate::types::{DialTarget, KnownNode, KnownOrigin, LinkDownReason, LinkKind, LinkPeer, Output};
 
@@ -19,6 +20,11 @@ const NEW_PER_TICK: usize = 2;
 const FAILURES: u32 = 4;
 /// How long a node that could not be dialled, or refused, is not chosen again.
 const COOL_DOWN: Duration = Duration::from_secs(60);
+/// Targets remembered of which only an announcement on the local network tells. Anyone there can make them up: they must
+/// not push out others.
+const MAX_ANNOUNCED: usize = 128;
+/// Of these, dialled at a time: made-up ones must not keep us from others.
+const ANNOUNCED_PENDING: usize = 2;
 /// With enough neighbours, look this often for known nodes that the graph doesn't reach.
 const REPAIR_EVERY: Duration = Duration::from_secs(5);
 /// An attempt counts as under way this long, whatever the driver says.
@@ -30,6 +36,10 @@ struct Target {
     node: Option<NodeId>,
     addrs: Vec<SocketAddr>,
     origin: KnownOrigin,
+    /// The operator named an address alone: whoever answers there is right, and `node` is who did last.
+    any: bool,
+    /// We had it as a neighbour until a failure parted us.
+    lost: bool,
     /// We had it as a neighbour or chose it as one.
     wanted: bool,
     /// Since when it is wanted or lost; the pace slows with time.
@@ -39,33 +49,49 @@ struct Target {
     busy_until: Duration,
 }
 
+impl Target {
+    /// Only an announcement on the local network tells of it.
+    fn announced(&self) -> bool {
+        self.origin == KnownOrigin::Multicast && !self.lost
+    }
+
+    /// Whether it has one of these addresses, and may be the node.
+    fn at(&self, node: Option<&NodeId>, addrs: &[SocketAddr]) -> bool {
+        (self.node.is_none() || node.is_none()) && self.addrs.iter().any(|addr| addrs.contains(addr))
+    }
+}
+
 /// All targets.
 #[derive(Debug)]
 pub(super) struct Dialling {
     targets: Vec<Target>,
     repair_at: Duration,
+    /// Whether the next choice is one that was announced, if there are others too.
+    announced_next: bool,
 }
 
 impl Dialling {
     pub(super) const fn new(now: Duration) -> Self {
-        Self { targets: Vec::new(), repair_at: now }
+        Self { targets: Vec::new(), repair_at: now, announced_next: false }
+    }
+
+    fn position(&self, node: Option<&NodeId>, addrs: &[SocketAddr]) -> Option<usize> {
+        node.and_then(|node| self.targets.iter().position(|target| target.node.as_ref() == Some(node)))
+            .or_else(|| {
+                // An address alone isn't bound to whoever claims on the local network to be there.
+                let bound = |target: &Target| node.is_none() && target.announced();
+                self.targets.iter().position(|target| target.at(node, addrs) && !bound(target))
+            })
     }
 
     fn find(&mut self, node: Option<&NodeId>, addrs: &[SocketAddr]) -> Option<&mut Target> {
-        let at = node
-            .and_then(|node| self.targets.iter().position(|target| target.node.as_ref() == Some(node)))
-            .or_else(|| {
-                self.targets.iter().position(|target| {
-                    (target.node.is_none() || node.is_none())
-                        && target.addrs.iter().any(|addr| addrs.contains(addr))
-                })
-            })?;
+        let at = self.position(node, addrs)?;
         self.targets.get_mut(at)
     }
 
     /// The target for a node, made if need be.
     fn entry(&mut self, now: Duration, node: Option<NodeId>, addrs: &[SocketAddr]) -> &mut Target {
-        if self.find(node.as_ref(), addrs).is_none() {
+        let found = self.position(node.as_ref(), addrs).unwrap_or_else(|| {
             if self.targets.len() >= MAX_TARGETS {
                 let victim = self.targets.iter().enumerate().max_by_key(|(_, t)| (!t.wanted, t.origin));
                 if let Some(victim) = victim.map(|(at, _)| at) {
@@ -76,25 +102,42 @@ impl Dialling {
                 node,
                 addrs: Vec::new(),
                 origin: KnownOrigin::Gossip,
+                any: false,
+                lost: false,
                 wanted: false,
                 since: now,
                 attempts: 0,
                 next_at: now,
                 busy_until: now,
             });
-        }
-        let at = self.targets.len() - 1;
-        let found = self
-            .targets
-            .iter()
-            .position(|target| {
-                (node.is_some() && target.node == node)
-                    || ((target.node.is_none() || node.is_none())
-                        && target.addrs.iter().any(|addr| addrs.contains(addr)))
-            })
-            .unwrap_or(at);
+            self.targets.len() - 1
+        });
         #[expect(clippy::indexing_slicing, reason = "the index was found in this vector, which isn't empty")]
         &mut self.targets[found]
+    }
+
+    /// Somebody on the local network says that a node is there. Anyone can say so, of anybody: it is one more place to
+    /// try, changes nothing of what is known from elsewhere, and hurries nothing.
+    fn announced(&mut self, now: Duration, node: NodeId, addrs: &[SocketAddr]) {
+        if let Some(target) = self.targets.iter_mut().find(|target| target.node == Some(node)) {
+            for addr in addrs.iter().filter(|_| !target.any) {
+                if !target.addrs.contains(addr) {
+                    target.addrs.truncate(MAX_ADDRESSES - 1);
+                    target.addrs.push(*addr);
+                }
+            }
+            return;
+        }
+        if self.targets.iter().any(|target| target.at(Some(&node), addrs)) {
+            return; // that address is dialled in any case
+        }
+        if self.targets.iter().filter(|target| target.announced()).count() >= MAX_ANNOUNCED {
+            let Some(oldest) = self.targets.iter().position(|t| t.announced() && !t.wanted) else { return };
+            self.targets.remove(oldest);
+        }
+        let target = self.entry(now, Some(node), &[]);
+        target.origin = KnownOrigin::Multicast;
+        target.addrs.extend(addrs.iter().take(MAX_ADDRESSES));
     }
 }
 
@@ -102,8 +145,15 @@ impl Core {
     /// A node that could be dialled was learnt. Configured ones are dialled and kept, the others used as needed.
     pub fn add_known(&mut self, now: Duration, known: KnownNode) {
         self.begin(now);
-        if known.node != Some(self.identity.node) && (known.node.is_some() || !known.addrs.is_empty()) {
+        let usable =
+            known.node != Some(self.identity.node) && (known.node.is_some() || !known.addrs.is_empty());
+        if let Some(node) = known.node.filter(|_| usable && known.origin == KnownOrigin::Multicast) {
+            self.dialling.announced(now, node, &known.addrs);
+        } else if usable {
             let target = self.dialling.entry(now, known.node, &known.addrs);
+            if known.origin == KnownOrigin::Configured {
+                target.any = known.node.is_none() && (target.any || target.origin != KnownOrigin::Configured);
+            }
             target.node = target.node.or(known.node);
             target.origin = target.origin.min(known.origin);
             for addr in known.addrs.iter().rev() {
@@ -123,9 +173,11 @@ impl Core {
         self.metrics.dials_failed += 1;
         if let Some(target) = self.dialling.find(target.node.as_ref(), &target.addrs) {
             target.busy_until = now;
+            // A lost neighbour is given up later, a made-up node at once.
             if target.origin != KnownOrigin::Configured
+                && !target.lost
                 && target.attempts >= FAILURES
-                && target.since + COOL_DOWN < now
+                && (target.announced() || target.since + COOL_DOWN < now)
             {
                 target.wanted = false;
                 target.next_at = now + COOL_DOWN;
@@ -148,9 +200,15 @@ impl Core {
             return;
         }
         let addrs: Vec<SocketAddr> = peer.remote.filter(|_| peer.dialled_by_us).into_iter().collect();
+        for target in self.dialling.targets.iter_mut().filter(|target| target.any) {
+            if target.addrs.iter().any(|addr| addrs.contains(addr)) {
+                target.node = Some(peer.node);
+            }
+        }
         if let Some(target) = self.dialling.find(Some(&peer.node), &addrs) {
             target.node = Some(peer.node);
             target.attempts = 0;
+            target.lost = false;
             target.since = now;
             target.busy_until = now;
             target.next_at = now + Duration::from_millis(250);
@@ -164,10 +222,18 @@ impl Core {
             match &mut merged {
                 None => merged = Some(target.clone()),
                 Some(first) => {
-                    first.origin = first.origin.min(target.origin);
-                    first.wanted |= target.wanted;
-                    first.addrs.extend(target.addrs.iter().copied());
-                    first.addrs.truncate(MAX_ADDRESSES);
+                    let (both, wanted) = (first.any && target.any, first.wanted || target.wanted);
+                    // What the operator said comes first.
+                    let other = if target.origin < first.origin || (target.any && !first.any) {
+                        std::mem::replace(first, target.clone())
+                    } else {
+                        target.clone()
+                    };
+                    first.wanted = wanted;
+                    if both || !first.any {
+                        first.addrs.extend(other.addrs);
+                        first.addrs.truncate(MAX_ADDRESSES);
+                    }
                 }
             }
             false
@@ -185,7 +251,7 @@ impl Core {
             link.peer.remote.filter(|_| link.peer.dialled_by_us).into_iter().collect();
         let target = self.dialling.entry(now, Some(link.peer.node), &[]);
         for addr in remote {
-            if !target.addrs.contains(&addr) {
+            if !target.any && !target.addrs.contains(&addr) {
                 target.addrs.push(addr);
             }
         }
@@ -193,16 +259,25 @@ impl Core {
         target.since = now;
         target.next_at = now + wait;
         target.wanted = auto;
+        target.lost = true;
         match reason {
             LinkDownReason::Refused => {
                 target.since = now.saturating_sub(slow);
                 target.next_at = now + COOL_DOWN;
                 target.wanted = false;
+                target.lost = false;
             }
-            LinkDownReason::Redundant | LinkDownReason::Left | LinkDownReason::Local => {
+            LinkDownReason::Redundant | LinkDownReason::Local => {
                 target.since = now.saturating_sub(slow);
                 target.next_at = now + Duration::from_secs(2);
                 target.wanted = false;
+                target.lost = false;
+            }
+            // A restart in order: nobody but its configured peers waits for it.
+            LinkDownReason::Left => {
+                target.next_at = now + Duration::from_secs(2);
+                target.wanted = false;
+                target.lost = false;
             }
             _ => {}
         }
@@ -247,15 +322,17 @@ impl Core {
 
     fn dial_at(&mut self, now: Duration, at: usize) {
         let Some(target) = self.dialling.targets.get(at) else { return };
-        let mut addrs = target.node.map_or_else(Vec::new, |node| self.addresses(&node));
+        // Whoever is at the operator's address, and in turn whoever was there last, wherever it is now.
+        let node = target.node.filter(|_| !target.any || target.attempts % 2 == 1);
+        let mut addrs = node.map_or_else(Vec::new, |node| self.addresses(&node));
         for addr in &target.addrs {
             if !addrs.contains(addr) {
                 addrs.push(*addr);
             }
         }
         addrs.truncate(MAX_ADDRESSES);
-        let node = target.node;
-        let wait = backoff(target.attempts, now.saturating_sub(target.since), &self.config);
+        let keen = target.lost || target.origin == KnownOrigin::Configured;
+        let wait = backoff(target.attempts, now.saturating_sub(target.since), keen, &self.config);
         let wait = wait - wait / 4 + self.jitter(wait / 4);
         let Some(target) = self.dialling.targets.get_mut(at) else { return };
         target.attempts = target.attempts.saturating_add(1);
@@ -284,12 +361,14 @@ impl Core {
         let mut pending = 0;
         let mut due = Vec::new();
         let mut busy = false;
+        let mut announced = 0;
         for (at, target) in self.dialling.targets.iter_mut().enumerate() {
             if target.node.is_some_and(|node| node == self.identity.node || neighbours.contains(&node)) {
                 continue;
             }
             if target.wanted && now >= target.since + self.config.redial_give_up {
                 target.wanted = false;
+                target.lost = false;
             }
             let wanted = match target.origin {
                 KnownOrigin::Configured => true,
@@ -297,6 +376,9 @@ impl Core {
                 _ => target.wanted,
             };
             busy |= wanted;
+            if wanted && target.announced() {
+                announced += 1;
+            }
             if wanted && target.busy_until > now {
                 pending += 1;
             }
@@ -320,11 +402,13 @@ impl Core {
         for _ in 0..wants {
             let random =
                 neighbours.len() + 1 >= self.config.degree_target.saturating_sub(self.config.degree_random);
-            let Some((node, addrs)) = self.choose(now, &neighbours, random, islands) else { break };
+            let room = announced < ANNOUNCED_PENDING;
+            let Some((node, addrs)) = self.choose(now, &neighbours, random, islands, room) else { break };
             let target = self.dialling.entry(now, node, &addrs);
             target.wanted = true;
             target.since = now;
             target.attempts = 0;
+            announced += usize::from(target.announced());
             let at =
                 self.dialling.targets.iter().position(|target| {
                     if node.is_some() { target.node == node } else { target.addrs == addrs }
@@ -337,16 +421,19 @@ impl Core {
         busy
     }
 
-    /// Chooses a new neighbour: one that the graph doesn't reach; else, in turn, the nearest or any.
+    /// Chooses a new neighbour: one that the graph doesn't reach; else, in turn, the nearest or any. Every second choice is
+    /// one that was announced, if there is `room` for such.
     fn choose(
         &mut self,
         now: Duration,
         neighbours: &[NodeId],
         random: bool,
         islands: bool,
+        room: bool,
     ) -> Option<(Option<NodeId>, Vec<SocketAddr>)> {
         let us = self.identity.node;
         let mut pool: Vec<(u32, Option<NodeId>, Vec<SocketAddr>)> = Vec::new();
+        let mut announced = Vec::new();
         for target in self.dialling.targets.iter().filter(|target| !target.wanted && target.next_at <= now) {
             let known = target.node.is_some_and(|node| node == us || neighbours.contains(&node));
             let in_database = target.node.is_some_and(|node| {
@@ -354,7 +441,8 @@ impl Core {
             });
             if !known && !in_database && target.origin != KnownOrigin::Configured && !target.addrs.is_empty()
             {
-                pool.push((0, target.node, target.addrs.clone()));
+                let to = if target.announced() { &mut announced } else { &mut pool };
+                to.push((0, target.node, target.addrs.clone()));
             }
         }
         for (id, origin) in self.database.iter() {
@@ -375,10 +463,16 @@ impl Core {
         if pool.iter().any(|(metric, _, _)| *metric == 0) {
             pool.retain(|(metric, _, _)| *metric == 0);
         } else if islands {
-            return None;
+            pool.clear();
         } else if !random {
             pool.sort_by_key(|(metric, _, _)| *metric);
             pool.truncate(4);
+        }
+        if room && !announced.is_empty() && (pool.is_empty() || self.dialling.announced_next) {
+            pool = announced;
+            self.dialling.announced_next = false;
+        } else {
+            self.dialling.announced_next = true;
         }
         if pool.is_empty() {
             return None;
@@ -389,10 +483,13 @@ impl Core {
     }
 }
 
-/// The wait before the next attempt.
-fn backoff(attempts: u32, lost_for: Duration, config: &crate::config::Config) -> Duration {
+/// The wait before the next attempt; `keen` for configured peers and lost neighbours.
+fn backoff(attempts: u32, lost_for: Duration, keen: bool, config: &Config) -> Duration {
     let fast = config.redial_first.saturating_mul(1 << attempts.min(16)).min(config.redial_fast);
     let Some(slow_for) = lost_for.checked_sub(config.redial_fast_for) else { return fast };
+    if keen && lost_for < config.redial_give_up {
+        return config.redial_lost;
+    }
     // Doubles every 15 s once the first minute is over.
     let doublings = u32::try_from(slow_for.as_secs() / 15).unwrap_or(16).min(16);
     config.redial_fast.saturating_mul(1 << doublings).min(config.redial_slow)
@@ -401,13 +498,17 @@ fn backoff(attempts: u32, lost_for: Duration, config: &crate::config::Config) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
 
     #[test]
-    fn redials_fast_for_a_minute_then_slower() {
+    fn redials_slow_down() {
         let config = Config::default();
-        let ms = |attempts, lost: u64| backoff(attempts, Duration::from_secs(lost), &config).as_millis();
+        let of = |keen, attempts, lost: u64| {
+            backoff(attempts, Duration::from_secs(lost), keen, &config).as_millis()
+        };
+        let ms = |attempts, lost| of(false, attempts, lost);
         assert_eq!([ms(0, 0), ms(1, 1), ms(2, 2), ms(3, 3), ms(30, 59)], [250, 500, 1000, 1500, 1500]);
         assert_eq!([ms(30, 60), ms(30, 80), ms(30, 3600)], [1500, 3000, 30_000]);
+        let keen = |lost| of(true, 30, lost);
+        assert_eq!([keen(59), keen(60), keen(599), keen(600)], [1500, 2500, 2500, 30_000]);
     }
 }
