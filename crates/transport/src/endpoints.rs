@@ -17,7 +17,7 @@ use crate::reassembly::session_addr;
 use crate::tls::{self, Expect, Tls};
 
 /// Time to complete a handshake and the hello. Three round trips at 300 ms and one repeated loss fit.
-const LINK_TIMEOUT: Duration = Duration::from_secs(5);
+pub const LINK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Handshakes under way before every newcomer must first prove its address by a Retry (RFC 9000 §8.1.2). An honest burst, a mesh
 /// of 16 neighbours starting at once, stays below.
 const RETRY_ABOVE: u32 = 32;

@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use meshara_overlay::{CloseReason, DialTarget, LinkDownReason, LinkId, LinkKind};
-use meshara_transport::{Accepted, ConnectError, ControlReceiver, ControlSender, Link, tls};
+use meshara_transport::{Accepted, ConnectError, ControlReceiver, ControlSender, LINK_TIMEOUT, Link, tls};
 use quinn::{ConnectionError, VarInt};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::Inner;
+use super::overlay::ControlMessages;
 
 /// Dials under way at once: all neighbours of a restarted node, and some that fail slowly.
 const MAX_DIALS: usize = 64;
@@ -27,6 +28,11 @@ const STAGGER: Duration = Duration::from_millis(150);
 /// One attempt at one address. A silent neighbour must not hold its dial for the length of a full handshake timeout: the overlay
 /// asks again at once.
 const ATTEMPT: Duration = Duration::from_millis(1500);
+/// Over a round trip of more than 450 ms (a satellite) that is never enough. Every so many tries in a row that timed out, one may take as
+/// long as a handshake may at most.
+const PATIENT_EVERY: u32 = 4;
+/// Targets whose tries are counted; more than a node dials.
+const MAX_COUNTED: usize = 1024;
 /// How often a link's address, MTU and keys are brought up to date.
 const REFRESH: Duration = Duration::from_millis(500);
 /// The MTU search needs a few round trips; until it has ended it is followed closely.
@@ -38,6 +44,7 @@ const EARLY_REFRESHES: u32 = 20;
 pub(crate) async fn run_dials(inner: Arc<Inner>, mut dials: mpsc::Receiver<(DialTarget, LinkKind)>) {
     let mut tasks = JoinSet::new();
     let under_way = Arc::new(Mutex::new(HashSet::<Vec<SocketAddr>>::new()));
+    let timed_out = Arc::new(Mutex::new(HashMap::<Vec<SocketAddr>, u32>::new()));
     loop {
         tokio::select! {
             Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
@@ -46,9 +53,12 @@ pub(crate) async fn run_dials(inner: Arc<Inner>, mut dials: mpsc::Receiver<(Dial
                 if !under_way.lock().unwrap_or_else(PoisonError::into_inner).insert(target.addrs.clone()) {
                     continue; // the same addresses are being tried; its end is reported to the overlay
                 }
-                let (inner, under_way) = (inner.clone(), under_way.clone());
+                let tries = timed_out.lock().unwrap_or_else(PoisonError::into_inner).get(&target.addrs).copied();
+                let patient = tries.is_some_and(|tries| tries % PATIENT_EVERY == PATIENT_EVERY - 1);
+                let (inner, under_way, timed_out) = (inner.clone(), under_way.clone(), timed_out.clone());
                 tasks.spawn(async move {
-                    let dialled = dial_any(&inner, &target, kind).await;
+                    let dialled = dial_any(&inner, &target, kind, patient).await;
+                    count(&timed_out, &target, &dialled);
                     under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&target.addrs);
                     match dialled {
                         Ok(link) => run_link(inner, link),
@@ -64,15 +74,36 @@ pub(crate) async fn run_dials(inner: Arc<Inner>, mut dials: mpsc::Receiver<(Dial
     }
 }
 
+/// Counts tries in a row that timed out.
+fn count(
+    timed_out: &Mutex<HashMap<Vec<SocketAddr>, u32>>,
+    target: &DialTarget,
+    dialled: &Result<Link, ConnectError>,
+) {
+    let mut timed_out = timed_out.lock().unwrap_or_else(PoisonError::into_inner);
+    if !matches!(dialled, Err(ConnectError::TimedOut)) {
+        timed_out.remove(&target.addrs);
+    } else if timed_out.len() < MAX_COUNTED || timed_out.contains_key(&target.addrs) {
+        let tries = timed_out.entry(target.addrs.clone()).or_default();
+        *tries = tries.wrapping_add(1);
+    }
+}
+
 /// Tries the addresses of a target, staggered; the first that answers wins.
-async fn dial_any(inner: &Arc<Inner>, target: &DialTarget, kind: LinkKind) -> Result<Link, ConnectError> {
+async fn dial_any(
+    inner: &Arc<Inner>,
+    target: &DialTarget,
+    kind: LinkKind,
+    patient: bool,
+) -> Result<Link, ConnectError> {
+    let limit = if patient { LINK_TIMEOUT } else { ATTEMPT };
     let expect = || target.node.map_or(tls::Expect::AnyMember, tls::Expect::Node);
     let mut attempts = JoinSet::new();
     for (place, addr) in target.addrs.iter().copied().enumerate() {
         let (inner, expect) = (inner.clone(), expect());
         attempts.spawn(async move {
             tokio::time::sleep(STAGGER * u32::try_from(place).unwrap_or(u32::MAX)).await;
-            tokio::time::timeout(ATTEMPT, inner.endpoints.dial(addr, expect, kind))
+            tokio::time::timeout(limit, inner.endpoints.dial(addr, expect, kind))
                 .await
                 .unwrap_or(Err(ConnectError::TimedOut))
         });
@@ -132,7 +163,7 @@ pub(crate) async fn run_accepts(inner: Arc<Inner>) {
 pub(super) fn run_link(inner: Arc<Inner>, link: Link) {
     let (handle, messages) = inner.overlay.link_up(&link);
     tracing::info!(peer = %link.member.name, addr = %link.hop.remote(), kind = ?link.kind, "link up");
-    inner.observed(link.observed);
+    inner.observed(link.member.node_id, link.observed);
     let id = link.hop.id();
     let (sender, receiver) = link.claim();
     let tasks = inner.clone();
@@ -146,6 +177,7 @@ pub(super) fn run_link(inner: Arc<Inner>, link: Link) {
         };
         tracing::info!(peer = %handle.member.name, %end, "link down");
         inner.overlay.link_down(id, reason(&end));
+        inner.unlinked(&handle.member.node_id);
     });
 }
 
@@ -160,7 +192,7 @@ fn reason(end: &ConnectionError) -> LinkDownReason {
 }
 
 /// Ends when the stream does; the connection's end is what counts.
-async fn write_control(mut sender: ControlSender, mut messages: mpsc::Receiver<Vec<u8>>) {
+async fn write_control(mut sender: ControlSender, mut messages: ControlMessages) {
     while let Some(message) = messages.recv().await {
         if let Err(error) = sender.send(&message).await {
             tracing::debug!(%error, "control stream");
