@@ -7,6 +7,7 @@
 //!   3 request   (origin [32] | kind u8)*
 //!   4 digest    [32]
 //! ```
+//! The entries of summaries and requests are in ascending order of origin and kind, each once.
 //! A link starts with a digest each way; whoever sees another one sends a summary; whoever lacks something requests it.
 
 use std::borrow::Borrow;
@@ -81,6 +82,9 @@ pub enum ControlError {
     /// Too many entries, or none.
     #[error("the control message has no or too many entries")]
     Entries,
+    /// The entries of a summary or request are not in ascending order, or doubled.
+    #[error("the entries of the control message are out of order")]
+    Order,
     /// A record in it is malformed.
     #[error("malformed record: {0}")]
     Record(#[from] RecordError),
@@ -156,10 +160,22 @@ impl Message {
                 let record = Record::decode(r.bytes(usize::from(length))?)?;
                 Ok(Aged { age_s, record })
             })?),
-            2 => Self::Summary(read_all(&mut r, |r| {
-                Ok(SummaryEntry { origin: r.node()?, kind: read_kind(r)?, sequence: r.u64()? })
-            })?),
-            3 => Self::Request(read_all(&mut r, |r| Ok((r.node()?, read_kind(r)?)))?),
+            2 => {
+                let entries = read_all(&mut r, |r| {
+                    Ok(SummaryEntry { origin: r.node()?, kind: read_kind(r)?, sequence: r.u64()? })
+                })?;
+                if !entries.is_sorted_by(|a, b| (a.origin, a.kind) < (b.origin, b.kind)) {
+                    return Err(ControlError::Order);
+                }
+                Self::Summary(entries)
+            }
+            3 => {
+                let entries = read_all(&mut r, |r| Ok((r.node()?, read_kind(r)?)))?;
+                if !entries.is_sorted_by(|a, b| a < b) {
+                    return Err(ControlError::Order);
+                }
+                Self::Request(entries)
+            }
             4 => {
                 let digest = r.array()?;
                 if !r.is_empty() {
@@ -303,6 +319,16 @@ mod tests {
         assert_eq!(Message::decode(&bytes), Err(ControlError::UnknownKind(0)));
         let many = Message::Request(vec![(NodeId([1; 32]), Kind::Member); MAX_ENTRIES + 1]).encode();
         assert_eq!(Message::decode(&many), Err(ControlError::Entries));
+        let (one, two) = (NodeId([1; 32]), NodeId([2; 32]));
+        let request = |entries| Message::decode(&Message::Request(entries).encode());
+        assert!(request(vec![(one, Kind::Member), (one, Kind::LinkState), (two, Kind::Member)]).is_ok());
+        assert_eq!(request(vec![(one, Kind::Member); 2]), Err(ControlError::Order));
+        assert_eq!(request(vec![(two, Kind::Member), (one, Kind::LinkState)]), Err(ControlError::Order));
+        let entry = |origin, kind, sequence| SummaryEntry { origin, kind, sequence };
+        let summary = |entries| Message::decode(&Message::Summary(entries).encode());
+        assert!(summary(vec![entry(one, Kind::Member, 2), entry(one, Kind::Addresses, 1)]).is_ok());
+        let doubled = vec![entry(one, Kind::Member, 1), entry(one, Kind::Member, 2)];
+        assert_eq!(summary(doubled), Err(ControlError::Order));
     }
 
     #[test]
@@ -329,8 +355,10 @@ mod tests {
 
         #[test]
         fn round_trip(entries in proptest::collection::vec((any::<[u8; 32]>(), 1u8..4, any::<u64>()), 1..20)) {
-            let entries = entries.into_iter().map(|(origin, kind, sequence)| SummaryEntry {
+            let mut entries: Vec<_> = entries.into_iter().map(|(origin, kind, sequence)| SummaryEntry {
                 origin: NodeId(origin), kind: Kind::from_code(kind).unwrap(), sequence }).collect();
+            entries.sort_unstable_by_key(|entry| (entry.origin, entry.kind));
+            entries.dedup_by_key(|entry| (entry.origin, entry.kind));
             let message = Message::Summary(entries);
             prop_assert_eq!(Message::decode(&message.encode()), Ok(message));
         }

@@ -24,6 +24,8 @@ const SUSPECT_TRANSIT: u32 = 2_000_000;
 /// How long a flag keeps traffic from passing through the node: longer than any honest neighbour takes to clear it or to
 /// declare the link dead (2.5 s on an idle link).
 pub(crate) const SUSPECT_TRANSIT_FOR: Duration = Duration::from_secs(5);
+/// That time is counted together over this one, so that clearing the flag and setting it again gains nothing.
+const SUSPECT_AGAIN: Duration = Duration::from_secs(60);
 /// Changes of edges that are remembered: more than a burst of floods between two computations of paths brings.
 const CHANGES: usize = 4096;
 /// No path.
@@ -67,8 +69,41 @@ pub(crate) struct Graph {
     changes: VecDeque<(u64, Change)>,
     /// Changes up to this version are forgotten.
     forgotten: u64,
-    /// (suspect node, who says so) → since when.
-    suspects: BTreeMap<(u32, u32), Duration>,
+    /// (suspect node, who says so) → since when, and how often.
+    suspects: BTreeMap<(u32, u32), Suspicion>,
+    /// When old suspicions were last forgotten.
+    purged: Duration,
+}
+
+/// That one node says that its link to another is suspect, now or lately.
+#[derive(Clone, Copy, Debug)]
+struct Suspicion {
+    /// Begin of the time over which its effect is counted.
+    from: Duration,
+    /// How much effect it has had in that time before `since`.
+    had: Duration,
+    /// Since when it is flagged, if it is.
+    since: Option<Duration>,
+}
+
+impl Suspicion {
+    /// Until when the flag keeps transit away.
+    fn ends(&self) -> Option<Duration> {
+        self.since.map(|since| since + SUSPECT_TRANSIT_FOR.saturating_sub(self.had))
+    }
+
+    fn flag(&mut self, now: Duration) {
+        if now >= self.from + SUSPECT_AGAIN {
+            (self.from, self.had) = (now, Duration::ZERO);
+        }
+        self.since = Some(now);
+    }
+
+    fn clear(&mut self, now: Duration) {
+        if let Some(since) = self.since.take() {
+            self.had = (self.had + now.saturating_sub(since)).min(SUSPECT_TRANSIT_FOR);
+        }
+    }
 }
 
 impl Graph {
@@ -146,6 +181,8 @@ impl Graph {
         let address = self.address(at);
         self.set(*id, || address, Vec::new(), now);
         self.index.remove(id);
+        // Whoever gets the index next is another node.
+        self.suspects.retain(|(node, by), _| *node != at && *by != at);
         self.version += 1;
         self.free.push(at);
         Some(at)
@@ -171,13 +208,23 @@ impl Graph {
     }
 
     fn suspect(&mut self, node: u32, by: u32, suspect: bool, now: Duration) -> bool {
-        if suspect {
-            let before = self.suspects.len();
-            self.suspects.entry((node, by)).or_insert(now);
-            self.suspects.len() != before
-        } else {
-            self.suspects.remove(&(node, by)).is_some()
+        let known = self.suspects.get_mut(&(node, by));
+        if known.as_ref().is_some_and(|known| known.since.is_some()) == suspect {
+            return false;
         }
+        match known {
+            Some(known) if suspect => known.flag(now),
+            Some(known) => known.clear(now),
+            None => {
+                if now >= self.purged + SUSPECT_AGAIN {
+                    self.purged = now;
+                    self.suspects.retain(|_, old| old.since.is_some() || now < old.from + SUSPECT_AGAIN);
+                }
+                let new = Suspicion { from: now, had: Duration::ZERO, since: Some(now) };
+                self.suspects.insert((node, by), new);
+            }
+        }
+        true
     }
 
     /// Counts changes of nodes and edges.
@@ -233,14 +280,14 @@ impl Graph {
 
     /// When the next suspicion loses its effect on transit, after `now`.
     pub(crate) fn suspicion_ends(&self, now: Duration) -> Option<Duration> {
-        self.suspects.values().map(|since| *since + SUSPECT_TRANSIT_FOR).filter(|end| *end > now).min()
+        self.suspects.values().filter_map(Suspicion::ends).filter(|end| *end > now).min()
     }
 
     /// What passing through each node costs extra, if any node is suspect.
     pub(crate) fn transit(&self, now: Duration) -> Option<Vec<u32>> {
         let mut transit = None;
-        for ((node, _), since) in &self.suspects {
-            if now < *since + SUSPECT_TRANSIT_FOR {
+        for ((node, _), suspicion) in &self.suspects {
+            if suspicion.ends().is_some_and(|end| now < end) {
                 transit.get_or_insert_with(|| vec![0; self.nodes.len()])[*node as usize] = SUSPECT_TRANSIT;
             }
         }

@@ -21,6 +21,8 @@ const GRACE: Duration = Duration::from_millis(30);
 const ANSWER_EVERY: Duration = Duration::from_millis(10);
 /// Good probes in a row that end a suspicion: one may be a straggler.
 const RECOVER_AFTER: u32 = 2;
+/// Round trips of which the smallest counts.
+const RECENT: usize = 4;
 /// Sent probes remembered for RTT: 3 s of them at the fastest interval.
 const SENT: usize = 64;
 /// Most that jitter may add to detection.
@@ -323,13 +325,15 @@ impl Liveness {
         self.echoed_at = self.echoed_at.max(sent_at);
         let hold = Duration::from_micros(u64::from(probe.hold_us));
         let rtt = now.saturating_sub(sent_at).saturating_sub(hold);
-        // The smallest of the last four: a stall of either machine isn't the path's.
-        if self.recent.len() == 4 {
+        // The smallest of the last four: a stall of either machine isn't the path's. Until there are four it is the best
+        // guess by itself: the handshake's round trip holds its computations, and would take dozens of probes to fade.
+        let early = self.recent.len() < RECENT;
+        if !early {
             self.recent.pop_front();
         }
         self.recent.push_back(rtt);
         let steady = self.recent.iter().min().copied().unwrap_or(rtt);
-        let before = self.srtt.unwrap_or(steady);
+        let before = self.srtt.filter(|_| !early).unwrap_or(steady);
         self.srtt = Some((before * 7 + steady) / 8);
         let deviation = rtt.abs_diff(before).min(MAX_VARIATION);
         self.variation = (self.variation * 3 + deviation) / 4;

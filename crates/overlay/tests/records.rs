@@ -273,7 +273,9 @@ fn requests_are_answered_in_order_and_bounded() {
     p.core.handle_control(p.now, OTHER, &wanted).unwrap();
     let kinds: Vec<Kind> = p.flooded(OTHER).into_iter().map(|record| record.kind).collect();
     assert_eq!(kinds, [Kind::Member, Kind::LinkState]);
-    let many = Message::Request(vec![(NodeId([9; 32]), Kind::Member); 512]).encode();
+    let ids =
+        (0..512_u16).map(|at| (NodeId([at.to_be_bytes(); 16].concat().try_into().unwrap()), Kind::Member));
+    let many = Message::Request(ids.collect()).encode();
     let refused = (0..1000).find_map(|_| p.core.handle_control(p.now, OTHER, &many).err());
     assert_eq!(refused, Some(ControlError::TooManyRequests));
 }

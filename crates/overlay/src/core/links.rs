@@ -7,7 +7,7 @@ use meshara_identity::NodeId;
 
 use super::Core;
 use crate::bucket::Bucket;
-use crate::cost::{ADVERTISE_EVERY, link_cost, worth_telling};
+use crate::cost::{ADVERTISE_EVERY, SMALL_LASTS, link_cost, worth_telling, worth_telling_later};
 use crate::damping::PENALTY;
 use crate::liveness::{Change, Liveness, Phase};
 use crate::probe::{Probe, ProbeError};
@@ -22,6 +22,10 @@ const HEARD_LATELY: Duration = Duration::from_millis(1300);
 const REQUEST_BURST: u32 = 100_000;
 /// And one more this often (1,000 records a second).
 const REQUEST_EVERY: Duration = Duration::from_millis(1);
+/// Links to one node at once: a routing link, a direct one, and what replaces each while the old one isn't known dead yet.
+const MAX_LINKS_OF_ONE: usize = 4;
+/// Direct links in all: half the places that the data plane has, so that they never keep out routing links.
+const MAX_DIRECT: usize = 128;
 /// A node that has fewer neighbours than this is always accepted: refusing it could cut it off.
 const NEEDY: usize = 2;
 /// After a wake-up, a link that turns suspect within this time is replaced by a new dial at once.
@@ -53,12 +57,21 @@ pub(super) struct Told {
     /// The cost before damping, and since when it stands.
     cost: u32,
     at: Duration,
+    /// Since when the real cost differs a little from it.
+    differs: Option<Duration>,
 }
 
 impl Told {
     /// The advertised cost, damping included, µs.
     pub(super) const fn shown_cost(&self) -> u32 {
         self.neighbour.cost
+    }
+
+    /// Whether a new cost is to be told now.
+    fn outdated(&self, now: Duration, fresh: u32) -> bool {
+        let lasts = self.differs.is_some_and(|since| now >= since + SMALL_LASTS);
+        (worth_telling(self.cost, fresh) && now >= self.at + ADVERTISE_EVERY)
+            || (worth_telling_later(self.cost, fresh) && lasts)
     }
 }
 
@@ -70,9 +83,9 @@ impl Core {
             self.outputs.push_back(Output::CloseLink { link: id, reason: CloseReason::Leaving });
             return;
         }
-        if peer.kind == LinkKind::Routing && self.too_many(&peer) {
+        if let Some(reason) = self.no_place(&peer) {
             self.metrics.refused += 1;
-            self.outputs.push_back(Output::CloseLink { link: id, reason: CloseReason::Full });
+            self.outputs.push_back(Output::CloseLink { link: id, reason });
             return;
         }
         self.dialled(now, &peer);
@@ -203,7 +216,8 @@ impl Core {
                 if damp {
                     self.damping.entry(node).or_default().failed(now);
                 }
-                if self.woke_at.is_some_and(|woke| now.saturating_sub(woke) < DOUBT_AFTER_WAKE) {
+                // Only what routes by it: a new dial makes a routing link.
+                if damp && self.woke_at.is_some_and(|woke| now.saturating_sub(woke) < DOUBT_AFTER_WAKE) {
                     self.redial(now, node);
                 }
             }
@@ -262,6 +276,20 @@ impl Core {
         ids
     }
 
+    /// Why a new link is closed at once.
+    fn no_place(&self, peer: &LinkPeer) -> Option<CloseReason> {
+        let full = match peer.kind {
+            LinkKind::Routing => self.too_many(peer),
+            LinkKind::Direct => self.links.values().filter(|link| !link.routing()).count() >= MAX_DIRECT,
+        };
+        let of_one = self.links.values().filter(|link| link.peer.node == peer.node).count();
+        if full {
+            Some(CloseReason::Full)
+        } else {
+            (of_one >= MAX_LINKS_OF_ONE).then_some(CloseReason::Duplicate)
+        }
+    }
+
     fn too_many(&self, peer: &LinkPeer) -> bool {
         let others = self.neighbour_ids().iter().filter(|id| **id != peer.node).count();
         if others >= MAX_NEIGHBOURS {
@@ -307,24 +335,31 @@ impl Core {
         if self.left {
             return;
         }
+        // Of several links any may carry the traffic for a while.
+        let mut mtus: BTreeMap<NodeId, u16> = BTreeMap::new();
+        for link in self.links.values().filter(|link| link.routing() && link.live.phase() == Phase::Up) {
+            let mtu = mtus.entry(link.peer.node).or_insert(link.peer.mtu);
+            *mtu = link.peer.mtu.min(*mtu);
+        }
         let mut told = BTreeMap::new();
         for link in self.links.values().filter(|link| link.routing() && link.live.phase() != Phase::Init) {
             let node = link.peer.node;
             let suspect = link.live.phase() == Phase::Suspect;
             let fresh = link_cost(link.live.rtt(), link.live.loss());
             let before = self.told.get(&node);
-            let (cost, loss, at) = match before {
-                Some(before)
-                    if suspect || !worth_telling(before.cost, fresh) || now < before.at + ADVERTISE_EVERY =>
-                {
-                    (before.cost, before.neighbour.loss, before.at)
+            let (cost, loss, at, differs) = match before {
+                Some(before) if suspect || !before.outdated(now, fresh) => {
+                    let differs = worth_telling_later(before.cost, fresh);
+                    let differs = differs.then(|| before.differs.unwrap_or(now));
+                    (before.cost, before.neighbour.loss, before.at, differs)
                 }
-                _ => (fresh, link.live.loss(), now),
+                _ => (fresh, link.live.loss(), now, None),
             };
             let damped = self.damping.get(&node).is_some_and(|damping| damping.damped(now));
             let shown = if damped { cost.saturating_add(PENALTY) } else { cost };
-            let neighbour = Neighbour { node, cost: shown, loss, mtu: link.peer.mtu, suspect };
-            let new = Told { neighbour, cost, at };
+            let mtu = mtus.get(&node).copied().unwrap_or(link.peer.mtu);
+            let neighbour = Neighbour { node, cost: shown, loss, mtu, suspect };
+            let new = Told { neighbour, cost, at, differs };
             told.entry(node)
                 .and_modify(|old: &mut Told| {
                     if (suspect, shown) < (old.neighbour.suspect, old.neighbour.cost) {

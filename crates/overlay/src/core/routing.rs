@@ -26,8 +26,18 @@ const ROW_GAP: Duration = Duration::from_millis(250);
 /// Where alternates are not computed at once, compute them after this much quiet.
 const ALTERNATES_AFTER: Duration = Duration::from_millis(250);
 
-/// A way out: the neighbour and its index in the graph, what the link costs, the link. Ordered by the neighbour.
-type Way = (NodeId, u32, u32, LinkId);
+/// A way out. Ordered by the neighbour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Way {
+    node: NodeId,
+    /// The neighbour's index in the graph.
+    at: u32,
+    /// What the link costs.
+    cost: u32,
+    /// What passing through the neighbour costs besides.
+    extra: u32,
+    link: LinkId,
+}
 
 /// Routes as last computed.
 #[derive(Debug)]
@@ -141,7 +151,7 @@ impl Core {
         let mut same = true;
         if changed || (with_alternates && self.routing.bare) {
             self.routing.bare = !with_alternates;
-            let routes = self.routes_from(now, root, with_alternates);
+            let routes = self.routes_from(root, with_alternates);
             let before = std::mem::replace(&mut self.routing.routes, routes);
             self.tell_reachability(&before);
             same = before == self.routing.routes;
@@ -170,15 +180,16 @@ impl Core {
             .iter()
             .filter_map(|edge| {
                 let id = graph.id(edge.to);
-                Some((id, edge.to, edge.cost, *links.get(&id)?))
+                let extra = transit.and_then(|transit| transit.get(edge.to as usize)).copied().unwrap_or(0);
+                Some(Way { node: id, at: edge.to, cost: edge.cost, extra, link: *links.get(&id)? })
             })
             .collect();
         ways.sort_unstable();
         let Routing { packed, shortest, around, .. } = &mut self.routing;
         let mut changed = shortest.refresh(graph, packed, root, None, transit);
         if with_alternates && ways.len() > 1 {
-            around.retain(|at, _| ways.iter().any(|(_, way, ..)| way == at));
-            for (_, at, ..) in &ways {
+            around.retain(|at, _| ways.iter().any(|way| way.at == *at));
+            for Way { at, .. } in &ways {
                 changed |= around.entry(*at).or_default().refresh(graph, packed, *at, Some(root), transit);
             }
         }
@@ -187,20 +198,18 @@ impl Core {
         changed
     }
 
-    fn routes_from(&self, now: Duration, root: u32, with_alternates: bool) -> Vec<Option<RouteEntry>> {
+    fn routes_from(&self, root: u32, with_alternates: bool) -> Vec<Option<RouteEntry>> {
         let graph = &self.graph;
-        let transit = graph.transit(now);
-        let transit = transit.as_deref();
         let Routing { ways, shortest, around, .. } = &self.routing;
         let shortest = &shortest.tree;
         let around: Vec<&Tree> =
-            ways.iter().filter_map(|(_, at, ..)| around.get(at).map(|kept| &kept.tree)).collect();
+            ways.iter().filter_map(|way| around.get(&way.at).map(|kept| &kept.tree)).collect();
         let with_alternates = with_alternates && ways.len() > 1 && around.len() == ways.len();
         // Which way each first hop is.
         let mut way_of = vec![None; graph.slots()];
-        for ((_, to, _, _), way) in ways.iter().zip(0_usize..) {
-            if let Some(slot) = way_of.get_mut(*to as usize) {
-                *slot = Some(way);
+        for (way, place) in ways.iter().zip(0_usize..) {
+            if let Some(slot) = way_of.get_mut(way.at as usize) {
+                *slot = Some(place);
             }
         }
         let slots = u32::try_from(graph.slots()).unwrap_or(NONE);
@@ -214,13 +223,13 @@ impl Core {
                 continue;
             };
             let alternates = if with_alternates {
-                alternates(ways, &around, primary, at, metric_us, transit)
+                alternates(ways, shortest, &around, primary, at)
             } else {
                 Alternates::default()
             };
-            routes.push(ways.get(primary).map(|(_, _, _, link)| RouteEntry {
+            routes.push(ways.get(primary).map(|way| RouteEntry {
                 node: graph.id(at),
-                primary: *link,
+                primary: way.link,
                 alternates,
                 hops: shortest.hops.get(at as usize).copied().unwrap_or(0),
                 metric_us,
@@ -253,29 +262,26 @@ impl Core {
 /// neighbour (inequality 3), then loop-free ones, then those that avoid it, then the rest; the shorter first.
 fn alternates(
     ways: &[Way],
+    shortest: &Tree,
     around: &[&Tree],
     primary: usize,
     destination: u32,
-    metric: u32,
-    transit: Option<&[u32]>,
 ) -> Alternates {
     let mut best: [Option<(bool, bool, u32, LinkId)>; MAX_ALTERNATES] = [None; MAX_ALTERNATES];
-    let Some((_, hop, _, _)) = ways.get(primary) else { return Alternates::default() };
+    let Some(hop) = ways.get(primary).map(|way| way.at) else { return Alternates::default() };
     let hop_to_destination = around.get(primary).map_or(UNREACHABLE, |tree| tree.to(destination));
-    for (at, ((_, via, cost, link), tree)) in ways.iter().zip(around).enumerate() {
+    let metric = shortest.to(destination);
+    for (at, (way, tree)) in ways.iter().zip(around).enumerate() {
         let rest = tree.to(destination);
         if at == primary || rest == UNREACHABLE {
             continue;
         }
-        let loop_free = rest < cost.saturating_add(metric);
-        let avoids = *hop == destination || rest < tree.to(*hop).saturating_add(hop_to_destination);
-        let extra = if *via == destination {
-            0
-        } else {
-            transit.and_then(|transit| transit.get(*via as usize)).copied().unwrap_or(0)
-        };
-        let total = cost.saturating_add(rest).saturating_add(extra);
-        let mut new = Some((!(loop_free && avoids), !loop_free, total, *link));
+        // The distance from there to us, which may be shorter than the link; costs are the same both ways.
+        let loop_free = rest < shortest.to(way.at).saturating_add(metric);
+        let avoids = hop == destination || rest < tree.to(hop).saturating_add(hop_to_destination);
+        let extra = if way.at == destination { 0 } else { way.extra };
+        let total = way.cost.saturating_add(rest).saturating_add(extra);
+        let mut new = Some((!(loop_free && avoids), !loop_free, total, way.link));
         for slot in &mut best {
             if slot.is_none() || new < *slot {
                 std::mem::swap(slot, &mut new);
@@ -290,4 +296,44 @@ fn alternates(
         alternates.push(link);
     }
     alternates
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tree(dist: &[u32]) -> Tree {
+        let mut tree = Tree::default();
+        tree.dist = dist.to_vec();
+        tree
+    }
+
+    fn way(at: u32, cost: u32, extra: u32) -> Way {
+        Way { node: NodeId([at as u8; 32]), at, cost, extra, link: LinkId(at) }
+    }
+
+    /// We are 0; 1, 2 and 3 are neighbours, 4 the destination behind them.
+    #[test]
+    fn loop_free_by_distance_not_by_the_links_own_cost() {
+        // 1 is the primary. The link to 2 costs 50, but 2 reaches us over 1 for 2 and would send frames for 4 (12 by its other
+        // way round) back through us. 3 is dear, and free of loops.
+        let shortest = tree(&[0, 1, 2, 100, 10]);
+        let ways = [way(1, 1, 0), way(2, 50, 0), way(3, 100, 0)];
+        let (one, two, three) =
+            (tree(&[9, 0, 1, 99, 9]), tree(&[9, 1, 0, 99, 12]), tree(&[9, 99, 99, 0, 20]));
+        let found = alternates(&ways, &shortest, &[&one, &two, &three], 0, 4);
+        assert_eq!(found.as_slice(), [LinkId(3), LinkId(2)]);
+    }
+
+    #[test]
+    fn a_way_through_a_suspect_node_comes_last() {
+        let shortest = tree(&[0, 1, 5, 6, 10]);
+        let trees = [tree(&[9, 0, 6, 7, 9]), tree(&[9, 6, 0, 9, 6]), tree(&[9, 7, 9, 0, 6])];
+        let around: Vec<&Tree> = trees.iter().collect();
+        let ways = [way(1, 1, 0), way(2, 5, 0), way(3, 6, 0)];
+        assert_eq!(alternates(&ways, &shortest, &around, 0, 4).as_slice(), [LinkId(2), LinkId(3)]);
+        let suspect = [way(1, 1, 0), way(2, 5, 2_000_000), way(3, 6, 0)];
+        assert_ne!(ways, suspect, "such a change computes routes anew");
+        assert_eq!(alternates(&suspect, &shortest, &around, 0, 4).as_slice(), [LinkId(3), LinkId(2)]);
+    }
 }
