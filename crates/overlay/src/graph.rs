@@ -403,6 +403,38 @@ mod tests {
         assert_eq!(via(&g, 3, SUSPECT_TRANSIT_FOR), (1, 2000));
     }
 
+    #[test]
+    fn clearing_a_flag_and_setting_it_again_gains_nothing() {
+        let address = || MeshAddress([0xfd; 16]);
+        let ms = Duration::from_millis;
+        let mut g = graph(&[vec![advert(1, 1000, false)], vec![advert(0, 1000, false)]]);
+        let mut flag = |now, suspect| {
+            g.set(id(0), address, vec![advert(1, 1000, suspect)], now);
+            g.transit(now).is_some()
+        };
+        // Two short stalls and a death are taken in earnest …
+        for start in [0, 10_000, 20_000] {
+            assert!(flag(ms(start), true), "at {start} ms");
+            assert!(!flag(ms(start + 500), false));
+        }
+        // … but in a minute not more than the whole time that one flag has.
+        let keeps_away = (21_000..60_000).step_by(100).filter(|now| {
+            let away = flag(ms(*now), true);
+            if now % 4_500 == 0 {
+                flag(ms(*now), false);
+            }
+            away
+        });
+        let keeps_away = keeps_away.count() * 100 + 1_500;
+        assert!((4_900..=5_100).contains(&keeps_away), "{keeps_away} ms");
+        flag(ms(59_900), false);
+        assert!(flag(ms(60_000), true), "counted anew");
+        // Another node with the same index begins anew too.
+        let at = g.remove(&id(1), ms(61_000)).unwrap();
+        assert!(g.suspects.is_empty());
+        assert_eq!(g.set(id(2), address, Vec::new(), ms(61_000)).0, at);
+    }
+
     proptest! {
         #[test]
         fn paths_equal_brute_force(

@@ -357,3 +357,40 @@ impl Liveness {
         u16::try_from(lost * u32::from(LOSS_ONE) / window).unwrap_or(LOSS_ONE)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn probes_outweigh_the_handshakes_round_trip_at_once() {
+        let ms = Duration::from_millis;
+        let config = Config::default();
+        // The handshake took 40 ms, the path takes 2.
+        let mut live = Liveness::new(ms(0), Some(ms(40)), &config);
+        let mut now = ms(0);
+        let mut pass = |live: &mut Liveness, rtt: u64| {
+            now += ms(500);
+            let sent = live.poll_probe(now, 0, &config).unwrap();
+            let probe = Probe {
+                active: false,
+                deaf: false,
+                interval_ms: 500,
+                seq: sent.seq,
+                echo: sent.seq,
+                hold_us: 0,
+                loss: 0,
+            };
+            live.heard(now + ms(rtt), &probe, &config).unwrap();
+            live.rtt().unwrap()
+        };
+        assert_eq!([pass(&mut live, 3), pass(&mut live, 2), pass(&mut live, 9)], [ms(3), ms(2), ms(2)]);
+        assert_eq!(pass(&mut live, 2), ms(2));
+        // Later one slow probe is a stall, and a lasting change comes in step by step.
+        assert_eq!(pass(&mut live, 10), ms(2));
+        for _ in 0..3 {
+            pass(&mut live, 10);
+        }
+        assert_eq!(pass(&mut live, 10), ms(3) + Duration::from_micros(875));
+    }
+}

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use meshara_overlay::control::{Aged, Message, SummaryEntry};
 use meshara_overlay::probe::Probe;
-use meshara_overlay::record::{Kind, LinkState, Neighbour, Record};
+use meshara_overlay::record::{Kind, LinkState, Neighbour, Record, encode_addresses};
 use meshara_overlay::{
-    Authenticator, Config, ControlError, Core, Identity, LinkId, LinkKind, LinkPeer, MemberError, NodeId,
-    Output, ProbeError,
+    Authenticator, CloseReason, Config, ControlError, Core, Identity, LinkDownReason, LinkId, LinkKind,
+    LinkPeer, MemberError, NodeId, Output, ProbeError,
 };
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -433,4 +433,134 @@ fn a_neighbour_whose_clock_was_ahead_is_shown_what_it_must_overtake() {
     p.up(OTHER, 2, LinkKind::Routing);
     send_aged(&mut p, OTHER, 0, &[member(1)]);
     assert!(p.flooded(OTHER).is_empty());
+}
+
+fn plain(at: usize, kind: LinkKind, mtu: u16) -> LinkPeer {
+    let node = node_id(at);
+    LinkPeer {
+        node,
+        address: address_of(&node),
+        dialled_by_us: true,
+        kind,
+        mtu,
+        rtt: Some(ms(4)),
+        remote: None,
+    }
+}
+
+fn closed(p: &mut Played) -> Vec<(LinkId, CloseReason)> {
+    let close = |output| match output {
+        Output::CloseLink { link, reason } => Some((link, reason)),
+        _ => None,
+    };
+    p.outputs().into_iter().filter_map(close).collect()
+}
+
+#[test]
+fn one_node_and_direct_links_take_a_bounded_number_of_places() {
+    let mut p = Played::new();
+    for link in 10..20 {
+        let kind = if link % 2 == 0 { LinkKind::Routing } else { LinkKind::Direct };
+        p.core.link_up(p.now, LinkId(link), plain(5, kind, 1400));
+    }
+    let refused: Vec<_> = (14..20).map(|link| (LinkId(link), CloseReason::Duplicate)).collect();
+    assert_eq!(closed(&mut p), refused);
+    // The two of node 5 count.
+    for link in 100..300 {
+        let at = usize::try_from(link).unwrap();
+        p.core.link_up(p.now, LinkId(link), plain(at, LinkKind::Direct, 1400));
+    }
+    let refused: Vec<_> = (226..300).map(|link| (LinkId(link), CloseReason::Full)).collect();
+    assert_eq!(closed(&mut p), refused);
+    // Routing has its own places.
+    p.core.link_up(p.now, LinkId(400), plain(6, LinkKind::Routing, 1400));
+    assert!(closed(&mut p).is_empty());
+}
+
+/// What we tell of node 1.
+fn told_of_one(p: &mut Played) -> Option<Neighbour> {
+    p.settle();
+    let newest = p.flooded(OTHER).into_iter().rfind(|record| record.kind == Kind::LinkState)?;
+    let state = LinkState::decode(&node_id(0), newest.body()).unwrap();
+    state.neighbours.into_iter().find(|neighbour| neighbour.node == node_id(1))
+}
+
+#[test]
+fn of_two_links_to_a_node_the_smaller_mtu_is_told() {
+    let mut p = Played::new();
+    p.settle();
+    p.outputs();
+    // A dearer link with less room beside the first: it is newer, so it carries the traffic.
+    let worse = LinkPeer { rtt: Some(ms(90)), ..plain(1, LinkKind::Routing, 1200) };
+    p.core.link_up(p.now, LinkId(3), worse);
+    p.now += ms(90);
+    let probe = Probe { active: false, deaf: false, interval_ms: 500, seq: 1, echo: 1, hold_us: 0, loss: 0 };
+    p.core.handle_probe(p.now, LinkId(3), &probe.encode()).unwrap();
+    assert_eq!(told_of_one(&mut p).unwrap().mtu, 1200);
+    p.core.link_down(p.now, LinkId(3), LinkDownReason::Closed);
+    assert_eq!(told_of_one(&mut p).unwrap().mtu, 1400);
+}
+
+#[test]
+fn after_sleep_only_routing_links_are_dialled_anew() {
+    let mut p = Played::new();
+    p.up(LinkId(3), 5, LinkKind::Direct);
+    let probe = Probe { active: false, deaf: false, interval_ms: 500, seq: 1, echo: 1, hold_us: 0, loss: 0 };
+    p.core.handle_probe(p.now, LinkId(3), &probe.encode()).unwrap();
+    // Everyone's address is known.
+    let address = |at: u8| {
+        let body = encode_addresses(&[std::net::SocketAddr::from(([10, 0, 0, at], 7000))]);
+        signed(usize::from(at), usize::from(at), Kind::Addresses, 1, &body)
+    };
+    p.send(vec![member(1), member(5), address(1), address(5)]).unwrap();
+    p.core.network_changed(p.now);
+    let mut dialled = Vec::new();
+    for _ in 0..40 {
+        p.now += ms(10);
+        p.core.handle_timeout(p.now);
+        for output in p.outputs() {
+            if let Output::Dial { target, .. } = output {
+                dialled.extend(target.node);
+            }
+        }
+    }
+    assert!(dialled.contains(&node_id(1)), "{dialled:?}");
+    assert!(!dialled.contains(&node_id(5)), "{dialled:?}");
+    assert!(p.core.metrics().suspicions >= 2);
+}
+
+#[test]
+fn small_changes_of_cost_are_told_when_they_last() {
+    let mut p = Played::new();
+    let mut told = Vec::new();
+    let mut seq = 0;
+    for _ in 0..80 {
+        p.now += ms(500);
+        p.core.handle_timeout(p.now);
+        for output in p.outputs() {
+            match output {
+                Output::Probe { link: LINK, bytes } => seq = Probe::decode(&bytes).unwrap().seq,
+                Output::Control { link: OTHER, bytes } => {
+                    let Message::Records(records) = Message::decode(&bytes).unwrap() else { continue };
+                    for aged in records.iter().filter(|aged| aged.record.kind == Kind::LinkState) {
+                        let state = LinkState::decode(&node_id(0), aged.record.body()).unwrap();
+                        let of_one = state.neighbours.iter().find(|n| n.node == node_id(1));
+                        told.extend(of_one.map(|n| (p.now.as_secs(), n.cost)));
+                    }
+                }
+                _ => {}
+            }
+        }
+        p.now += ms(3);
+        let probe =
+            Probe { active: false, deaf: false, interval_ms: 500, seq, echo: seq, hold_us: 0, loss: 0 };
+        for link in [LINK, OTHER] {
+            let _ = p.core.handle_probe(p.now, link, &probe.encode());
+        }
+    }
+    told.dedup_by_key(|(_, cost)| *cost);
+    // The path's 3 ms make 2 ms cost. On the way there a large change is told soon, the small rest after half a minute.
+    let [(_, first), (soon, large), (later, small)] = told[..] else { panic!("{told:?}") };
+    assert!(soon <= 10 && large < 1800 && (30..=33).contains(&(later - soon)), "{told:?}");
+    assert_eq!((first, small), (500, 1999));
 }
