@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,9 +18,11 @@ use tokio::sync::{Notify, broadcast, mpsc};
 
 use super::network;
 
-/// Control messages waiting for one neighbour. A database exchange of 10,000 nodes is some thousand messages of up to 64 KiB
-/// at the core's pace; a neighbour that doesn't read for longer is cut off.
+/// Control messages waiting for one neighbour; a neighbour that doesn't read for longer is cut off.
 const CONTROL_QUEUE: usize = 4096;
+/// And bytes of them: the records of some 6,000 nodes. A slow neighbour that asks for more at once is cut off, and asks for
+/// the rest when it is back.
+const CONTROL_QUEUE_BYTES: usize = 8 * 1024 * 1024;
 /// Dials asked for and not begun. The core asks for each target once; there are at most as many as it knows.
 const DIAL_QUEUE: usize = 1024;
 /// Events that a slow listener may miss before it is told that it did.
@@ -33,7 +36,49 @@ pub(crate) struct LinkHandle {
     pub(crate) dialled: bool,
     /// This machine's address that the link began with.
     pub(crate) source: Option<IpAddr>,
-    control: mpsc::Sender<Vec<u8>>,
+    control: ControlQueue,
+}
+
+/// Where control messages wait for a neighbour: bounded in number and in bytes.
+#[derive(Debug)]
+struct ControlQueue {
+    messages: mpsc::Sender<Vec<u8>>,
+    waiting: Arc<AtomicUsize>,
+}
+
+/// The other end of a link's queue of control messages.
+#[derive(Debug)]
+pub(crate) struct ControlMessages {
+    messages: mpsc::Receiver<Vec<u8>>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl ControlQueue {
+    fn new() -> (Self, ControlMessages) {
+        let (sender, messages) = mpsc::channel(CONTROL_QUEUE);
+        let waiting = Arc::new(AtomicUsize::new(0));
+        (Self { messages: sender, waiting: waiting.clone() }, ControlMessages { messages, waiting })
+    }
+
+    /// Puts a message in; `false` if it is full or nobody reads it any more. Only called under the core's lock.
+    fn put(&self, message: Vec<u8>) -> bool {
+        let len = message.len();
+        if self.waiting.load(Ordering::Relaxed) + len > CONTROL_QUEUE_BYTES {
+            return false;
+        }
+        // Before it is in: the reader must not subtract it first.
+        self.waiting.fetch_add(len, Ordering::Relaxed);
+        self.messages.try_send(message).is_ok()
+    }
+}
+
+impl ControlMessages {
+    /// The next message. None when the overlay has forgotten the link.
+    pub(crate) async fn recv(&mut self) -> Option<Vec<u8>> {
+        let message = self.messages.recv().await?;
+        self.waiting.fetch_sub(message.len(), Ordering::Relaxed);
+        Some(message)
+    }
 }
 
 struct State {
@@ -108,8 +153,8 @@ impl Overlay {
     }
 
     /// Tells the core of a new link. The receiver gives the control messages to send on it.
-    pub(crate) fn link_up(&self, link: &Link) -> (Arc<LinkHandle>, mpsc::Receiver<Vec<u8>>) {
-        let (control, messages) = mpsc::channel(CONTROL_QUEUE);
+    pub(crate) fn link_up(&self, link: &Link) -> (Arc<LinkHandle>, ControlMessages) {
+        let (control, messages) = ControlQueue::new();
         let handle = Arc::new(LinkHandle {
             hop: link.hop.clone(),
             member: link.member.clone(),
@@ -169,7 +214,7 @@ impl Overlay {
                 Output::Probe { link, bytes } => self.plane.send_probe(link, &bytes),
                 Output::Control { link, bytes } => {
                     let Some(handle) = state.links.get(&link) else { continue };
-                    if handle.control.try_send(bytes).is_err() {
+                    if !handle.control.put(bytes) {
                         // The reader of the queue ended, or the neighbour doesn't read: the connection is of no use. Its end
                         // reaches the core through the link's own task.
                         handle
@@ -229,3 +274,25 @@ impl Overlay {
 
 /// Close code of a link whose other end doesn't read its control stream. Above the overlay's own codes.
 const CLOSE_STUCK: u32 = 0x100;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn control_messages_are_bounded_in_number_and_in_bytes() {
+        let (queue, mut messages) = ControlQueue::new();
+        let large = vec![0; CONTROL_QUEUE_BYTES / 4];
+        assert!((0..4).all(|_| queue.put(large.clone())));
+        assert!(!queue.put(vec![0]), "the bytes are full");
+        assert_eq!(messages.recv().await.map(|message| message.len()), Some(large.len()));
+        assert!(queue.put(large.clone()));
+        let (queue, messages) = ControlQueue::new();
+        assert!((0..CONTROL_QUEUE).all(|_| queue.put(vec![0])));
+        assert!(!queue.put(vec![0]), "as many as fit");
+        drop(messages);
+        let (queue, messages) = ControlQueue::new();
+        drop(messages);
+        assert!(!queue.put(vec![0]), "nobody reads");
+    }
+}
