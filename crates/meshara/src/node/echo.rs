@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use meshara_identity::MeshAddress;
+use meshara_overlay::LinkId;
 use meshara_overlay::echo::{ECHO_LEN, Echo, EchoKind};
 use meshara_overlay::header::DEFAULT_TTL;
 use meshara_transport::{ControlFrame, DataPlane};
@@ -15,6 +16,37 @@ use tokio::sync::mpsc;
 const MAX_RUNS: usize = 256;
 /// Answers waiting for one run's task: a second of pings every millisecond.
 const ANSWERS: usize = 1024;
+
+/// Echoes of one neighbour, its own and those it forwards, that are answered in a second: pings of two runs at the shortest
+/// interval that any tool uses, and some 3 % of one core.
+const SHARE: u32 = 2_000;
+/// Answered at once after a pause.
+const BURST: u32 = 400;
+/// Neighbours whose shares are kept; those that rest are forgotten first.
+const MAX_SHARES: usize = 1024;
+
+/// How much of its share each neighbour has used: the time until which it is used up (GCRA, ITU-T I.371).
+#[derive(Debug, Default)]
+struct Shares(HashMap<LinkId, Instant>);
+
+impl Shares {
+    /// Whether an echo that came over a link is to be answered.
+    fn take(&mut self, link: LinkId, now: Instant) -> bool {
+        if self.0.len() >= MAX_SHARES && !self.0.contains_key(&link) {
+            self.0.retain(|_, until| *until > now);
+            if self.0.len() >= MAX_SHARES {
+                return false;
+            }
+        }
+        let each = Duration::from_secs(1) / SHARE;
+        let until = self.0.entry(link).or_insert(now);
+        if until.saturating_duration_since(now) > each * (BURST - 1) {
+            return false;
+        }
+        *until = (*until).max(now) + each;
+        true
+    }
+}
 
 /// An answer to an echo of ours.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +64,8 @@ pub(crate) struct Echoes {
     plane: Arc<DataPlane>,
     next: AtomicU64,
     runs: Mutex<HashMap<u64, mpsc::Sender<Answer>>>,
+    shares: Mutex<Shares>,
+    shed: AtomicU64,
 }
 
 /// One run: its answers come out of `answers`; dropping it ends it.
@@ -63,7 +97,18 @@ impl Run<'_> {
 
 impl Echoes {
     pub(crate) fn new(plane: Arc<DataPlane>, first: u64) -> Self {
-        Self { plane, next: AtomicU64::new(first), runs: Mutex::default() }
+        Self {
+            plane,
+            next: AtomicU64::new(first),
+            runs: Mutex::default(),
+            shares: Mutex::default(),
+            shed: AtomicU64::new(0),
+        }
+    }
+
+    /// Echoes that got no answer since their neighbour had used up its share.
+    pub(crate) fn shed(&self) -> u64 {
+        self.shed.load(Relaxed)
     }
 
     /// Begins a run; `None` when too many are under way.
@@ -84,6 +129,12 @@ impl Echoes {
         let for_us = frame.destination == self.plane.me();
         match echo.kind {
             EchoKind::Request => {
+                let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+                if !shares.take(frame.link, Instant::now()) {
+                    self.shed.fetch_add(1, Relaxed);
+                    return;
+                }
+                drop(shares);
                 let kind = if for_us { EchoKind::Reply } else { EchoKind::TtlExceeded };
                 let answer = echo.answer(kind, frame.ttl, DEFAULT_TTL);
                 // As long as the request, so that a ping with a size tests both ways and amplifies nothing.
@@ -117,3 +168,32 @@ fn padded(echo: Echo, size: usize) -> Vec<u8> {
 
 /// How long a trace waits for the answer to one echo.
 pub(crate) const TRACE_WAIT: Duration = Duration::from_millis(700);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_neighbour_that_floods_uses_up_only_its_own_share() {
+        let (mut shares, start) = (Shares::default(), Instant::now());
+        let answered = |shares: &mut Shares, at| (0..10_000).filter(|_| shares.take(LinkId(1), at)).count();
+        assert_eq!(answered(&mut shares, start), BURST as usize);
+        assert!(shares.take(LinkId(2), start));
+        let tenth = Duration::from_millis(100);
+        assert_eq!(answered(&mut shares, start + tenth), SHARE as usize / 10);
+        assert_eq!(answered(&mut shares, start + tenth * 100), BURST as usize, "a pause saves up no more");
+        // A steady ping every millisecond is answered for ever.
+        let steady = (0..5_000).all(|n| shares.take(LinkId(3), start + Duration::from_millis(n)));
+        assert!(steady);
+    }
+
+    #[test]
+    fn shares_are_bounded_and_those_at_rest_make_room() {
+        let (mut shares, start) = (Shares::default(), Instant::now());
+        let neighbours = 0..u32::try_from(MAX_SHARES).unwrap();
+        assert!(neighbours.map(LinkId).all(|link| shares.take(link, start)));
+        assert!(!shares.take(LinkId(u32::MAX), start));
+        assert!(shares.take(LinkId(u32::MAX), start + Duration::from_secs(1)));
+        assert_eq!(shares.0.len(), 1);
+    }
+}

@@ -17,6 +17,11 @@ pub(crate) fn text(inner: &Inner) -> String {
     for (name, value) in plane.counters().list() {
         counter(format!("frames_{name}"), "hop frames by what became of them", value);
     }
+    counter(
+        "echoes_unanswered".to_owned(),
+        "echoes above the share of the neighbour that they came from",
+        inner.echoes.shed(),
+    );
     let joined = plane.reassembly_stats();
     for (name, value) in [
         ("complete", joined.complete),

@@ -19,6 +19,7 @@ mod messages;
 mod metrics;
 mod multicast;
 mod network;
+mod observed;
 mod overlay;
 mod pipe;
 mod services;
@@ -49,6 +50,7 @@ use self::messages::Messages;
 pub use self::messages::{Receipt, SendError};
 #[doc(hidden)]
 pub use self::multicast::decode_announcement;
+use self::observed::Observed;
 use self::overlay::Overlay;
 pub use self::services::ServiceError;
 use self::services::Services;
@@ -96,7 +98,7 @@ pub(crate) struct Inner {
     pub(crate) network_changes: watch::Sender<u32>,
     stop: watch::Sender<bool>,
     local: Mutex<BTreeSet<IpAddr>>,
-    seen_at: Mutex<Vec<SocketAddr>>,
+    seen_at: Mutex<Observed>,
     /// Configured and remembered peers: what they resolve to, and the last failure.
     configured: Mutex<Vec<ConfiguredState>>,
     tasks: Mutex<JoinSet<()>>,
@@ -328,26 +330,34 @@ impl Inner {
         self.local.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
     }
 
-    /// A neighbour saw us at this address.
-    pub(crate) fn observed(&self, addr: SocketAddr) {
+    /// A neighbour says that it sees us at this address.
+    pub(crate) fn observed(&self, neighbour: NodeId, addr: SocketAddr) {
+        // One on the same network sees what the node knows by itself.
+        let known = self.local_ips().contains(&addr.ip().to_canonical());
         {
             let mut seen = self.seen_at.lock().unwrap_or_else(PoisonError::into_inner);
-            if seen.contains(&addr) {
-                return;
-            }
-            seen.push(addr);
-            if seen.len() > network::MAX_OBSERVED {
-                seen.remove(0);
+            if known || !observed::is_credible(addr, self.bound) {
+                seen.forget(&neighbour);
+            } else {
+                seen.claim(neighbour, addr);
             }
         }
         self.publish_addresses();
+    }
+
+    /// A link to the neighbour has ended.
+    pub(crate) fn unlinked(&self, neighbour: &NodeId) {
+        if self.overlay.link_to(neighbour).is_none() {
+            self.seen_at.lock().unwrap_or_else(PoisonError::into_inner).forget(neighbour);
+            self.publish_addresses();
+        }
     }
 
     /// The addresses under which others may reach this node, best first.
     pub(crate) fn reachable_at(&self) -> Vec<SocketAddr> {
         let local = self.local.lock().unwrap_or_else(PoisonError::into_inner);
         let seen = self.seen_at.lock().unwrap_or_else(PoisonError::into_inner);
-        network::reachable(self.bound, &local, &seen)
+        network::reachable(self.bound, &local, &seen.addresses())
     }
 
     pub(crate) fn publish_addresses(&self) {
@@ -441,7 +451,11 @@ async fn run_session_accepts(inner: Arc<Inner>) {
                 let inner = inner.clone();
                 tasks.spawn(async move {
                     match inner.endpoints.accept_session(incoming).await {
-                        Ok((connection, member)) => inner.sessions.keep(Session { connection, member }).await,
+                        Ok((connection, member)) => {
+                            if !inner.sessions.keep(Session::new(connection, member)).await {
+                                tracing::warn!("a session was refused: too many are open");
+                            }
+                        }
                         Err(error) => tracing::debug!(%error, "a session was not accepted"),
                     }
                 });
@@ -473,6 +487,7 @@ async fn serve_session(inner: Arc<Inner>, session: Session) {
             Some(_) = streams.join_next(), if !streams.is_empty() => {}
             stream = session.connection.accept_bi(), if streams.len() < SESSION_TASKS => {
                 let Ok((send, receive)) = stream else { break };
+                session.began.notify_one();
                 let (inner, session) = (inner.clone(), session.clone());
                 streams.spawn(serve_stream(inner, session, send, receive));
             }

@@ -16,9 +16,6 @@ use super::Inner;
 const SLEEP_CHECK: Duration = Duration::from_secs(1);
 /// Sleep shorter than this is no event: probes pass over it.
 const SLEPT: Duration = Duration::from_secs(2);
-/// Addresses that neighbours saw us at and that we gossip. More than a few means a NAT that gives every peer another port, and
-/// then none of them is of use.
-pub(crate) const MAX_OBSERVED: usize = 4;
 /// Addresses of this machine that are looked at.
 const MAX_LOCAL: usize = 64;
 

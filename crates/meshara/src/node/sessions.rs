@@ -1,19 +1,29 @@
 //! The sessions of a node: one QUIC connection per peer that it talks with, opened when first needed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use meshara_identity::{Member, MeshAddress, NodeId};
 use meshara_transport::{ConnectError, Endpoints};
 use quinn::Connection;
-use tokio::sync::{Mutex as AsyncMutex, mpsc};
+use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc};
 
+use super::direct::Punches;
 use super::streams::{Opening, write_opening};
 use super::tiers::Measured;
 
-/// Sessions at once. Each costs some 100 KB of memory; a node that talks with more peers than this closes idle ones.
+/// Sessions at once; more are refused until some end. Each costs some 100 KB of memory, and stays until its peer goes, says
+/// goodbye or opens newer ones.
 const MAX_SESSIONS: usize = 1024;
+/// Sessions with one peer: both sides may open one at the same moment. The oldest above this is closed after [`GRACE`].
+const KEPT: usize = 2;
+/// How long streams may still end on a session that newer ones have replaced.
+const GRACE: Duration = Duration::from_secs(10);
+/// Close code: newer sessions have taken this one's place.
+const CLOSE_REPLACED: u32 = 0x300;
+/// Close code: the node has [`MAX_SESSIONS`].
+const CLOSE_TOO_MANY: u32 = 0x301;
 /// Attempts to open a session before the caller hears of it: a re-route may eat the first.
 const ATTEMPTS: u32 = 2;
 /// How long a caller waits for a route: a re-route after a failure or a fresh start.
@@ -26,6 +36,22 @@ const ROUTE_POLL: Duration = Duration::from_millis(20);
 pub(crate) struct Session {
     pub(crate) connection: Connection,
     pub(crate) member: Member,
+    /// Told when a stream begins.
+    pub(crate) began: Arc<Notify>,
+}
+
+impl Session {
+    pub(crate) fn new(connection: Connection, member: Member) -> Self {
+        Self { connection, member, began: Arc::default() }
+    }
+
+    fn is_open(&self) -> bool {
+        self.connection.close_reason().is_none()
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        self.connection.stable_id() == other.connection.stable_id()
+    }
 }
 
 /// Why there is no session, or no stream on it.
@@ -54,10 +80,26 @@ pub enum SessionError {
 
 #[derive(Default)]
 struct Entry {
-    current: Option<Session>,
+    /// Oldest first; streams are opened on the last. One more than [`KEPT`] while the oldest has its grace.
+    sessions: VecDeque<Session>,
     measured: Measured,
     /// Held while someone opens a session, so that others wait for that one.
     opening: Arc<AsyncMutex<()>>,
+}
+
+impl Entry {
+    fn current(&self) -> Option<&Session> {
+        self.sessions.iter().rev().find(|session| session.is_open())
+    }
+}
+
+/// Forgets what has ended; the number of sessions left.
+fn prune(entries: &mut HashMap<NodeId, Entry>) -> usize {
+    entries.retain(|_, entry| {
+        entry.sessions.retain(Session::is_open);
+        Arc::strong_count(&entry.opening) > 1 || !entry.sessions.is_empty()
+    });
+    entries.values().map(|entry| entry.sessions.len()).sum()
 }
 
 /// All sessions.
@@ -66,31 +108,35 @@ pub(crate) struct Sessions {
     entries: Mutex<HashMap<NodeId, Entry>>,
     /// New sessions, for the task that accepts their streams.
     opened: mpsc::Sender<Session>,
+    pub(crate) punches: Punches,
 }
 
 impl Sessions {
     /// The receiver gives every session as it opens, whoever opened it.
     pub(crate) fn new(endpoints: Arc<Endpoints>) -> (Self, mpsc::Receiver<Session>) {
         let (opened, sessions) = mpsc::channel(MAX_SESSIONS);
-        (Self { endpoints, entries: Mutex::default(), opened }, sessions)
+        (Self { endpoints, entries: Mutex::default(), opened, punches: Punches::default() }, sessions)
     }
 
     fn entries(&self) -> MutexGuard<'_, HashMap<NodeId, Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Open sessions.
+    /// Open sessions, the newest with each peer.
     pub(crate) fn all(&self) -> Vec<Session> {
-        let mut all: Vec<_> = self.entries().values().filter_map(|entry| entry.current.clone()).collect();
-        all.retain(|session| session.connection.close_reason().is_none());
+        let mut all: Vec<_> = self.entries().values().filter_map(|entry| entry.current().cloned()).collect();
         all.sort_by_key(|session| session.member.node_id);
         all
     }
 
-    /// The open session with a node.
+    /// The open session with a node, the newest if there are several.
     pub(crate) fn existing(&self, node: &NodeId) -> Option<Session> {
-        let session = self.entries().get(node)?.current.clone()?;
-        session.connection.close_reason().is_none().then_some(session)
+        self.entries().get(node)?.current().cloned()
+    }
+
+    /// Whether streams to the session's peer are opened on it.
+    pub(crate) fn is_current(&self, session: &Session) -> bool {
+        self.existing(&session.member.node_id).is_some_and(|current| current.is(session))
     }
 
     /// The session with a node, opened if there is none.
@@ -100,14 +146,7 @@ impl Sessions {
         }
         let opening = {
             let mut entries = self.entries();
-            entries.retain(|_, entry| {
-                Arc::strong_count(&entry.opening) > 1
-                    || entry
-                        .current
-                        .as_ref()
-                        .is_some_and(|session| session.connection.close_reason().is_none())
-            });
-            if entries.len() >= MAX_SESSIONS {
+            if prune(&mut entries) >= MAX_SESSIONS || entries.len() >= MAX_SESSIONS {
                 return Err(SessionError::TooMany);
             }
             entries.entry(node).or_default().opening.clone()
@@ -121,9 +160,12 @@ impl Sessions {
             let address = self.route_to(&node).await.ok_or(SessionError::Unreachable)?;
             match self.endpoints.open_session(node, address).await {
                 Ok((connection, member)) => {
-                    let session = Session { connection, member };
-                    self.keep(session.clone()).await;
-                    return Ok(session);
+                    let session = Session::new(connection, member);
+                    return if self.keep(session.clone()).await {
+                        Ok(session)
+                    } else {
+                        Err(SessionError::TooMany)
+                    };
                 }
                 Err(ConnectError::TimedOut | ConnectError::Connection(quinn::ConnectionError::TimedOut))
                     if attempt < ATTEMPTS =>
@@ -150,10 +192,25 @@ impl Sessions {
         }
     }
 
-    /// Keeps a session that a peer opened. It takes the place of an older one, which goes on until it is idle.
-    pub(crate) async fn keep(&self, session: Session) {
-        self.entries().entry(session.member.node_id).or_default().current = Some(session.clone());
-        let _ = self.opened.send(session).await;
+    /// Keeps a new session; `false` when there are too many, and it is closed. New streams go over it. The one before goes on, since
+    /// the peer may have opened either at the same moment; those before that end.
+    pub(crate) async fn keep(&self, session: Session) -> bool {
+        let kept = {
+            let mut entries = self.entries();
+            let room = prune(&mut entries) < MAX_SESSIONS;
+            if room {
+                let entry = entries.entry(session.member.node_id).or_default();
+                entry.sessions.push_back(session.clone());
+                retire(&mut entry.sessions);
+            }
+            room
+        };
+        if kept {
+            let _ = self.opened.send(session).await;
+        } else {
+            session.connection.close(CLOSE_TOO_MANY.into(), b"too many sessions");
+        }
+        kept
     }
 
     /// Keeps what was measured of the path to a node.
@@ -178,7 +235,25 @@ impl Sessions {
         let session = self.get(node).await?;
         let (mut send, receive) = session.connection.open_bi().await?;
         write_opening(&mut send, opening).await?;
+        session.began.notify_one();
         Ok((send, receive))
+    }
+}
+
+/// Closes the oldest of a peer's sessions if there are too many: at once if the next has come within its grace, else after it.
+fn retire(sessions: &mut VecDeque<Session>) {
+    while sessions.len() > KEPT + 1 {
+        let Some(oldest) = sessions.pop_front() else { return };
+        oldest.connection.close(CLOSE_REPLACED.into(), b"replaced");
+    }
+    if sessions.len() > KEPT
+        && let Some(oldest) = sessions.front().map(|session| session.connection.clone())
+    {
+        tokio::spawn(async move {
+            if tokio::time::timeout(GRACE, oldest.closed()).await.is_err() {
+                oldest.close(CLOSE_REPLACED.into(), b"replaced");
+            }
+        });
     }
 }
 

@@ -7,12 +7,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use meshara_transport::quic::{FIRST_WINDOW, STREAM_WINDOW};
+use quinn::{ConnectionStats, FrameStats};
 
 use super::Inner;
 use super::sessions::Session;
 
 /// How often the path is measured.
 const MEASURE: Duration = Duration::from_millis(250);
+/// How often while no stream carries anything: each look wakes the connection, and a node has many that rest.
+const MEASURE_QUIET: Duration = Duration::from_secs(1);
+/// A session is quiet when no stream has carried anything for this long, and none is blocked.
+const QUIET: Duration = Duration::from_secs(2);
 /// The window is this many bandwidth-delay products: one is on the way, one waits for its acknowledgement, and the rate
 /// can double before the next measurement.
 const PRODUCTS: f64 = 4.0;
@@ -159,6 +164,36 @@ impl Unread {
     }
 }
 
+/// How closely a session is followed.
+#[derive(Debug)]
+struct Pace {
+    carried: u64,
+    /// When a stream last carried something.
+    active: Instant,
+}
+
+impl Pace {
+    fn new(now: Instant, stats: &ConnectionStats) -> Self {
+        Self { carried: carried(stats), active: now }
+    }
+
+    /// The time until the next look, and whether the session is quiet.
+    fn decide(&mut self, now: Instant, carried: u64, blocked: bool) -> (Duration, bool) {
+        if blocked || carried != self.carried {
+            self.carried = carried;
+            self.active = now;
+        }
+        let quiet = now.duration_since(self.active) >= QUIET;
+        (if quiet { MEASURE_QUIET } else { MEASURE }, quiet)
+    }
+}
+
+/// Grows when a stream carries something or a writer is stopped; keep-alives and acknowledgements don't count.
+fn carried(stats: &ConnectionStats) -> u64 {
+    let of = |frames: &FrameStats| frames.stream + frames.data_blocked + frames.stream_data_blocked;
+    of(&stats.frame_tx) + of(&stats.frame_rx)
+}
+
 /// Follows one session until it ends.
 pub(crate) async fn follow(inner: Arc<Inner>, session: Session) {
     let connection = &session.connection;
@@ -168,12 +203,18 @@ pub(crate) async fn follow(inner: Arc<Inner>, session: Session) {
     let mut measured = Measured { window: FIRST_WINDOW, ..Measured::default() };
     let mut choice = ParityChoice::default();
     let mut unread = Unread::default();
-    let mut ticks = tokio::time::interval(MEASURE);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut pace = Pace::new(at, &before);
     loop {
+        let (wait, quiet) = pace.decide(at, carried(&before), unread.blocked.is_some());
         tokio::select! {
             _ = connection.closed() => break,
-            _ = ticks.tick() => {}
+            () = tokio::time::sleep(wait) => {}
+            () = session.began.notified(), if quiet => {
+                // What follows is measured from here, at the quicker pace.
+                (before, at) = (connection.stats(), Instant::now());
+                pace.active = at;
+                continue;
+            }
         }
         let (stats, now) = (connection.stats(), Instant::now());
         let elapsed = now.duration_since(at).as_secs_f64().max(1e-3);
@@ -194,17 +235,19 @@ pub(crate) async fn follow(inner: Arc<Inner>, session: Session) {
         if packets >= MIN_PACKETS {
             let lost = stats.path.lost_packets.saturating_sub(before.path.lost_packets);
             measured.loss = lost as f64 / packets as f64;
-            let parity = choice.decide(now, measured.loss, stats.path.current_mtu);
-            if parity != measured.parity {
-                measured.parity = parity;
-                inner.endpoints.plane().set_parity(address, parity);
-            }
+            measured.parity = choice.decide(now, measured.loss, stats.path.current_mtu);
         }
-        inner.sessions.note(session.member.node_id, measured);
+        // Of several sessions with a peer one decides. It says so each time, as another one may have done so before it.
+        if inner.sessions.is_current(&session) {
+            inner.endpoints.plane().set_parity(address, measured.parity);
+            inner.sessions.note(session.member.node_id, measured);
+        }
         before = stats;
         at = now;
     }
-    inner.endpoints.plane().set_parity(address, false);
+    if inner.sessions.existing(&session.member.node_id).is_none() {
+        inner.endpoints.plane().set_parity(address, false);
+    }
 }
 
 #[cfg(test)]
@@ -229,6 +272,17 @@ mod tests {
         }
         let later = tick(20) + UNREAD_HOLD;
         assert_eq!(unread.decide(later, 19, 0), 0);
+    }
+
+    #[test]
+    fn a_session_at_rest_is_looked_at_rarely() {
+        let start = Instant::now();
+        let mut pace = Pace { carried: 7, active: start };
+        assert_eq!(pace.decide(start, 7, false), (MEASURE, false));
+        assert_eq!(pace.decide(start + QUIET, 7, false), (MEASURE_QUIET, true));
+        assert_eq!(pace.decide(start + QUIET, 8, false), (MEASURE, false), "a frame came");
+        assert_eq!(pace.decide(start + QUIET * 2, 8, true), (MEASURE, false), "a writer is stopped");
+        assert_eq!(pace.decide(start + QUIET * 3, 8, false), (MEASURE_QUIET, true));
     }
 
     #[test]
