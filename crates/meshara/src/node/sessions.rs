@@ -259,3 +259,79 @@ fn retire(sessions: &mut VecDeque<Session>) {
 
 /// How long a node waits for a peer's streams to finish when it leaves.
 pub(crate) const FAREWELL: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+    use std::path::Path;
+
+    use super::*;
+    use crate::api::Control;
+    use crate::config::Config;
+    use crate::{JoinOptions, Node, UnixMillis, create_mesh, join};
+
+    async fn build(home: &Path) -> Node {
+        let listen = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+        let config = Config { listen, multicast: false, direct: false, ..Config::default() };
+        Node::builder().home(home).config(config).build().await.unwrap()
+    }
+
+    async fn pair(dir: &Path) -> (Node, Node) {
+        let homes = ["alice", "bob"].map(|name| dir.join(name));
+        let (mesh, name) = ("test".parse().unwrap(), "alice".parse().unwrap());
+        create_mesh(&homes[0], &mesh, &name, None, UnixMillis::now()).unwrap();
+        let alice = build(&homes[0]).await;
+        let ticket = alice.control().invite(Duration::from_secs(60), 1).await.unwrap().ticket;
+        join(JoinOptions::new(homes[1].clone(), ticket, "bob".parse().unwrap())).await.unwrap();
+        (alice, build(&homes[1]).await)
+    }
+
+    /// Open sessions with a peer.
+    fn open(node: &Node, peer: &NodeId) -> usize {
+        let mut entries = node.inner.sessions.entries();
+        prune(&mut entries);
+        entries.get(peer).map_or(0, |entry| entry.sessions.len())
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_opens_many_sessions_keeps_the_newest() {
+        let dir = tempfile::tempdir().unwrap();
+        let (alice, bob) = pair(dir.path()).await;
+        let (me, peer) = (alice.member().node_id, bob.member().node_id);
+        let sessions = &alice.inner.sessions;
+        let address = tokio::time::timeout(Duration::from_secs(20), async {
+            loop {
+                if let Some(address) = sessions.route_to(&peer).await {
+                    return address;
+                }
+            }
+        });
+        let address = address.await.unwrap();
+        let mut all = Vec::new();
+        for _ in 0..6 {
+            let (connection, member) = sessions.endpoints.open_session(peer, address).await.unwrap();
+            let session = Session::new(connection, member);
+            assert!(sessions.keep(session.clone()).await);
+            all.push(session);
+            assert!(open(&alice, &peer) <= KEPT + 1);
+        }
+        let newest = all.last().unwrap();
+        assert!(sessions.is_current(newest) && !sessions.is_current(&all[4]));
+        assert_eq!(sessions.all().len(), 1, "one a peer is told");
+        // Both sides close those that were replaced within their grace, and only those.
+        for replaced in &all[..3] {
+            tokio::time::timeout(Duration::from_secs(5), replaced.connection.closed()).await.unwrap();
+        }
+        assert!(all[4..].iter().all(Session::is_open));
+        assert!(open(&bob, &me) <= KEPT + 1);
+        sessions.open_stream(peer, &Opening::Clock).await.unwrap().1.read_to_end(8).await.unwrap();
+        // When the newest ends, the one before it serves.
+        newest.connection.close(0_u32.into(), b"");
+        assert!(sessions.is_current(&all[4]));
+        // The third last is given its time, then it ends too.
+        tokio::time::timeout(GRACE * 2, all[3].connection.closed()).await.unwrap();
+        assert!(all[4].is_open());
+        bob.shutdown().await;
+        alice.shutdown().await;
+    }
+}
