@@ -28,7 +28,8 @@ pub const CLOCK_SKEW_MAX: Duration = BACKDATE;
 /// How long after a ticket's end a node that joined with it may still fetch a reply that it lost.
 pub const RETRY_GRACE: Duration = Duration::from_secs(10 * 60);
 
-/// How long an ended ticket is remembered, so that its holder is told "ended" rather than "unknown".
+/// How long an ended ticket is remembered, so that its holder is told "ended" rather than "unknown"; only [`RETRY_GRACE`] when
+/// [`TICKETS_MAX`] is reached.
 const KEEP_ENDED: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Most tickets that are remembered at a time; 1 MB of store.
@@ -62,7 +63,7 @@ pub enum IssuerError {
     #[error("a ticket needs at least one use and a time to live above zero")]
     EmptyTicket,
     /// [`TICKETS_MAX`] is reached.
-    #[error("4096 tickets are remembered already: wait until some have ended, or give tickets more uses")]
+    #[error("4096 tickets have not ended: wait until some have, or give tickets more uses")]
     TooManyTickets,
     /// The name belongs to another node, or the node to another name.
     #[error("the name is taken")]
@@ -174,6 +175,9 @@ impl Issuer {
         let txn = self.store.begin()?;
         txn.prune_tickets(now.minus(KEEP_ENDED))?;
         if txn.ticket_count()? >= TICKETS_MAX {
+            txn.prune_tickets(now.minus(RETRY_GRACE))?;
+        }
+        if txn.ticket_count()? >= TICKETS_MAX {
             return Err(IssuerError::TooManyTickets);
         }
         txn.put_ticket(&ticket.id(), &record)?;
@@ -182,7 +186,7 @@ impl Issuer {
         Ok(Invite { ticket, expires_at, uses })
     }
 
-    /// Issues the first leaf, for the node that holds the issuer itself.
+    /// Issues a leaf, the first one or a fresh one, for the node that holds the issuer itself.
     pub fn enrol_self(
         &self,
         name: &NodeName,
@@ -359,5 +363,42 @@ fn refusal_of(error: WireError) -> Refusal {
             Refusal::UnsupportedVersion { found, supported }
         }
         WireError::TooLarge { .. } | WireError::Malformed => Refusal::Malformed,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+mod tests {
+    use super::*;
+
+    const NOW: UnixMillis = UnixMillis(1_795_000_000_000);
+
+    #[test]
+    fn ended_tickets_make_room_for_new_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mesh, alice) = ("lab".parse().unwrap(), "alice".parse().unwrap());
+        let identity = crate::create_mesh(dir.path(), &mesh, &alice, None, NOW).unwrap();
+        let anchors = identity.membership.anchors();
+        let issuer = crate::home::open_issuer(dir.path(), anchors, None).unwrap().unwrap();
+        let ttl = Duration::from_secs(60);
+        let txn = issuer.store.begin().unwrap();
+        for n in 0..TICKETS_MAX {
+            let record = TicketRecord {
+                hash: [0; 32],
+                join_key: [0; 32],
+                expires_at: NOW.plus(ttl),
+                uses: 1,
+                used: 0,
+            };
+            txn.put_ticket(&u128::from(n).to_be_bytes(), &record).unwrap();
+        }
+        txn.commit().unwrap();
+        let invite = |now| issuer.invite(ttl, 1, Vec::new(), now);
+        assert_eq!(invite(NOW).unwrap_err(), IssuerError::TooManyTickets);
+        // Until then a node that joined may still fetch a reply that it lost.
+        let last = NOW.plus(ttl).plus(RETRY_GRACE);
+        assert_eq!(invite(last).unwrap_err(), IssuerError::TooManyTickets);
+        invite(UnixMillis(last.0 + 1)).unwrap();
+        assert_eq!(issuer.store.begin().unwrap().ticket_count().unwrap(), 1);
     }
 }
