@@ -42,6 +42,9 @@ pub(crate) fn home_error(error: &HomeError) -> ApiError {
         HomeError::Issuer(IssuerError::Store(error)) => store_error(error),
         HomeError::Issuer(IssuerError::NameTaken) => ApiError::new(ErrorCode::NameTaken, error.to_string())
             .hint("an unfinished init has given this node another name: use that one, or another --home"),
+        HomeError::Issuer(IssuerError::Issue(_)) => {
+            split_at(ErrorCode::JoinRefused, &error.to_string(), ": ")
+        }
         HomeError::Issuer(IssuerError::WrongGrant) => {
             split_at(ErrorCode::DamagedFile, &error.to_string(), ": ")
         }

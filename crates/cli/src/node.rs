@@ -5,7 +5,7 @@ use std::io;
 use meshara::api::{ApiError, ErrorCode};
 use meshara::config::Config;
 use meshara::{BuildError, JoinError, JoinOptions, LockError, MemberError, Node, StoreError};
-use meshara_identity::{JoinError as ReplyError, Refusal};
+use meshara_identity::{JoinError as ReplyError, LeafError, Refusal};
 use serde_json::json;
 
 use crate::commands::join::JoinArgs;
@@ -14,6 +14,10 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::identity::split;
 use crate::{identity, output};
+
+/// How a member whose certificate has ended gets another one. Its keys stay, so it is the same node.
+pub(crate) const REJOIN: &str =
+    "move the file `membership` out of the home, then `meshara join` with a new ticket and the same --name";
 
 /// Runs the home's node until `stop` resolves.
 pub(crate) async fn up(
@@ -98,8 +102,13 @@ fn build_error(error: &BuildError) -> ApiError {
         BuildError::Store(error) => store_error(error),
         BuildError::Load(_) => ApiError::new(ErrorCode::DamagedFile, text)
             .hint("move node.redb away to start with an empty outbox and inbox"),
-        BuildError::Certificate(_) => ApiError::new(ErrorCode::JoinRefused, text)
-            .hint("check the clock (`meshara doctor`); if the certificate has really ended, join again with a new ticket"),
+        BuildError::Certificate(LeafError::Expired { .. }) => ApiError::new(ErrorCode::JoinRefused, text)
+            .hint(format!(
+                "check the clock (`meshara doctor`); if the certificate has really ended, {REJOIN}"
+            )),
+        BuildError::Certificate(_) => {
+            ApiError::new(ErrorCode::JoinRefused, text).hint("check the clock (`meshara doctor`)")
+        }
         BuildError::Bind { error, .. } if error.kind() == io::ErrorKind::AddrInUse => {
             ApiError::new(ErrorCode::AddressInUse, text).hint("choose another --listen address")
         }

@@ -11,7 +11,7 @@ use crate::ids::{NodeId, UnixMillis};
 use crate::issuer::{Issuer, IssuerError};
 use crate::join::{JoinClient, JoinError};
 use crate::keys::{KeyError, LeafKey, NodeKey, RoutingKey};
-use crate::leaf::IssueError;
+use crate::leaf::{IssueError, LEAF_LIFE};
 use crate::membership::{Membership, MembershipError};
 use crate::names::{MeshName, NodeName};
 use crate::root::RootKey;
@@ -187,6 +187,28 @@ pub fn renew(
     sealed::replace(&path, FileKind::Membership, &membership.encode()?, passphrase)?;
     identity.membership = membership;
     Ok(())
+}
+
+/// Renews the leaf of the node that issues when less than half of its life is left: nobody else can. Tells whether it did. A leaf that
+/// has not begun stays: then the clock is wrong.
+pub fn renew_issuer(
+    home: &Path,
+    identity: &mut Identity,
+    issuer: &Issuer,
+    passphrase: Option<&Passphrase>,
+    now: UnixMillis,
+) -> Result<bool, HomeError> {
+    let member = identity.membership.member();
+    if now < member.not_before || now.plus(LEAF_LIFE / 2) <= member.not_after {
+        return Ok(false);
+    }
+    let leaf_key = LeafKey::generate()?;
+    let (name, node_id, routing) = (&member.name, member.node_id, identity.routing.public_key());
+    let leaf = issuer.enrol_self(name, node_id, routing, leaf_key.public_key(), now)?;
+    let membership = Membership::new(identity.membership.anchors().clone(), leaf, leaf_key)
+        .map_err(|error| HomeError::Content { path: home.join(MEMBERSHIP), error })?;
+    renew(home, identity, membership, passphrase)?;
+    Ok(true)
 }
 
 /// Loads the identity of a home. An ended leaf loads: it can be shown and renewed; see [`Membership::valid_at`].

@@ -289,6 +289,42 @@ fn a_member_renews_also_after_its_end() {
 }
 
 #[test]
+fn the_issuer_renews_its_own_leaf_once_half_of_its_life_is_over() {
+    let mut mesh = Mesh::new();
+    let home = mesh.home("alice");
+    let mut renew = |now| home::renew_issuer(&home, &mut mesh.alice, &mesh.issuer, None, now).unwrap();
+    assert!(!renew(NOW.plus(LEAF_LIFE / 2)));
+    assert!(!renew(NOW.minus(DAY)), "a clock before the leaf is wrong and renews nothing");
+    let ended = NOW.plus(LEAF_LIFE * 3);
+    assert!(renew(ended));
+    assert!(!renew(ended));
+    let kept = home::load(&home, None).unwrap().membership;
+    assert_eq!(kept.valid_at(ended), Ok(()));
+    assert_eq!(kept.member(), mesh.alice.membership.member());
+    assert_eq!(kept.member().name.as_str(), "alice");
+    assert_eq!(kept.member().node_id, mesh.alice.node.node_id());
+}
+
+#[test]
+fn a_member_joins_again_with_a_new_ticket_once_its_membership_is_moved_away() {
+    let mesh = Mesh::new();
+    let home = mesh.home("bob");
+    let join = |now| {
+        let ticket = mesh.issuer.invite(DAY, 1, vec![], now).unwrap().ticket;
+        let (client, node, routing) = home::begin_join(&home, ticket, "bob".parse().unwrap(), None, now)?;
+        let reply = mesh.issuer.handle_join(client.request(), now).reply;
+        home::finish(&home, node, routing, client.open_reply(&reply, now).unwrap(), None)
+    };
+    let first = join(NOW).unwrap();
+    let ended = NOW.plus(LEAF_LIFE * 2);
+    assert!(matches!(join(ended).unwrap_err(), HomeError::File(FileError::AlreadyExists { .. })));
+    std::fs::rename(home.join(home::MEMBERSHIP), home.join("membership.ended")).unwrap();
+    let second = join(ended).unwrap();
+    assert_eq!(second.node.node_id(), first.node.node_id());
+    assert_eq!(second.membership.valid_at(ended), Ok(()));
+}
+
+#[test]
 fn grants_of_another_root_make_no_trust() {
     let (mesh, other) = (Mesh::new(), Mesh::new());
     let (ours, theirs) = (mesh.alice.membership.anchors(), other.alice.membership.anchors());

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use meshara_identity::home::HomeError;
+use meshara_identity::home::{self, HomeError};
 use meshara_identity::{Identity, Issuer, LeafError, NodeId, Passphrase, UnixMillis};
 use meshara_messaging::{LoadError, Snapshot};
 use meshara_overlay::{Core, Identity as OverlayIdentity, KnownNode, KnownOrigin, MemberError};
@@ -227,10 +227,16 @@ struct Opened {
 
 impl Opened {
     fn from_home(home: &Path, passphrase: Option<&Passphrase>) -> Result<Self, BuildError> {
-        let identity = meshara_identity::home::load(home, passphrase)?;
+        let mut identity = home::load(home, passphrase)?;
         let lock = Lock::take(home)?;
-        identity.membership.valid_at(UnixMillis::now())?;
-        let issuer = meshara_identity::home::open_issuer(home, identity.membership.anchors(), passphrase)?;
+        let (issuer, now) =
+            (home::open_issuer(home, identity.membership.anchors(), passphrase)?, UnixMillis::now());
+        if let Some(issuer) = &issuer
+            && home::renew_issuer(home, &mut identity, issuer, passphrase, now)?
+        {
+            tracing::info!(until = %identity.membership.member().not_after, "this node's own certificate was renewed");
+        }
+        identity.membership.valid_at(now)?;
         let (store, snapshot) = Store::open(&home.join(store::FILE))?;
         Ok(Self { identity, lock, issuer, store, snapshot })
     }

@@ -4,15 +4,19 @@ use std::fs;
 use std::time::{Duration, SystemTime};
 
 use meshara::api::Timestamp;
+use meshara_identity::home::is_issuer;
 
 use super::{Check, Running};
 use crate::context::Context;
-use crate::text;
+use crate::node::REJOIN;
+use crate::{identity, text};
 
 /// Certificates are backdated by this much (docs/identity.md): clocks that differ by more refuse each other.
 const FAIL: Duration = Duration::from_mins(10);
 /// Any time service keeps a clock closer than this.
 const WARN: Duration = Duration::from_secs(5);
+/// A certificate that ends within this needs somebody's attention; it lives for 7 days.
+const ENDS_SOON: Duration = Duration::from_hours(36);
 /// File times may run ahead a little on shared file systems.
 const FILE_SLACK: Duration = Duration::from_mins(2);
 
@@ -36,10 +40,11 @@ pub(super) fn check(context: &Context, running: Option<&Running>) -> Vec<Check> 
         );
         return vec![Check::fail("clock", detail, fix)];
     }
-    let Some(running) = running else { return vec![Check::ok("clock", Timestamp::from(now).to_string())] };
-    let mut checks = vec![against_neighbours(running, now, fix)];
-    checks.extend(certificate(running, now));
-    checks
+    let clock = match running {
+        Some(running) => against_neighbours(running, now, fix),
+        None => Check::ok("clock", Timestamp::from(now).to_string()),
+    };
+    std::iter::once(clock).chain(certificate(context, running, now)).collect()
 }
 
 /// A clock is wrong when most neighbours disagree with it; a single one may be wrong itself.
@@ -63,14 +68,34 @@ fn against_neighbours(running: &Running, now: SystemTime, fix: &str) -> Check {
     }
 }
 
-fn certificate(running: &Running, now: SystemTime) -> Option<Check> {
-    let end = running.facts.certificate_expires_at.or(running.status.certificate_expires_at)?;
+/// The end of this node's certificate, as the running node has it or else as the home does.
+fn certificate(context: &Context, running: Option<&Running>, now: SystemTime) -> Option<Check> {
+    let (end, issues) = match running {
+        Some(Running { status, facts }) => {
+            (facts.certificate_expires_at.or(status.certificate_expires_at)?, status.issuer)
+        }
+        // What keeps the home from loading has a check of its own.
+        None => {
+            let end = identity::load(context).ok()?.membership.member().not_after;
+            (Timestamp::from_unix_ms(end.0), is_issuer(&context.home))
+        }
+    };
+    let fix = match (issues, running) {
+        (true, Some(_)) => {
+            "restart this node: it issues, and renews its own certificate as it starts".to_owned()
+        }
+        (true, None) => {
+            "`meshara up`: this node issues, and renews its own certificate as it starts".to_owned()
+        }
+        (false, _) => format!("stop the node, {REJOIN}"),
+    };
     let now = Timestamp::from(now);
+    let left = end.unix_ms().saturating_sub(now.unix_ms()) / 1000;
     Some(if end <= now {
-        let fix = "bring an issuer within reach so that it is renewed, or join again with a new ticket";
         Check::fail("certificate", format!("ended {end}"), fix)
+    } else if left < ENDS_SOON.as_secs() {
+        Check::warn("certificate", format!("good for {}", text::seconds(left)), fix)
     } else {
-        let left = end.unix_ms().saturating_sub(now.unix_ms()) / 1000;
         Check::ok("certificate", format!("good for {}", text::seconds(left)))
     })
 }
