@@ -108,3 +108,27 @@ fn an_acknowledged_message_survives_the_death_of_its_receiver() {
     nodes[1].up();
     assert_eq!(nodes[1].lines(&["recv"])[0]["text"], "kept");
 }
+
+#[test]
+fn a_receiver_that_was_killed_and_restarted_is_reached_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut nodes = line(&dir, &["alice", "bob", "carol"]);
+    // A neighbour, and a node beyond it.
+    for receiver in [1, 2] {
+        let name = nodes[receiver].name.clone();
+        nodes[0].object(&["send", &name, "before"]);
+        nodes[receiver].stop("-KILL");
+        nodes[receiver].up();
+        nodes[0].knows(2);
+        // The sender's session is with the life that was killed. Nobody said so but the new life, when the sender spoke.
+        let start = Instant::now();
+        nodes[0].object(&["send", &name, "after", "--timeout", "10s"]);
+        let took = start.elapsed();
+        assert!(took < Duration::from_secs(5), "{name}: {took:?}");
+        let texts = nodes[receiver].lines(&["recv"]);
+        assert_eq!(
+            texts.iter().map(|m| m["text"].as_str().unwrap()).collect::<Vec<_>>(),
+            ["before", "after"]
+        );
+    }
+}
