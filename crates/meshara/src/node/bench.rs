@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use meshara_identity::NodeId;
-use quinn::{RecvStream, SendStream};
+use quinn::{ReadExactError, RecvStream, SendStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -95,7 +95,10 @@ pub(crate) async fn run(
         }
     }
     // What was under way at the end still counts, with the time that it took.
-    Ok(Measured { bytes: sum(), elapsed: start.elapsed() })
+    match sum() {
+        0 => Err(SessionError::NothingConfirmed),
+        bytes => Ok(Measured { bytes, elapsed: start.elapsed() }),
+    }
 }
 
 /// A rate in Gbit/s.
@@ -117,16 +120,60 @@ async fn source(mut send: SendStream, end: Instant) -> Result<(), SessionError> 
     Ok(())
 }
 
+/// Takes the receiver's sums until it ends the stream in order.
 async fn reports(
     mut receive: RecvStream,
     confirmed: Arc<Vec<AtomicU64>>,
     index: usize,
 ) -> Result<(), SessionError> {
     let mut total = [0; 8];
-    while receive.read_exact(&mut total).await.is_ok() {
+    loop {
+        match receive.read_exact(&mut total).await {
+            Ok(()) => {}
+            Err(ReadExactError::FinishedEarly(_)) => return Ok(()),
+            Err(ReadExactError::ReadError(error)) => return Err(error.into()),
+        }
         if let Some(count) = confirmed.get(index) {
             count.store(u64::from_be_bytes(total), Relaxed);
         }
     }
-    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sessions::tests::pair;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_run_whose_session_breaks_or_that_confirms_nothing_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let (alice, bob) = pair(dir.path()).await;
+        let (sessions, peer) = (&alice.inner.sessions, bob.member().node_id);
+        let opened = tokio::time::timeout(Duration::from_secs(20), async {
+            loop {
+                if let Ok(streams) = sessions.open_stream(peer, &Opening::Bench).await {
+                    return streams;
+                }
+            }
+        });
+        let (mut send, receive) = opened.await.unwrap();
+        send.write_all(b"12345").await.unwrap();
+        send.finish().unwrap();
+        let confirmed = Arc::new(vec![AtomicU64::new(0)]);
+        reports(receive, confirmed.clone(), 0).await.unwrap();
+        assert_eq!(confirmed[0].load(Relaxed), 5);
+
+        let (progress, _lines) = mpsc::channel(64);
+        let nothing = run(sessions, peer, Duration::ZERO, 1, &progress).await;
+        assert!(matches!(nothing, Err(SessionError::NothingConfirmed)), "{nothing:?}");
+
+        let (_send, receive) = sessions.open_stream(peer, &Opening::Bench).await.unwrap();
+        for session in sessions.all() {
+            session.connection.close(0_u32.into(), b"");
+        }
+        let broken = reports(receive, confirmed, 0).await;
+        assert!(matches!(broken, Err(SessionError::Read(_))), "{broken:?}");
+        alice.shutdown().await;
+        bob.shutdown().await;
+    }
 }

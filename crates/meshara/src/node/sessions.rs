@@ -70,6 +70,12 @@ pub enum SessionError {
     /// The stream ended.
     #[error("the stream ended: {0}")]
     Stream(#[from] quinn::WriteError),
+    /// The stream ended.
+    #[error("the stream ended: {0}")]
+    Read(#[from] quinn::ReadError),
+    /// A throughput run ended and the receiver confirmed no byte.
+    #[error("the node confirmed no byte")]
+    NothingConfirmed,
     /// Too many sessions.
     #[error("{MAX_SESSIONS} sessions are open")]
     TooMany,
@@ -261,7 +267,7 @@ fn retire(sessions: &mut VecDeque<Session>) {
 pub(crate) const FAREWELL: Duration = Duration::from_millis(500);
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::net::{Ipv4Addr, SocketAddr};
     use std::path::Path;
 
@@ -276,7 +282,7 @@ mod tests {
         Node::builder().home(home).config(config).build().await.unwrap()
     }
 
-    async fn pair(dir: &Path) -> (Node, Node) {
+    pub(in crate::node) async fn pair(dir: &Path) -> (Node, Node) {
         let homes = ["alice", "bob"].map(|name| dir.join(name));
         let (mesh, name) = ("test".parse().unwrap(), "alice".parse().unwrap());
         create_mesh(&homes[0], &mesh, &name, None, UnixMillis::now()).unwrap();
