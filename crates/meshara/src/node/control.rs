@@ -105,7 +105,10 @@ impl Control for NodeControl {
 
     async fn peers(&self) -> Result<Vec<PeerInfo>> {
         let inner = &self.0;
-        let views: Vec<_> = inner.overlay.view(|core| core.neighbours().collect());
+        // A link made on demand makes no neighbour.
+        let views: Vec<_> = inner
+            .overlay
+            .view(|core| core.neighbours().filter(|link| link.kind == LinkKind::Routing).collect());
         let now = inner.overlay.now();
         let mut peers = Vec::new();
         for view in views {
@@ -138,15 +141,7 @@ impl Control for NodeControl {
                 dialled: link.dialled,
             });
         }
-        // Of two links to one neighbour the better one is shown.
-        let rank = |peer: &PeerInfo| match peer.state {
-            PeerState::Up => 0,
-            PeerState::Suspect => 1,
-            _ => 2,
-        };
-        peers.sort_by(|a, b| (&a.name, &a.node_id, rank(a)).cmp(&(&b.name, &b.node_id, rank(b))));
-        peers.dedup_by(|a, b| a.node_id == b.node_id);
-        Ok(peers)
+        Ok(one_each(peers))
     }
 
     async fn routes(&self) -> Result<Vec<RouteInfo>> {
@@ -430,6 +425,18 @@ fn timestamp(at: UnixMillis) -> Timestamp {
     Timestamp::from_unix_ms(at.0)
 }
 
+/// One entry a neighbour, by name: of two links to one neighbour the better one is shown.
+fn one_each(mut peers: Vec<PeerInfo>) -> Vec<PeerInfo> {
+    let rank = |peer: &PeerInfo| match peer.state {
+        PeerState::Up => 0,
+        PeerState::Suspect => 1,
+        PeerState::Down => 2,
+    };
+    peers.sort_by(|a, b| (&a.name, &a.node_id, rank(a)).cmp(&(&b.name, &b.node_id, rank(b))));
+    peers.dedup_by(|a, b| a.node_id == b.node_id);
+    peers
+}
+
 fn received(inner: &Inner, row: InboxRow) -> Received {
     let body = match String::from_utf8(row.body.to_vec()) {
         Ok(text) => Body::Text(text),
@@ -679,5 +686,37 @@ mod tests {
         let mut values: Vec<f64> = (1..=100).rev().map(f64::from).collect();
         assert_eq!(percentile(&mut values, 0.5), Some(50.0));
         assert_eq!(percentile(&mut values, 0.99), Some(99.0));
+    }
+
+    #[test]
+    fn a_neighbour_with_two_links_is_listed_once() {
+        let peer = |name: &str, id: &str, state| PeerInfo {
+            node_id: id.to_owned(),
+            name: name.to_owned(),
+            addr: String::new(),
+            state,
+            rtt_ms: None,
+            loss: 0.0,
+            kex: String::new(),
+            auth: String::new(),
+            since_s: 0,
+            tx_bytes: 0,
+            rx_bytes: 0,
+            rate_mbit_s: None,
+            tier: None,
+            window_bytes: None,
+            cwnd_bytes: None,
+            mtu: None,
+            dialled: true,
+        };
+        let peers = one_each(vec![
+            peer("carol", "3", PeerState::Suspect),
+            peer("bob", "2", PeerState::Down),
+            peer("carol", "3", PeerState::Up),
+            peer("bob", "1", PeerState::Up),
+            peer("bob", "2", PeerState::Suspect),
+        ]);
+        let listed: Vec<_> = peers.iter().map(|peer| (peer.node_id.as_str(), peer.state)).collect();
+        assert_eq!(listed, [("1", PeerState::Up), ("2", PeerState::Suspect), ("3", PeerState::Up)]);
     }
 }
