@@ -43,6 +43,19 @@ pub struct Config {
     pub direct: bool,
     /// Congestion control of sessions: `bbr`, `cubic` or `newreno`.
     pub congestion: CongestionControl,
+    /// Form of the log of `meshara up`: `human` or `json`.
+    pub log: LogForm,
+}
+
+/// Form of a log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogForm {
+    /// Lines for people.
+    #[default]
+    Human,
+    /// One JSON object a line.
+    Json,
 }
 
 impl Default for Config {
@@ -54,6 +67,7 @@ impl Default for Config {
             auto: true,
             direct: true,
             congestion: CongestionControl::default(),
+            log: LogForm::default(),
         }
     }
 }
@@ -263,7 +277,7 @@ mod tests {
     #[test]
     fn every_key_reads() {
         let config = parse(
-            "listen = '[::]:2'\npeers = ['a.example:3', '192.0.2.1:4']\nmulticast = false\nauto = false\ndirect = false\ncongestion = 'cubic'\n",
+            "listen = '[::]:2'\npeers = ['a.example:3', '192.0.2.1:4']\nmulticast = false\nauto = false\ndirect = false\ncongestion = 'cubic'\nlog = 'json'\n",
         )
         .unwrap();
         assert_eq!(
@@ -275,6 +289,7 @@ mod tests {
                 auto: false,
                 direct: false,
                 congestion: CongestionControl::Cubic,
+                log: LogForm::Json,
             }
         );
         assert_eq!(parse(&toml::to_string(&config).unwrap()), Ok(config));

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use clap::{Args, ValueEnum};
 use meshara::api::{ApiError, ErrorCode};
-use meshara::config::{Config, ConfigError, PeerAddr};
+use meshara::config::{Config, ConfigError, LogForm, PeerAddr};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -41,18 +41,27 @@ pub(crate) struct UpArgs {
     /// Keep sessions on the overlay
     #[arg(long)]
     no_direct: bool,
-    /// Form of the log on stderr
-    #[arg(long, value_enum, default_value_t = LogForm::Human)]
-    log: LogForm,
+    /// Form of the log on stderr [default: human]
+    #[arg(long, value_enum)]
+    log: Option<LogArg>,
     /// End when the process with this id, our parent, ends
     #[arg(long, hide = true)]
     with_parent: Option<i32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum LogForm {
+enum LogArg {
     Human,
     Json,
+}
+
+impl From<LogArg> for LogForm {
+    fn from(arg: LogArg) -> Self {
+        match arg {
+            LogArg::Human => Self::Human,
+            LogArg::Json => Self::Json,
+        }
+    }
 }
 
 pub(crate) async fn run(args: UpArgs, context: &Context) -> Result<(), Failure> {
@@ -61,9 +70,10 @@ pub(crate) async fn run(args: UpArgs, context: &Context) -> Result<(), Failure> 
     if let Some(parent) = args.with_parent {
         end_with(parent)?;
     }
-    start_log(args.log)?;
     let config = Config::load(&context.home).map_err(|error| config_error(&error))?;
-    node::up(context, configured(config, args), stop).await
+    let config = configured(config, args);
+    start_log(config.log)?;
+    node::up(context, config, stop).await
 }
 
 /// The file's configuration with the flags over it.
@@ -77,6 +87,7 @@ fn configured(mut config: Config, args: UpArgs) -> Config {
     config.multicast &= !args.no_multicast;
     config.auto &= !args.no_auto;
     config.direct &= !args.no_direct;
+    config.log = args.log.map_or(config.log, LogForm::from);
     config
 }
 
@@ -84,8 +95,9 @@ pub(crate) fn config_error(error: &ConfigError) -> ApiError {
     let error_text = error.to_string();
     match error {
         ConfigError::Read { .. } => ApiError::new(ErrorCode::Io, error_text),
-        _ => ApiError::new(ErrorCode::InvalidConfig, error_text)
-            .hint("correct the file; the keys are listen, peers, multicast, auto and direct"),
+        _ => ApiError::new(ErrorCode::InvalidConfig, error_text).hint(
+            "correct the file; the keys are listen, peers, multicast, auto, direct, congestion and log",
+        ),
     }
 }
 
@@ -154,13 +166,34 @@ mod tests {
             listen: Some("127.0.0.1:1".parse().unwrap()),
             peers: vec!["a:1".parse().unwrap()],
             auto: false,
+            log: LogForm::Json,
             ..Config::default()
         };
-        let flags = args(&["--listen", "127.0.0.1:2", "--peer", "b:1", "--peer", "a:1", "--no-multicast"]);
+        let flags = args(&[
+            "--listen",
+            "127.0.0.1:2",
+            "--peer",
+            "b:1",
+            "--peer",
+            "a:1",
+            "--no-multicast",
+            "--log",
+            "human",
+        ]);
         let config = configured(file.clone(), flags);
         assert_eq!(config.listen, Some("127.0.0.1:2".parse().unwrap()));
         assert_eq!(config.peers, ["a:1".parse().unwrap(), "b:1".parse().unwrap()]);
         assert_eq!((config.multicast, config.auto, config.direct), (false, false, true));
+        assert_eq!(config.log, LogForm::Human);
         assert_eq!(configured(file.clone(), args(&[])), file);
+    }
+
+    #[test]
+    fn the_hint_names_every_key() {
+        let hint = config_error(&Config::parse("odd = 1", std::path::Path::new("c")).unwrap_err()).hint;
+        let every = Config { listen: Some("127.0.0.1:1".parse().unwrap()), ..Config::default() };
+        for key in serde_json::to_value(every).unwrap().as_object().unwrap().keys() {
+            assert!(hint.contains(key.as_str()), "{key}: {hint}");
+        }
     }
 }
