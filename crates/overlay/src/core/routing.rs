@@ -315,12 +315,11 @@ mod tests {
     /// We are 0; 1, 2 and 3 are neighbours, 4 the destination behind them.
     #[test]
     fn loop_free_by_distance_not_by_the_links_own_cost() {
-        // 1 is the primary. The link to 2 costs 50, but 2 reaches us over 1 for 2 and would send frames for 4 (12 by its other
-        // way round) back through us. 3 is dear, and free of loops.
-        let shortest = tree(&[0, 1, 2, 100, 10]);
-        let ways = [way(1, 1, 0), way(2, 50, 0), way(3, 100, 0)];
-        let (one, two, three) =
-            (tree(&[9, 0, 1, 99, 9]), tree(&[9, 1, 0, 99, 12]), tree(&[9, 99, 99, 0, 20]));
+        // 1 is the primary. The link to 2 costs 50, but 2 reaches us over 3 for 2: it would send frames for 4 (12 by its own
+        // way) back through us, no better than 3 does, which is nearer.
+        let shortest = tree(&[0, 1, 2, 1, 10]);
+        let ways = [way(1, 1, 0), way(2, 50, 0), way(3, 1, 0)];
+        let (one, two, three) = (tree(&[9, 0, 3, 4, 9]), tree(&[9, 3, 0, 1, 12]), tree(&[9, 4, 1, 0, 13]));
         let found = alternates(&ways, &shortest, &[&one, &two, &three], 0, 4);
         assert_eq!(found.as_slice(), [LinkId(3), LinkId(2)]);
     }
