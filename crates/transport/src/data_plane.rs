@@ -303,13 +303,15 @@ impl DataPlane {
 
     /// Sends what the kernel refused, as soon as it takes data again.
     async fn flush(self: Arc<Self>) {
-        while self.wire.writable().await.is_ok() {
+        loop {
+            let writable = self.wire.writable().await.is_ok();
             let mut sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
-            if sender.flush_pending(&self.wire) {
-                break;
+            if !writable || sender.flush_pending(&self.wire) {
+                // Before the lock is given back: whoever leaves something afterwards must start the next task.
+                self.flushing.store(false, Release);
+                return;
             }
         }
-        self.flushing.store(false, Release);
     }
 
     /// Receives session packets: the `poll_recv` of the session endpoint's socket. It drives the whole data plane.

@@ -122,16 +122,16 @@ impl Admission {
     }
 }
 
-/// Whom joins are counted for: an IPv4 address, or the /64 that one IPv6 host may choose its addresses from (RFC 4291 §2.5.1).
+/// Whom joins and handshakes are counted for: an IPv4 address, or the /64 that one IPv6 host may choose its addresses from (RFC 4291 §2.5.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Source {
+pub(super) enum Source {
     V4(Ipv4Addr),
     /// The upper half of the address.
     V6([u16; 4]),
 }
 
 impl Source {
-    fn of(ip: IpAddr) -> Self {
+    pub(super) fn of(ip: IpAddr) -> Self {
         match ip.to_canonical() {
             IpAddr::V4(ip) => Self::V4(ip),
             IpAddr::V6(ip) => {

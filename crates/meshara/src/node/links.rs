@@ -2,7 +2,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::Inner;
+use super::admission::Source;
 use super::overlay::ControlMessages;
 
 /// Dials under way at once: all neighbours of a restarted node, and some that fail slowly.
@@ -20,7 +21,7 @@ const MAX_DIALS: usize = 64;
 /// Handshakes of others under way at once in tasks of this node; newcomers above are refused. The endpoint asks for proof of address
 /// far below.
 const MAX_ACCEPTS: usize = 256;
-/// Of these, from one address: a site behind one address that starts all at once stays below, and a single host can't keep others out.
+/// Of these, from one source: a site behind one address that starts all at once stays below, and a single host can't keep others out.
 const MAX_ACCEPTS_OF_ONE: usize = 64;
 /// Between tries of a node's addresses: the next is tried beside the one before, as in RFC 8305, so that one dead address
 /// doesn't delay the others.
@@ -122,7 +123,7 @@ async fn dial_any(
 /// Accepts links and joins.
 pub(crate) async fn run_accepts(inner: Arc<Inner>) {
     let mut tasks = JoinSet::new();
-    let mut sources: HashMap<IpAddr, usize> = HashMap::new();
+    let mut sources: HashMap<Source, usize> = HashMap::new();
     loop {
         tokio::select! {
             Some(ended) = tasks.join_next(), if !tasks.is_empty() => {
@@ -136,7 +137,7 @@ pub(crate) async fn run_accepts(inner: Arc<Inner>) {
             }
             incoming = inner.endpoints.next_incoming() => {
                 let Some(incoming) = incoming else { return };
-                let source = incoming.remote_address().ip();
+                let source = Source::of(incoming.remote_address().ip());
                 let open = sources.get(&source).copied().unwrap_or(0);
                 if tasks.len() >= MAX_ACCEPTS || open >= MAX_ACCEPTS_OF_ONE {
                     incoming.refuse();
