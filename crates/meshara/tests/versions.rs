@@ -2,44 +2,31 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::path::Path;
-use std::time::Duration;
 
+use meshara::Node;
 use meshara::api::Control;
 use meshara::config::Config;
-use meshara::{JoinOptions, Node, UnixMillis, create_mesh, join};
-use meshara_identity::home;
-use meshara_transport::tls::{self, Expect, Tls, TlsMaterial};
+use meshara_transport::tls::{self, Expect, Tls};
 use quinn::{ConnectionError, Endpoint, ReadExactError, TransportErrorCode};
+
+use common::{config, first, joined, soon};
+
+mod common;
 
 /// TLS alert `no_application_protocol` (RFC 7301).
 const NO_APPLICATION_PROTOCOL: u8 = 120;
 
-async fn build(home: &Path) -> Node {
-    let listen = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
-    let config = Config { listen, multicast: false, auto: false, ..Config::default() };
-    Node::builder().home(home).config(config).build().await.unwrap()
-}
-
 /// A running node, and the TLS of another member that does not run: what a newer version would speak with.
 async fn node_and_stranger(dir: &Path) -> (Node, Tls) {
-    let (first, second) = (dir.join("alice"), dir.join("bob"));
-    let (mesh, name) = ("test".parse().unwrap(), "alice".parse().unwrap());
-    create_mesh(&first, &mesh, &name, None, UnixMillis::now()).unwrap();
-    let alice = build(&first).await;
-    let ticket = alice.control().invite(Duration::from_secs(60), 1).await.unwrap().ticket;
-    join(JoinOptions::new(second.clone(), ticket, "bob".parse().unwrap())).await.unwrap();
-    let membership = home::load(&second, None).unwrap().membership;
-    (alice, Tls::new(&TlsMaterial::new(&membership).unwrap()).unwrap())
+    let alice = first(dir, Config { auto: false, ..config() }).await;
+    let bob = joined(&alice, dir, "bob").await;
+    (alice, common::tls(&bob))
 }
 
 fn endpoint() -> Endpoint {
     Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap()
-}
-
-async fn soon<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(10), what).await.unwrap()
 }
 
 #[tokio::test]

@@ -2,34 +2,24 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::task::Poll;
 use std::time::Duration;
 
+use meshara::Node;
 use meshara::api::{Control, Received};
-use meshara::config::Config;
-use meshara::{Event, JoinOptions, Node, UnixMillis, create_mesh, join};
 
-async fn build(home: &Path) -> Node {
-    let listen = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
-    let config = Config { listen, multicast: false, ..Config::default() };
-    Node::builder().home(home).config(config).build().await.unwrap()
-}
+use common::{build, config, first, joined, reached};
+
+#[path = "../common/mod.rs"]
+mod common;
 
 /// A mesh of two, with routes both ways.
 async fn pair(dir: &Path) -> (Node, Node) {
-    let (first, second) = (dir.join("alice"), dir.join("bob"));
-    let (mesh, name) = ("test".parse().unwrap(), "alice".parse().unwrap());
-    create_mesh(&first, &mesh, &name, None, UnixMillis::now()).unwrap();
-    let alice = build(&first).await;
+    let alice = first(dir, config()).await;
     let mut events = alice.events();
-    let ticket = alice.control().invite(Duration::from_secs(60), 1).await.unwrap().ticket;
-    join(JoinOptions::new(second.clone(), ticket, "bob".parse().unwrap())).await.unwrap();
-    let bob = build(&second).await;
-    let to = bob.member().node_id;
-    let found = async { while events.recv().await.unwrap() != Event::NodeReachable(to) {} };
-    tokio::time::timeout(Duration::from_secs(20), found).await.unwrap();
+    let bob = build(&joined(&alice, dir, "bob").await, config()).await;
+    reached(&mut events, bob.member().node_id).await;
     (alice, bob)
 }
 
@@ -113,7 +103,7 @@ async fn a_cancelled_receive_loses_nothing() {
     alice.send(to, "read", Duration::from_secs(5)).await.unwrap();
     assert_eq!(bob.receive().await.unwrap().len(), 1);
     bob.shutdown().await;
-    let bob = build(&dir.path().join("bob")).await;
+    let bob = build(&dir.path().join("bob"), config()).await;
     assert!(bob.receive().await.unwrap().is_empty());
     bob.shutdown().await;
     alice.shutdown().await;
