@@ -223,9 +223,12 @@ impl Endpoints {
     /// Settings for a session with the node at `address`, by the path as it is now.
     fn session_transport(&self, address: MeshAddress) -> Arc<quinn::TransportConfig> {
         let [short, long] = &self.session_transport;
-        let table = self.plane.table();
-        let is_long = table.lookup(&address).is_some_and(|route| route.metric_us >= LONG_PATH_US);
-        if is_long { long.clone() } else { short.clone() }
+        if self.is_long(address) { long.clone() } else { short.clone() }
+    }
+
+    /// Whether the path to `address` is long as it is now: its round trip, and not the processor, limits a session.
+    pub fn is_long(&self, address: MeshAddress) -> bool {
+        self.plane.table().lookup(&address).is_some_and(|route| route.metric_us >= LONG_PATH_US)
     }
 
     /// Waits for the next session that someone opens; `None` when the endpoint has been closed.

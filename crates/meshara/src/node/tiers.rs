@@ -23,6 +23,10 @@ const QUIET: Duration = Duration::from_secs(2);
 const PRODUCTS: f64 = 4.0;
 /// A new window must differ by this factor from the one in force.
 const HYSTERESIS: f64 = 2.0;
+/// Over a short path at most this part of the socket's receive buffer (as the kernel counts it, which is twice the bytes asked for and
+/// includes its own overhead): while this node isn't scheduled the whole window comes to wait there, and what finds no place is
+/// lost. Over long paths the window must exceed the buffer, since most of it is on the way.
+const BUFFER_SHARE: u32 = 4;
 /// Smaller windows save nothing worth having.
 const MIN_WINDOW: u32 = 1 << 20;
 /// Measurements below this many packets say nothing of loss.
@@ -71,9 +75,13 @@ pub(crate) fn tier(rate: f64) -> &'static str {
     }
 }
 
-/// The window for a rate (bytes a second) and a round trip, given the one in force; `None` to leave it.
-pub(crate) fn window(rate: f64, rtt: Duration, current: u32) -> Option<u32> {
-    let wanted = (rate * rtt.as_secs_f64() * PRODUCTS).clamp(f64::from(MIN_WINDOW), f64::from(STREAM_WINDOW));
+/// The window for a rate (bytes a second) and a round trip, given the one in force and the largest for this path; `None` to leave it.
+pub(crate) fn window(rate: f64, rtt: Duration, current: u32, largest: u32) -> Option<u32> {
+    let largest = largest.clamp(MIN_WINDOW, STREAM_WINDOW);
+    let wanted = (rate * rtt.as_secs_f64() * PRODUCTS).clamp(f64::from(MIN_WINDOW), f64::from(largest));
+    if current > largest {
+        return Some(wanted as u32);
+    }
     let factor = wanted / f64::from(current.max(1));
     // Growing is urgent, since a window that is too small hides the rate that would ask for more.
     (factor >= HYSTERESIS.sqrt() || factor <= 1.0 / HYSTERESIS).then_some(wanted as u32)
@@ -198,6 +206,8 @@ fn carried(stats: &ConnectionStats) -> u64 {
 pub(crate) async fn follow(inner: Arc<Inner>, session: Session) {
     let connection = &session.connection;
     let address = session.member.address;
+    let buffer = inner.endpoints.plane().wire().buffer_sizes().map_or(0, |(receive, _)| receive);
+    let near = u32::try_from(buffer).unwrap_or(u32::MAX) / BUFFER_SHARE;
     let mut before = connection.stats();
     let mut at = Instant::now();
     let mut measured = Measured { window: FIRST_WINDOW, ..Measured::default() };
@@ -222,7 +232,8 @@ pub(crate) async fn follow(inner: Arc<Inner>, session: Session) {
         let sent = stats.udp_tx.bytes.saturating_sub(before.udp_tx.bytes);
         measured.rate = received.max(sent) as f64 / elapsed;
         // The window limits what the peer sends to us, so the receiving rate decides.
-        if let Some(window) = window(received as f64 / elapsed, connection.rtt(), measured.window)
+        let largest = if inner.endpoints.is_long(address) { STREAM_WINDOW } else { near };
+        if let Some(window) = window(received as f64 / elapsed, connection.rtt(), measured.window, largest)
             && (window > measured.window || received > 0)
         {
             measured.window = window;
@@ -289,11 +300,26 @@ mod tests {
     fn windows_follow_the_product_with_hysteresis() {
         let gigabit = 125e6;
         let rtt = Duration::from_millis(40);
-        assert_eq!(window(gigabit, rtt, 4 << 20), Some(20_000_000));
-        assert_eq!(window(gigabit, rtt, 20_000_000), None);
-        assert_eq!(window(gigabit * 1.2, rtt, 20_000_000), None, "a fifth more is within the margin");
-        assert_eq!(window(gigabit, Duration::from_millis(1), 20_000_000), Some(MIN_WINDOW));
-        assert_eq!(window(1e12, rtt, 4 << 20), Some(STREAM_WINDOW), "bounded");
+        assert_eq!(window(gigabit, rtt, 4 << 20, STREAM_WINDOW), Some(20_000_000));
+        assert_eq!(window(gigabit, rtt, 20_000_000, STREAM_WINDOW), None);
+        assert_eq!(
+            window(gigabit * 1.2, rtt, 20_000_000, STREAM_WINDOW),
+            None,
+            "a fifth more is within the margin"
+        );
+        assert_eq!(window(gigabit, Duration::from_millis(1), 20_000_000, STREAM_WINDOW), Some(MIN_WINDOW));
+        assert_eq!(window(1e12, rtt, 4 << 20, STREAM_WINDOW), Some(STREAM_WINDOW), "bounded");
+        assert_eq!(
+            window(gigabit, rtt, 16 << 20, 4 << 20),
+            Some(4 << 20),
+            "what fits in the socket's buffer"
+        );
+        assert_eq!(window(gigabit, rtt, 4 << 20, 4 << 20), None);
+        assert_eq!(
+            window(gigabit, rtt, 1 << 20, 100 << 10),
+            None,
+            "a buffer that is smaller than any window"
+        );
     }
 
     /// The decision after so much loss for as long as it takes.
