@@ -27,7 +27,7 @@ pub use crate::auth::{Authenticator, Member, MemberError};
 pub use crate::config::Config;
 pub use crate::control::ControlError;
 pub use crate::core::Core;
-pub use crate::core::views::{Metrics, NeighbourView, NodeView, Phase, RouteView};
+pub use crate::core::views::{LostView, Metrics, NeighbourView, NodeView, Phase, RouteView};
 pub use crate::probe::ProbeError;
 pub use crate::table::{Alternates, ForwardingTable, RouteEntry};
 pub use crate::types::{

@@ -51,6 +51,18 @@ pub enum ControlStreamError {
     Read(#[from] quinn::ReadExactError),
 }
 
+impl ControlStreamError {
+    /// Whether the stream broke because its connection ended.
+    #[must_use]
+    pub fn link_ended(&self) -> bool {
+        matches!(
+            self,
+            Self::Write(quinn::WriteError::ConnectionLost(_))
+                | Self::Read(quinn::ReadExactError::ReadError(quinn::ReadError::ConnectionLost(_)))
+        )
+    }
+}
+
 /// The first message of each side.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub(crate) struct Hello {

@@ -49,6 +49,41 @@ fn a_line_of_four_is_seen_as_it_is() {
 }
 
 #[test]
+fn a_neighbour_that_died_is_down_until_it_is_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut nodes = line(&dir, &["alice", "bob", "carol"]);
+    let peers = |node: &Node| node.lines(&["peers"]);
+    let state = |node: &Node, name: &str| {
+        let found = peers(node).into_iter().find(|peer| peer["name"] == name);
+        found.map(|peer| peer["state"].as_str().unwrap().to_owned())
+    };
+    let fields = peers(&nodes[0]).remove(0);
+    // Frozen, then killed: what the neighbour notices by silence, and what it goes on to show.
+    nodes[1].signal("-STOP");
+    until("alice sees bob down", || (state(&nodes[0], "bob")? == "down").then_some(()));
+    nodes[1].stop("-KILL");
+    let shown = peers(&nodes[0]);
+    assert_eq!(shown.len(), 1, "{shown:?}");
+    let bob = &shown[0];
+    assert_eq!(keys(bob), keys(&fields));
+    assert_eq!((&bob["state"], &bob["addr"]), (&"down".into(), &nodes[1].addr.as_str().into()));
+    assert_eq!(bob["node_id"], fields["node_id"]);
+    assert!(bob["rtt_ms"].is_null() && bob["mtu"].is_null(), "{bob}");
+    assert!(bob["since_s"].as_u64().unwrap() < 60, "{bob}");
+    assert_eq!(nodes[0].status()["neighbours"], 0);
+    let human = nodes[0].run(&["peers"]);
+    assert!(String::from_utf8_lossy(&human.stdout).contains("down"), "{human:?}");
+
+    nodes[1].up();
+    until("bob is back", || (state(&nodes[0], "bob")? == "up").then_some(()));
+    assert_eq!((peers(&nodes[0]).len(), &nodes[0].status()["neighbours"]), (1, &1.into()));
+    // Who leaves in order is not down but gone.
+    until("carol is back", || (state(&nodes[1], "carol")? == "up").then_some(()));
+    nodes[2].stop("-TERM");
+    until("carol is gone", || state(&nodes[1], "carol").is_none().then_some(()));
+}
+
+#[test]
 fn pings_are_sent_on_time_and_summed_up() {
     let dir = tempfile::tempdir().unwrap();
     let nodes = line(&dir, &["alice", "bob", "carol"]);

@@ -65,7 +65,7 @@ pub enum PeerState {
     Up,
     /// Probes are overdue: traffic moved to an alternate, the link is kept.
     Suspect,
-    /// Declared dead.
+    /// Lost: there is no link, and the node tries to get it back. Or a link so new that no probe has passed yet.
     Down,
 }
 
@@ -76,7 +76,7 @@ pub struct PeerInfo {
     pub node_id: String,
     /// Its name.
     pub name: String,
-    /// Its address as seen by this node, `ip:port`.
+    /// Its address as seen by this node, `ip:port`; the last one when it is down.
     pub addr: String,
     /// Liveness of the link.
     pub state: PeerState,
@@ -90,9 +90,9 @@ pub struct PeerInfo {
     pub auth: String,
     /// Seconds in the present state.
     pub since_s: u64,
-    /// Bytes sent to the neighbour on this link.
+    /// Bytes sent to the neighbour on this link; 0 without one.
     pub tx_bytes: u64,
-    /// Bytes received from the neighbour on this link.
+    /// Bytes received from the neighbour on this link; 0 without one.
     pub rx_bytes: u64,
     /// Delivery rate measured lately, in Mbit/s; absent until measured.
     #[serde(default)]

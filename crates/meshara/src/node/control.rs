@@ -9,7 +9,7 @@ use data_encoding::BASE64;
 use meshara_identity::{IssuerError, NodeId, UnixMillis};
 use meshara_messaging::{InboxRow, SubmitError};
 use meshara_overlay::header::DEFAULT_TTL;
-use meshara_overlay::{LinkKind, Phase};
+use meshara_overlay::{LinkKind, LostView, Phase};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
@@ -106,11 +106,13 @@ impl Control for NodeControl {
     async fn peers(&self) -> Result<Vec<PeerInfo>> {
         let inner = &self.0;
         // A link made on demand makes no neighbour.
-        let views: Vec<_> = inner
-            .overlay
-            .view(|core| core.neighbours().filter(|link| link.kind == LinkKind::Routing).collect());
+        let (views, lost): (Vec<_>, Vec<_>) = inner.overlay.view(|core| {
+            let views = core.neighbours().filter(|link| link.kind == LinkKind::Routing);
+            (views.collect(), core.lost_neighbours().collect())
+        });
         let now = inner.overlay.now();
-        let mut peers = Vec::new();
+        // First: a new link to one of them counts once it works.
+        let mut peers: Vec<PeerInfo> = lost.into_iter().map(|lost| down(now, lost)).collect();
         for view in views {
             let Some(link) = inner.overlay.link(view.link) else { continue };
             let (tx_bytes, rx_bytes) = link.hop.bytes();
@@ -425,15 +427,39 @@ fn timestamp(at: UnixMillis) -> Timestamp {
     Timestamp::from_unix_ms(at.0)
 }
 
-/// One entry a neighbour, by name: of two links to one neighbour the better one is shown.
+/// A neighbour that failed. There is no link to measure: nothing gets through.
+fn down(now: Duration, lost: LostView) -> PeerInfo {
+    PeerInfo {
+        node_id: lost.node.to_string(),
+        name: lost.name.unwrap_or_default(),
+        addr: lost.addr.map(|addr| addr.to_string()).unwrap_or_default(),
+        state: PeerState::Down,
+        rtt_ms: None,
+        loss: 1.0,
+        kex: KEX.to_owned(),
+        auth: AUTH.to_owned(),
+        since_s: now.saturating_sub(lost.since).as_secs(),
+        tx_bytes: 0,
+        rx_bytes: 0,
+        rate_mbit_s: None,
+        tier: None,
+        window_bytes: None,
+        cwnd_bytes: None,
+        mtu: None,
+        dialled: lost.dialled_by_us,
+    }
+}
+
+/// One entry a neighbour, by name: of two links to one neighbour the better one is shown, of equal ones the first.
 fn one_each(mut peers: Vec<PeerInfo>) -> Vec<PeerInfo> {
     let rank = |peer: &PeerInfo| match peer.state {
         PeerState::Up => 0,
         PeerState::Suspect => 1,
         PeerState::Down => 2,
     };
-    peers.sort_by(|a, b| (&a.name, &a.node_id, rank(a)).cmp(&(&b.name, &b.node_id, rank(b))));
+    peers.sort_by(|a, b| (&a.node_id, rank(a)).cmp(&(&b.node_id, rank(b))));
     peers.dedup_by(|a, b| a.node_id == b.node_id);
+    peers.sort_by(|a, b| (&a.name, &a.node_id).cmp(&(&b.name, &b.node_id)));
     peers
 }
 
@@ -710,6 +736,7 @@ mod tests {
             dialled: true,
         };
         let peers = one_each(vec![
+            peer("", "3", PeerState::Down), // lost before its name was known
             peer("carol", "3", PeerState::Suspect),
             peer("bob", "2", PeerState::Down),
             peer("carol", "3", PeerState::Up),

@@ -208,6 +208,8 @@ async fn read_control(inner: &Inner, id: LinkId, mut receiver: ControlReceiver) 
     loop {
         let message = match receiver.receive().await {
             Ok(message) => message,
+            // How the connection ended says more than that its stream did.
+            Err(error) if error.link_ended() => return,
             Err(error) => {
                 tracing::debug!(%error, "control stream");
                 return inner.overlay.close_link(id, CLOSE_CONTROL, "the control stream broke");
@@ -225,13 +227,18 @@ async fn read_control(inner: &Inner, id: LinkId, mut receiver: ControlReceiver) 
 
 async fn refresh(inner: &Inner, id: LinkId) {
     let Some(link) = inner.overlay.link(id) else { return };
-    let mut mtu = link.hop.mtu();
+    let (mut mtu, mut remote) = (link.hop.mtu(), link.hop.remote());
     for round in 0_u32.. {
         tokio::time::sleep(if round < EARLY_REFRESHES { EARLY_REFRESH } else { REFRESH }).await;
         let found = link.hop.refresh();
         if found != mtu {
             mtu = found;
             inner.overlay.input(|core, now| core.link_mtu(now, id, found));
+        }
+        let moved = link.hop.remote();
+        if moved != remote {
+            remote = moved;
+            inner.overlay.input(|core, now| core.link_moved(now, id, moved));
         }
         if link.hop.take_busy() {
             inner.overlay.input(|core, now| core.note_traffic(now, id));

@@ -1,6 +1,7 @@
 //! Links: up, suspect, dead, doubled; and what we tell the mesh about them.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use meshara_identity::NodeId;
@@ -37,6 +38,8 @@ pub(super) struct Link {
     pub(super) peer: LinkPeer,
     pub(super) live: Liveness,
     pub(super) up_at: Duration,
+    /// Since when it is in its phase.
+    pub(super) phase_at: Duration,
     /// When [`Core::check_links`] must look at it; a copy of the liveness' deadline.
     pub(super) deadline: Duration,
     pub(super) requests: Bucket,
@@ -93,6 +96,7 @@ impl Core {
         let link = Link {
             live,
             up_at: now,
+            phase_at: now,
             deadline: now,
             requests: Bucket::new(REQUEST_BURST, REQUEST_EVERY, now),
             summary_at: None,
@@ -112,7 +116,7 @@ impl Core {
         self.begin(now);
         if let Some(link) = self.links.remove(&id) {
             self.event(Event::LinkDown { link: id, node: link.peer.node, reason: None });
-            self.lost(now, &link, Some(reason));
+            self.link_lost(now, &link, reason);
         }
         self.finish(now);
     }
@@ -136,6 +140,15 @@ impl Core {
         self.begin(now);
         if let Some(link) = self.links.get_mut(&id) {
             link.peer.mtu = mtu;
+        }
+        self.finish(now);
+    }
+
+    /// The neighbour's packets come from another address now: a NAT has rebound, or it moved.
+    pub fn link_moved(&mut self, now: Duration, id: LinkId, remote: SocketAddr) {
+        self.begin(now);
+        if let Some(link) = self.links.get_mut(&id) {
+            link.peer.remote = Some(remote);
         }
         self.finish(now);
     }
@@ -198,13 +211,17 @@ impl Core {
     }
 
     fn apply(&mut self, now: Duration, id: LinkId, change: Change) {
-        let Some(link) = self.links.get(&id) else { return };
+        let Some(link) = self.links.get_mut(&id) else { return };
+        link.phase_at = now;
         let node = link.peer.node;
         let damp = link.routing();
         match change {
             Change::Confirmed => {
                 self.outputs.push_back(Output::LinkUsable { link: id, usable: true });
                 self.event(Event::LinkUp { link: id, node });
+                if damp {
+                    self.lost.found(&node);
+                }
                 if damp && let Some(damping) = self.damping.get_mut(&node) {
                     damping.recovered(now);
                 }
@@ -248,18 +265,22 @@ impl Core {
             CloseReason::Dead | CloseReason::Unconfirmed => LinkDownReason::TimedOut,
             _ => LinkDownReason::Redundant,
         };
-        self.lost(now, &link, Some(heard));
+        self.link_lost(now, &link, heard);
     }
 
-    fn lost(&mut self, now: Duration, link: &Link, reason: Option<LinkDownReason>) {
+    fn link_lost(&mut self, now: Duration, link: &Link, reason: LinkDownReason) {
         self.routing.touch();
-        if !link.routing() || self.has_link(&link.peer.node) {
+        if !link.routing() {
+            return;
+        }
+        self.note_lost(now, link, reason);
+        if self.has_link(&link.peer.node) {
             return;
         }
         if link.live.phase() == Phase::Up {
             self.damping.entry(link.peer.node).or_default().failed(now);
         }
-        self.neighbour_lost(now, link, reason.unwrap_or(LinkDownReason::Closed));
+        self.neighbour_lost(now, link, reason);
     }
 
     /// Whether any routing link to the node exists, in whatever state.

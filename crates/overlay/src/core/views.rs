@@ -26,7 +26,7 @@ pub struct NeighbourView {
     pub rtt: Option<Duration>,
     /// Share of probes lost, 0 to 1.
     pub loss: f64,
-    /// When it came up.
+    /// Since when it is in this state.
     pub since: Duration,
     /// Who dialled.
     pub dialled_by_us: bool,
@@ -34,6 +34,21 @@ pub struct NeighbourView {
     pub mtu: u16,
     /// Advertised cost, µs; `None` on direct and unconfirmed links.
     pub cost_us: Option<u32>,
+}
+
+/// A neighbour that failed, and that the node tries to get back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LostView {
+    /// Who.
+    pub node: NodeId,
+    /// Its name, if it was known.
+    pub name: Option<String>,
+    /// Where its packets last came from.
+    pub addr: Option<SocketAddr>,
+    /// When it failed.
+    pub since: Duration,
+    /// Who had dialled.
+    pub dialled_by_us: bool,
 }
 
 /// What is known of a node.
@@ -119,7 +134,7 @@ impl Core {
             phase: link.live.phase(),
             rtt: link.live.rtt(),
             loss: f64::from(link.live.loss()) / f64::from(crate::probe::LOSS_ONE),
-            since: link.up_at,
+            since: link.phase_at,
             dialled_by_us: link.peer.dialled_by_us,
             mtu: link.peer.mtu,
             cost_us: self
