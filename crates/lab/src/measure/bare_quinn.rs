@@ -26,8 +26,8 @@ const CHUNK: usize = 256 << 10;
 const WINDOW: u32 = 32 << 20;
 /// Buffers of the UDP socket as a node asks for them.
 const SOCKET_BUFFER: usize = meshara_transport::SOCKET_BUFFER;
-/// What a client may take beyond its sending time.
-const EXTRA: Duration = Duration::from_secs(20);
+/// What a client may take beyond its sending time: a window of 32 MiB at 10 Mbit/s, where a lossy link has slowed it so far.
+const EXTRA: Duration = Duration::from_secs(60);
 
 /// One end of a bare connection, as a process of its own.
 #[derive(Debug, Subcommand)]
