@@ -1,7 +1,7 @@
 //! Frozen messages of version 1, and round trips.
 //!
-//! ML-DSA signs with randomness, so the fixtures were made once (`cargo test -p meshara-identity -- --ignored
-//! make_fixtures`) and are only read since. A change that cannot read them needs a new version.
+//! ML-DSA signs with randomness, so the fixtures were made once and are only read since. A change that cannot read them needs a new
+//! version. For that, `MESHARA_FREEZE=1 cargo test -p meshara-identity frozen` writes what the tests make anew over the fixtures.
 
 use std::path::Path;
 use std::time::Duration;
@@ -67,17 +67,13 @@ fn claim(keys: &Keys, nonce: [u8; 32], time: UnixMillis) -> Claim {
     }
 }
 
-#[test]
-#[ignore = "rewrites the frozen fixtures; only for a new version"]
-fn make_fixtures() {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-    let write = |name: &str, bytes: &[u8]| std::fs::write(directory.join(name), bytes).unwrap();
+/// Every message by the name of its fixture, made now.
+fn made() -> [(&'static str, Vec<u8>); 6] {
     let keys = keys();
     let signers = (&keys.node, &keys.leaf, &keys.routing);
     let request = encode_join(&join_body(&keys), signers, &JOIN_KEY).unwrap();
-    write("join-request.bin", &request);
     let renewal = RenewBody { claim: claim(&keys, [10; 32], NOW) };
-    write("renew-request.bin", &encode_renew(&renewal, signers).unwrap());
+    let renewal = encode_renew(&renewal, signers).unwrap();
 
     let grant = keys.issuer.grant(&keys.root, &"lab".parse().unwrap(), NodeId([11; 32]), 1, NOW).unwrap();
     let subject = LeafSubject {
@@ -95,13 +91,31 @@ fn make_fixtures() {
         issuer_time: NOW,
     };
     let accepted = Outcome::Issued(Box::new(issued.clone()));
-    write("join-accepted.bin", &encode_reply(&request, accepted, Some(&JOIN_KEY)).unwrap());
+    let accepted = encode_reply(&request, accepted, Some(&JOIN_KEY)).unwrap();
     let refused = Outcome::Refused(Refusal::NameTaken { name: bob() });
-    write("join-refused.bin", &encode_reply(&request, refused, Some(&JOIN_KEY)).unwrap());
-    write("grant.bin", &grant.encode().unwrap());
+    let refused = encode_reply(&request, refused, Some(&JOIN_KEY)).unwrap();
     let anchors = TrustAnchors::new(issued.root, issued.mesh, issued.grants).unwrap();
     let membership = Membership::new(anchors, leaf.der, keys.leaf).unwrap();
-    write("mesh-info.bin", &membership.mesh_info().encode().unwrap());
+    [
+        ("join-request.bin", request),
+        ("renew-request.bin", renewal),
+        ("join-accepted.bin", accepted),
+        ("join-refused.bin", refused),
+        ("grant.bin", grant.encode().unwrap()),
+        ("mesh-info.bin", membership.mesh_info().encode().unwrap()),
+    ]
+}
+
+#[test]
+fn what_is_made_has_the_length_of_what_is_frozen() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    for (name, bytes) in made() {
+        if std::env::var_os("MESHARA_FREEZE").is_some() {
+            std::fs::write(directory.join(name), &bytes).unwrap();
+        }
+        let frozen = std::fs::read(directory.join(name)).unwrap();
+        assert_eq!(bytes.len(), frozen.len(), "{name}");
+    }
 }
 
 #[test]
