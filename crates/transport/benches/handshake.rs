@@ -5,17 +5,23 @@
 
 #![allow(clippy::unwrap_used, reason = "a measurement stops at the first surprise")]
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use meshara_identity::home::{self, Identity};
-use meshara_identity::{UnixMillis, create_mesh};
+use meshara_identity::UnixMillis;
+use meshara_identity::home::Identity;
 use meshara_overlay::LinkKind;
-use meshara_transport::quic::CongestionControl;
-use meshara_transport::tls::{Expect, Tls, TlsMaterial};
-use meshara_transport::{Accepted, DataPlane, Endpoints, Wire};
+use meshara_transport::Accepted;
+use meshara_transport::tls::Expect;
 
+use common::{Mesh, endpoints};
+
+#[path = "../tests/common/mod.rs"]
+mod common;
+
+/// Any port.
+const LOCALHOST: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 /// Enough that the 99th percentile stands on ten samples.
 const COUNT: usize = 1000;
 /// Unmeasured runs first: lazily made tables, the allocator.
@@ -23,16 +29,8 @@ const WARM: usize = 20;
 /// What is to be reached.
 const BAR: Duration = Duration::from_millis(5);
 
-fn endpoints(identity: &Identity) -> Endpoints {
-    let wire = Wire::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-    let (plane, mut events) = DataPlane::new(identity.membership.member().address, wire);
-    tokio::spawn(async move { while events.recv().await.is_some() {} });
-    let tls = Tls::new(&TlsMaterial::new(&identity.membership).unwrap()).unwrap();
-    Endpoints::new(plane, Arc::new(tls), CongestionControl::default(), &[7; 32]).unwrap()
-}
-
 async fn listen(identity: Identity, address: std::sync::mpsc::Sender<SocketAddr>) {
-    let endpoints = Arc::new(endpoints(&identity));
+    let endpoints = Arc::new(endpoints(&identity, LOCALHOST));
     address.send(endpoints.plane().wire().local_addr().unwrap()).unwrap();
     while let Some(incoming) = endpoints.next_incoming().await {
         let endpoints = endpoints.clone();
@@ -50,21 +48,12 @@ fn runtime() -> tokio::runtime::Runtime {
 
 fn main() {
     let count = std::env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(COUNT);
-    let dir = tempfile::TempDir::new().unwrap();
-    let (a, b) = (dir.path().join("a"), dir.path().join("b"));
-    let now = UnixMillis::now();
-    let alice = create_mesh(&a, &"lab".parse().unwrap(), &"alice".parse().unwrap(), None, now).unwrap();
-    let issuer = home::open_issuer(&a, alice.membership.anchors(), None).unwrap().unwrap();
-    let ticket = issuer.invite(Duration::from_secs(60), 1, vec![], now).unwrap().ticket;
-    let (client, node, routing) = home::begin_join(&b, ticket, "bob".parse().unwrap(), None, now).unwrap();
-    let membership = client.open_reply(&issuer.handle_join(client.request(), now).reply, now).unwrap();
-    let bob = home::finish(&b, node, routing, membership, None).unwrap();
-
+    let Mesh { alice, bob, .. } = Mesh::new(UnixMillis::now());
     let (address, listening) = std::sync::mpsc::channel();
     std::thread::spawn(move || runtime().block_on(listen(bob, address)));
     let to = listening.recv().unwrap();
     let mut samples = runtime().block_on(async {
-        let endpoints = endpoints(&alice);
+        let endpoints = endpoints(&alice, LOCALHOST);
         let mut samples = Vec::new();
         for number in 0..WARM + count {
             let start = Instant::now();

@@ -27,6 +27,9 @@ use crate::reassembly::{Reassembly, ReassemblyStats, Sink};
 use crate::sender::SessionSender;
 use crate::wire::Wire;
 
+#[cfg(test)]
+mod tests;
+
 /// Receive buffers per system call. Each holds one GRO batch; what a batch touches, here, in QUIC's buffers and in the packets
 /// made of them, is three times this, and must stay in a core's level 2 cache.
 const RECEIVE_BATCH: usize = 2;
@@ -294,11 +297,16 @@ impl DataPlane {
             _ => u16::MAX,
         };
         sender.send(&self.wire, link, (self.me, destination), path_mtu, transmit, &self.counters);
-        // QUIC takes the packets for sent and may have no more for a while: nobody else would send the rest.
+        self.send_rest(&sender);
+        Ok(())
+    }
+
+    /// Sees that what the kernel refused is sent later. QUIC takes the packets for sent and may have no more for a while: nobody else
+    /// would do it.
+    fn send_rest(self: &Arc<Self>, sender: &SessionSender) {
         if !sender.is_empty() && !self.flushing.swap(true, AcqRel) {
             tokio::spawn(self.clone().flush());
         }
-        Ok(())
     }
 
     /// Sends what the kernel refused, as soon as it takes data again.

@@ -115,6 +115,13 @@ impl Wire {
         self.io.try_io(Interest::WRITABLE, || self.state.try_send((&self.io).into(), transmit))
     }
 
+    /// As if the kernel's buffer had just been found full: nothing more is sent before the kernel tells of the socket again, which
+    /// it does when something arrives. On loopback its buffer never fills.
+    #[cfg(test)]
+    pub(crate) fn refuse(&self) {
+        let _ = self.io.try_io(Interest::WRITABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+    }
+
     /// Waits until the socket takes data.
     pub(crate) async fn writable(&self) -> io::Result<()> {
         self.io.writable().await

@@ -6,37 +6,20 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use meshara_identity::home::{self, Identity};
-use meshara_identity::{UnixMillis, create_mesh};
+use meshara_identity::UnixMillis;
+use meshara_identity::home::Identity;
 use meshara_overlay::LinkKind;
-use meshara_transport::quic::CongestionControl;
-use meshara_transport::tls::{Expect, Tls, TlsMaterial};
-use meshara_transport::{Accepted, DataPlane, Endpoints, Wire};
+use meshara_transport::Accepted;
+use meshara_transport::tls::Expect;
 use quinn::ConnectionError;
+
+use common::{Mesh, endpoints};
+
+mod common;
 
 /// Both ends must know within this.
 const AT_ONCE: Duration = Duration::from_secs(2);
 const LOCALHOST: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
-
-fn identities() -> (Identity, Identity, tempfile::TempDir) {
-    let dir = tempfile::TempDir::new().unwrap();
-    let (a, b) = (dir.path().join("a"), dir.path().join("b"));
-    let now = UnixMillis::now();
-    let alice = create_mesh(&a, &"lab".parse().unwrap(), &"alice".parse().unwrap(), None, now).unwrap();
-    let issuer = home::open_issuer(&a, alice.membership.anchors(), None).unwrap().unwrap();
-    let ticket = issuer.invite(Duration::from_secs(60), 1, vec![], now).unwrap().ticket;
-    let (client, node, routing) = home::begin_join(&b, ticket, "bob".parse().unwrap(), None, now).unwrap();
-    let membership = client.open_reply(&issuer.handle_join(client.request(), now).reply, now).unwrap();
-    let bob = home::finish(&b, node, routing, membership, None).unwrap();
-    (alice, bob, dir)
-}
-
-fn endpoints(identity: &Identity, at: SocketAddr) -> Endpoints {
-    let (plane, mut events) = DataPlane::new(identity.membership.member().address, Wire::bind(at).unwrap());
-    tokio::spawn(async move { while events.recv().await.is_some() {} });
-    let tls = Tls::new(&TlsMaterial::new(&identity.membership).unwrap()).unwrap();
-    Endpoints::new(plane, Arc::new(tls), CongestionControl::default(), &[7; 32]).unwrap()
-}
 
 /// Accepts one link and keeps it until `end` comes, on a thread of its own; gives the address at once.
 fn listen(
@@ -72,7 +55,7 @@ fn listen(
 
 #[tokio::test]
 async fn a_link_that_nobody_claims_ends_and_leaves_its_place() {
-    let (alice, bob, _dir) = identities();
+    let Mesh { alice, bob, .. } = Mesh::new(UnixMillis::now());
     let bob = Arc::new(bob);
     let (_end, ended) = tokio::sync::oneshot::channel();
     let (address, thread) = listen(&bob, LOCALHOST, ended);
@@ -91,7 +74,7 @@ async fn a_link_that_nobody_claims_ends_and_leaves_its_place() {
 
 #[tokio::test]
 async fn a_killed_node_tells_when_it_is_back_that_its_old_links_are_over() {
-    let (alice, bob, _dir) = identities();
+    let Mesh { alice, bob, .. } = Mesh::new(UnixMillis::now());
     let bob = Arc::new(bob);
     let (end, ended) = tokio::sync::oneshot::channel();
     let (address, thread) = listen(&bob, LOCALHOST, ended);
