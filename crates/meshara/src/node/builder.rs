@@ -18,6 +18,7 @@ use rand_chacha::ChaCha8Rng;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::address_book::AddressBook;
 use super::admission::Admission;
 use super::auth::MeshAuth;
 use super::echo::Echoes;
@@ -178,9 +179,10 @@ impl Builder {
         let (applications, accepted) = mpsc::channel(APPLICATION_STREAMS);
         let mut peers = config.peers.clone();
         peers.extend(remembered_peers(&store).await?);
+        let remembered = Remembered::of(&store, peers).await?;
+        let listener = control_socket.then(|| api::bind(&home)).transpose().map_err(BuildError::Control)?;
 
         let inner = Arc::new(Inner {
-            home,
             config,
             mesh: anchors.mesh().clone(),
             bound,
@@ -203,9 +205,8 @@ impl Builder {
             member,
         });
         inner.publish_addresses();
-        start(&inner, plane_events, dials, opened, work, peers, &anchors.mesh_id()).await?;
-        if control_socket {
-            let listener = api::bind(&inner.home).map_err(BuildError::Control)?;
+        start(&inner, plane_events, dials, opened, work, remembered, &anchors.mesh_id());
+        if let Some(listener) = listener {
             let mut stop = inner.stop.subscribe();
             let control = Arc::new(super::control::NodeControl(inner.clone()));
             inner.spawn(api::serve(listener, control, async move {
@@ -249,16 +250,33 @@ const TICKET_KEY: &str = "ticket addresses";
 /// Setting that remembers peers.
 const PEERS_KEY: &str = "peers";
 
-/// Starts every task of the node.
-async fn start(
+/// Whom to dial.
+struct Remembered {
+    /// Configured, and remembered from `join` and `add_peer`.
+    peers: Vec<PeerAddr>,
+    /// Members that joining went through.
+    ticket: Vec<SocketAddr>,
+    book: AddressBook,
+}
+
+impl Remembered {
+    async fn of(store: &Store, peers: Vec<PeerAddr>) -> Result<Self, StoreError> {
+        let ticket = store.get(store::Bucket::Settings, TICKET_KEY).await?.unwrap_or_default();
+        Ok(Self { peers, ticket, book: AddressBook::load(store).await? })
+    }
+}
+
+/// Starts every task of the node. Can't fail: nobody would end those that were started before.
+fn start(
     inner: &Arc<Inner>,
     plane_events: meshara_transport::PlaneEvents,
     dials: mpsc::Receiver<(meshara_overlay::DialTarget, meshara_overlay::LinkKind)>,
     opened: mpsc::Receiver<super::Session>,
     work: messages::Work,
-    peers: Vec<PeerAddr>,
+    remembered: Remembered,
     mesh: &meshara_identity::MeshId,
-) -> Result<(), BuildError> {
+) {
+    let Remembered { peers, ticket, book } = remembered;
     let me = || inner.clone();
     inner.spawn(super::run_plane(me(), plane_events));
     inner.spawn({
@@ -280,19 +298,15 @@ async fn start(
         inner.spawn(multicast::run(me(), announcement));
     }
     if inner.config.auto {
-        let ticket: Option<Vec<SocketAddr>> =
-            inner.messages.store.get(store::Bucket::Settings, TICKET_KEY).await?;
-        for addr in ticket.unwrap_or_default() {
+        for addr in ticket {
             inner.overlay.known(KnownNode { node: None, addrs: vec![addr], origin: KnownOrigin::Ticket });
         }
-        let book = inner.messages.store.list::<Vec<SocketAddr>>(store::Bucket::Addresses).await?;
-        for (node, addrs) in book {
-            let node = node.parse().ok();
+        for (node, addrs) in book.entries() {
+            let (node, addrs) = (node.parse().ok(), addrs.to_vec());
             inner.overlay.known(KnownNode { node, addrs, origin: KnownOrigin::Gossip });
         }
-        inner.spawn(super::address_book::keep(me()));
+        inner.spawn(super::address_book::keep(me(), book));
     }
-    Ok(())
 }
 
 /// Binds the UDP socket: the configured address, else all interfaces on the port of last time, else the default port. A port that

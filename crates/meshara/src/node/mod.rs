@@ -29,7 +29,6 @@ mod tiers;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -82,7 +81,6 @@ pub struct Stream {
 
 /// What the tasks of a node share.
 pub(crate) struct Inner {
-    pub(crate) home: PathBuf,
     pub(crate) config: Config,
     pub(crate) member: Member,
     pub(crate) mesh: MeshName,

@@ -66,10 +66,10 @@ pub enum StoreError {
         /// The bucket.
         bucket: Bucket,
     },
-    /// A record is not of the type that was asked for.
-    #[error("record {key:?} of {bucket} cannot be read: {detail}; remove it and make it again")]
+    /// A value has no encoding.
+    #[error("record {key:?} of {bucket} cannot be written: {detail}")]
     Record {
-        /// Where it is.
+        /// Where it was to go.
         bucket: Bucket,
         /// Its key.
         key: String,

@@ -15,6 +15,7 @@ mod exchange;
 mod tests;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use meshara_identity::NodeId;
 use meshara_messaging::{InboxRow, MessageId, Snapshot, StoreOp};
@@ -45,6 +46,7 @@ const REQUESTS_MAX: usize = 256;
 /// A handle on the open store; clones share it. The file is closed when the last one is dropped.
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
+    path: Arc<Path>,
     requests: mpsc::Sender<Request>,
     arrivals: watch::Receiver<u64>,
     health: watch::Receiver<Option<StoreError>>,
@@ -75,8 +77,9 @@ impl Store {
         let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
         let (arrived, arrivals) = watch::channel(snapshot.inbox.last_arrival);
         let (sick, health) = watch::channel(None);
+        let path = opener.path.as_path().into();
         Writer::spawn(opener, database, batch, receiver, arrived, sick)?;
-        Ok((Self { requests, arrivals, health }, snapshot))
+        Ok((Self { path, requests, arrivals, health }, snapshot))
     }
 
     /// Applies a batch of the messaging core, whole or not at all. Returns once it is on the disk.
@@ -139,7 +142,7 @@ impl Store {
     /// Reads a record.
     ///
     /// # Errors
-    /// [`StoreError`], among them [`StoreError::Record`] when the record is not a `T`.
+    /// [`StoreError`], among them [`StoreError::Damaged`] when the record is not a `T`.
     pub(crate) async fn get<T: Serialize + DeserializeOwned>(
         &self,
         bucket: Bucket,
@@ -148,7 +151,7 @@ impl Store {
         let (reply, answer) = oneshot::channel();
         self.send(Request::Get(bucket, key.to_owned(), reply)).await?;
         let bytes = answer.await.map_err(|_| StoreError::Stopped)??;
-        bytes.map(|bytes| tables::decode_record(bucket, key, &bytes)).transpose()
+        bytes.map(|bytes| tables::decode_record(&self.path, bucket, key, &bytes)).transpose()
     }
 
     /// Reads all records of a bucket, ordered by key.
@@ -163,7 +166,7 @@ impl Store {
         self.send(Request::List(bucket, reply)).await?;
         let records = answer.await.map_err(|_| StoreError::Stopped)??;
         let typed = |(key, bytes): (String, Vec<u8>)| {
-            tables::decode_record(bucket, &key, &bytes).map(|value| (key, value))
+            tables::decode_record(&self.path, bucket, &key, &bytes).map(|value| (key, value))
         };
         records.into_iter().map(typed).collect()
     }

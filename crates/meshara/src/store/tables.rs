@@ -87,18 +87,19 @@ pub(super) fn encode_record<T: Serialize>(
 
 /// Takes only what [`encode_record`] writes: postcard alone would take longer spellings of a number.
 pub(super) fn decode_record<T: Serialize + DeserializeOwned>(
+    path: &Path,
     bucket: Bucket,
     key: &str,
     bytes: &[u8],
 ) -> Result<T, StoreError> {
-    let record = |detail: String| StoreError::Record { bucket, key: key.into(), detail };
-    let (value, rest) = postcard::take_from_bytes(bytes).map_err(|error| record(error.to_string()))?;
+    let damaged = |detail| StoreError::damaged(path, format!("record {key:?} of {bucket}: {detail}"));
+    let (value, rest) = postcard::take_from_bytes(bytes).map_err(|error| damaged(error.to_string()))?;
     if !rest.is_empty() {
-        return Err(record(format!("{} bytes too many", rest.len())));
+        return Err(damaged(format!("{} bytes too many", rest.len())));
     }
     match postcard::to_stdvec(&value) {
         Ok(canonical) if canonical == bytes => Ok(value),
-        _ => Err(record("not the canonical encoding".into())),
+        _ => Err(damaged("not the canonical encoding".into())),
     }
 }
 
@@ -150,10 +151,10 @@ pub(super) fn decode_inbox(path: &Path, arrival: u64, value: &[u8]) -> Result<In
 pub(super) fn decodes(value: &[u8]) -> bool {
     let path = Path::new("fuzzed");
     let record = |bucket| {
-        decode_record::<String>(bucket, "key", value).is_ok()
-            || decode_record::<Vec<String>>(bucket, "key", value).is_ok()
-            || decode_record::<Vec<std::net::SocketAddr>>(bucket, "key", value).is_ok()
-            || decode_record::<u16>(bucket, "key", value).is_ok()
+        decode_record::<String>(path, bucket, "key", value).is_ok()
+            || decode_record::<Vec<String>>(path, bucket, "key", value).is_ok()
+            || decode_record::<Vec<std::net::SocketAddr>>(path, bucket, "key", value).is_ok()
+            || decode_record::<u16>(path, bucket, "key", value).is_ok()
     };
     decode_outbox(path, (&[0; 32], 1), value).is_ok()
         | decode_inbox(path, 1, value).is_ok()

@@ -145,11 +145,12 @@ fn records_are_typed_and_bounded() {
         assert_eq!(store.remove(bucket, "ssh").await, Ok(false));
         assert!(matches!(
             store.get::<Service>(Bucket::Settings, "ssh").await,
-            Err(StoreError::Record { .. })
+            Err(StoreError::Damaged { .. })
         ));
         assert!(matches!(
             store.get::<u8>(bucket, "http").await,
-            Err(StoreError::Record { detail, .. }) if detail.ends_with("bytes too many")
+            Err(StoreError::Damaged { path: named, detail })
+                if named == path && detail.starts_with("record \"http\" of services") && detail.ends_with("bytes too many")
         ));
         let size = tables::VALUE_MAX + 3;
         let large = vec![0_u8; tables::VALUE_MAX];
@@ -437,9 +438,10 @@ fn senders_with_the_same_identifiers_are_told_apart() {
 
 #[test]
 fn a_number_has_one_spelling() {
-    let decode = |bytes: &[u8]| tables::decode_record::<u16>(Bucket::Settings, "port", bytes);
+    let decode =
+        |bytes: &[u8]| tables::decode_record::<u16>(Path::new("it"), Bucket::Settings, "port", bytes);
     assert_eq!(decode(&[0x80, 0x01]), Ok(128));
     assert_eq!(decode(&[0x7f]), Ok(127));
-    assert!(matches!(decode(&[0xff, 0x00]), Err(StoreError::Record { .. })), "over-long 127");
-    assert!(matches!(decode(&[0x7f, 0x00]), Err(StoreError::Record { .. })), "trailing byte");
+    assert!(matches!(decode(&[0xff, 0x00]), Err(StoreError::Damaged { .. })), "over-long 127");
+    assert!(matches!(decode(&[0x7f, 0x00]), Err(StoreError::Damaged { .. })), "trailing byte");
 }
