@@ -1,0 +1,1 @@
+//! The local trail of security events: a hash chain of JSON lines that `trust audit` verifies.

@@ -1,0 +1,1 @@
+//! The transparency log: RFC 9162 hashing, C2SP tiles and checkpoints, witnesses, crash-safe appends, proofs.
