@@ -94,6 +94,30 @@ pub enum Accepted {
     Join(Connection),
 }
 
+/// Somebody who wants a link, a join or a session. It counts as under way from now until it is complete or given up: a flood is
+/// counted as it comes, not when its handshakes get their turn.
+#[derive(Debug)]
+pub struct Newcomer {
+    incoming: quinn::Incoming,
+    under_way: UnderWay,
+}
+
+impl Newcomer {
+    fn new(incoming: quinn::Incoming, count: &Arc<AtomicU32>) -> Self {
+        Self { incoming, under_way: UnderWay::new(count) }
+    }
+
+    /// Where it says it is.
+    pub fn remote_address(&self) -> SocketAddr {
+        self.incoming.remote_address()
+    }
+
+    /// Tells it that there is no room.
+    pub fn refuse(self) {
+        self.incoming.refuse();
+    }
+}
+
 /// The QUIC endpoints of a node.
 #[derive(Debug)]
 pub struct Endpoints {
@@ -102,8 +126,8 @@ pub struct Endpoints {
     link: Endpoint,
     session: Endpoint,
     next_link: AtomicU32,
-    handshakes: AtomicU32,
-    session_handshakes: AtomicU32,
+    handshakes: Arc<AtomicU32>,
+    session_handshakes: Arc<AtomicU32>,
     link_transport: Arc<quinn::TransportConfig>,
     /// For short paths and for long ones.
     session_transport: [Arc<quinn::TransportConfig>; 2],
@@ -142,8 +166,8 @@ impl Endpoints {
             link,
             session,
             next_link: AtomicU32::new(first),
-            handshakes: AtomicU32::new(0),
-            session_handshakes: AtomicU32::new(0),
+            handshakes: Arc::default(),
+            session_handshakes: Arc::default(),
             link_transport,
             session_transport,
         })
@@ -178,7 +202,7 @@ impl Endpoints {
     }
 
     /// Waits for the next incoming connection; `None` when the endpoint has been closed.
-    pub async fn next_incoming(&self) -> Option<quinn::Incoming> {
+    pub async fn next_incoming(&self) -> Option<Newcomer> {
         loop {
             let incoming = self.link.accept().await?;
             if let Some(admitted) = self.admit(incoming) {
@@ -188,8 +212,8 @@ impl Endpoints {
     }
 
     /// Completes an incoming connection of the link endpoint.
-    pub async fn accept(&self, incoming: quinn::Incoming) -> Result<Accepted, ConnectError> {
-        let _under_way = UnderWay::new(&self.handshakes);
+    pub async fn accept(&self, newcomer: Newcomer) -> Result<Accepted, ConnectError> {
+        let Newcomer { incoming, under_way: _counted } = newcomer;
         let mut config = self.tls.server_config();
         config.transport_config(self.link_transport.clone());
         let attempt = async {
@@ -232,11 +256,11 @@ impl Endpoints {
     }
 
     /// Waits for the next session that someone opens; `None` when the endpoint has been closed.
-    pub async fn next_session(&self) -> Option<quinn::Incoming> {
+    pub async fn next_session(&self) -> Option<Newcomer> {
         loop {
             let incoming = self.session.accept().await?;
             if self.session_handshakes.load(Relaxed) < REFUSE_ABOVE {
-                return Some(incoming);
+                return Some(Newcomer::new(incoming, &self.session_handshakes));
             }
             incoming.refuse();
         }
@@ -245,9 +269,9 @@ impl Endpoints {
     /// Completes a session that someone opens.
     pub async fn accept_session(
         &self,
-        incoming: quinn::Incoming,
+        newcomer: Newcomer,
     ) -> Result<(Connection, Member), ConnectError> {
-        let _under_way = UnderWay::new(&self.session_handshakes);
+        let Newcomer { incoming, under_way: _counted } = newcomer;
         let mut config = self.tls.session_server_config();
         if let IpAddr::V6(ip) = incoming.remote_address().ip() {
             config.transport_config(self.session_transport(MeshAddress(ip.octets())));
@@ -273,7 +297,7 @@ impl Endpoints {
     }
 
     /// Proof of address and refusal when too many handshakes are under way.
-    fn admit(&self, incoming: quinn::Incoming) -> Option<quinn::Incoming> {
+    fn admit(&self, incoming: quinn::Incoming) -> Option<Newcomer> {
         let under_way = self.handshakes.load(Relaxed);
         if under_way >= REFUSE_ABOVE {
             incoming.refuse();
@@ -283,7 +307,7 @@ impl Endpoints {
             let _ = incoming.retry();
             return None;
         }
-        Some(incoming)
+        Some(Newcomer::new(incoming, &self.handshakes))
     }
 
     /// Checks who the peer is, exchanges hellos and makes the data plane's half.
@@ -366,16 +390,17 @@ impl Drop for LinkGuard {
 }
 
 /// Counts a handshake while it lives.
-struct UnderWay<'a>(&'a AtomicU32);
+#[derive(Debug)]
+struct UnderWay(Arc<AtomicU32>);
 
-impl<'a> UnderWay<'a> {
-    fn new(count: &'a AtomicU32) -> Self {
+impl UnderWay {
+    fn new(count: &Arc<AtomicU32>) -> Self {
         count.fetch_add(1, Relaxed);
-        Self(count)
+        Self(count.clone())
     }
 }
 
-impl Drop for UnderWay<'_> {
+impl Drop for UnderWay {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
     }

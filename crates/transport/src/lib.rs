@@ -25,7 +25,7 @@ mod wire;
 
 pub use counters::Counters;
 pub use data_plane::{ControlFrame, DataPlane, PlaneEvent, PlaneEvents};
-pub use endpoints::{Accepted, ConnectError, Endpoints, LINK_TIMEOUT, Link};
+pub use endpoints::{Accepted, ConnectError, Endpoints, LINK_TIMEOUT, Link, Newcomer};
 pub use fragment::FragmentHeader;
 pub use hop_keys::BULK_OVERHEAD;
 pub use hop_link::{HopLink, LinkTable, MAX_LINKS};
