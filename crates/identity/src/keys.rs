@@ -48,33 +48,38 @@ pub(crate) fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, KeyError> {
 }
 
 /// An ML-DSA-65 key pair with the seed it came from.
-pub(crate) struct MlDsaKey {
+pub struct MlDsaKey {
     seed: Seed,
     pair: PqdsaKeyPair,
     public: MlDsaPublic,
 }
 
 impl MlDsaKey {
-    pub(crate) fn generate() -> Result<Self, KeyError> {
+    /// A new key.
+    pub fn generate() -> Result<Self, KeyError> {
         Self::from_seed(random()?)
     }
 
-    pub(crate) fn from_seed(seed: Seed) -> Result<Self, KeyError> {
+    /// The key that this seed belongs to.
+    pub fn from_seed(seed: Seed) -> Result<Self, KeyError> {
         let pair =
             PqdsaKeyPair::from_seed(&ML_DSA_65_SIGNING, seed.as_slice()).map_err(|_| KeyError::Rejected)?;
         let public = MlDsaPublic::try_from(pair.public_key().as_ref()).map_err(|_| KeyError::Rejected)?;
         Ok(Self { seed, pair, public })
     }
 
-    pub(crate) fn seed(&self) -> &Seed {
+    /// The secret, for a sealed file.
+    pub fn seed(&self) -> &Seed {
         &self.seed
     }
 
-    pub(crate) fn public(&self) -> &MlDsaPublic {
+    /// Raw public key.
+    pub fn public(&self) -> &MlDsaPublic {
         &self.public
     }
 
-    pub(crate) fn sign(&self, message: &[u8]) -> Result<MlDsaSignature, KeyError> {
+    /// Signs `message`; the caller puts a domain in front of it.
+    pub fn sign(&self, message: &[u8]) -> Result<MlDsaSignature, KeyError> {
         let mut signature = [0; 3309];
         self.pair.sign(message, &mut signature).map_err(|_| KeyError::Signing)?;
         Ok(signature.into())
@@ -87,7 +92,7 @@ impl MlDsaKey {
 }
 
 /// Verifies an ML-DSA-65 signature under a raw public key.
-pub(crate) fn verify_ml_dsa(
+pub fn verify_ml_dsa(
     public: &MlDsaPublic,
     message: &[u8],
     signature: &MlDsaSignature,

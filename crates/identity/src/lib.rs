@@ -18,7 +18,7 @@ pub mod names;
 pub mod root;
 pub mod sealed;
 pub mod ticket;
-mod wire;
+pub mod wire;
 
 pub use anchors::{LeafError, Member, TrustAnchors, TrustError};
 pub use bytes::FixedBytes;

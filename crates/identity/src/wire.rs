@@ -1,10 +1,10 @@
-//! Encoding of everything this crate puts on a wire or in a file: one version byte, then postcard, canonical.
+//! Encoding of everything that identity and trust put on a wire or in a file: one version byte, then postcard, canonical.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Version of every message and statement of this crate.
-pub(crate) const VERSION: u8 = 1;
+/// Version of every message and statement in this encoding.
+pub const VERSION: u8 = 1;
 
 /// Why bytes were not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -31,19 +31,19 @@ pub enum WireError {
     Malformed,
 }
 
-/// Appends postcard of `value` to `out`. The types of this crate always encode; a failure leaves `Malformed`.
+/// Appends postcard of `value` to `out`. Types of plain data always encode; a failure leaves `Malformed`.
 pub(crate) fn append<T: Serialize>(mut out: Vec<u8>, value: &T) -> Result<Vec<u8>, WireError> {
     out.extend_from_slice(&postcard::to_allocvec(value).map_err(|_| WireError::Malformed)?);
     Ok(out)
 }
 
 /// `VERSION | postcard(value)`.
-pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, WireError> {
+pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, WireError> {
     append(vec![VERSION], value)
 }
 
 /// Decodes exactly what [`encode`] writes: nothing after it, no second spelling of the same value.
-pub(crate) fn decode<T: Serialize + DeserializeOwned>(bytes: &[u8], max: usize) -> Result<T, WireError> {
+pub fn decode<T: Serialize + DeserializeOwned>(bytes: &[u8], max: usize) -> Result<T, WireError> {
     let body = check_version(bytes, max)?;
     let (value, rest) = take::<T>(body)?;
     if rest.is_empty() { Ok(value) } else { Err(WireError::Malformed) }
