@@ -1,14 +1,21 @@
 //! Files that hold secrets: format, sealing with a passphrase, atomic writing. See `docs/identity.md`, "Files".
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+mod disk;
+mod error;
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::Path;
 
 use argon2::{Algorithm, Argon2, Params, Version};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use data_encoding::HEXLOWER;
 use zeroize::Zeroizing;
 
+use self::disk::write_temporary;
+pub(crate) use self::disk::{
+    check_mode, link, private_directory, private_options, sync_directory, temporary,
+};
+pub use self::error::FileError;
 use crate::keys::{KeyError, random};
 
 /// What every file starts with.
@@ -85,119 +92,6 @@ impl Passphrase {
 impl std::fmt::Debug for Passphrase {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Passphrase(secret)")
-    }
-}
-
-/// Why a file was not read or written. Each names the file and what to do.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum FileError {
-    /// No such file.
-    #[error("{path}: no such file; run `meshara init` or `meshara join` first, or restore it from a backup", path = path.display())]
-    Missing {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The file is there already and is never overwritten.
-    #[error("{path}: exists already and is not overwritten; use another --home, or move it away if it is not needed", path = path.display())]
-    AlreadyExists {
-        /// The file.
-        path: PathBuf,
-    },
-    /// Others may read an unsealed secret.
-    #[error("{path}: others can access it (mode {mode:03o}); run `chmod 600 {path}`", path = path.display())]
-    Permissions {
-        /// The file.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
-    /// The file is intact and the passphrase does not open it.
-    #[error("{path}: wrong passphrase; give the right one with --passphrase-file", path = path.display())]
-    WrongPassphrase {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The file is sealed and no passphrase was given.
-    #[error("{path}: sealed with a passphrase; give it with --passphrase-file", path = path.display())]
-    PassphraseRequired {
-        /// The file.
-        path: PathBuf,
-    },
-    /// A passphrase was given and the file is not sealed.
-    #[error("{path}: not sealed, although a passphrase was given; leave out --passphrase-file if this is as you want it", path = path.display())]
-    NotSealed {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The passphrase file has no passphrase.
-    #[error("{path}: holds no passphrase; write one into it", path = path.display())]
-    EmptyPassphrase {
-        /// The passphrase file.
-        path: PathBuf,
-    },
-    /// The content is not what was written.
-    #[error("{path}: damaged ({what}); restore it from a backup, or move it away and join again with a new ticket", path = path.display())]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What does not fit.
-        what: &'static str,
-    },
-    /// Written by a newer version.
-    #[error("{path}: format version {found}, this program knows up to {supported}; update it", path = path.display())]
-    UnknownVersion {
-        /// The file.
-        path: PathBuf,
-        /// Version in the file.
-        found: u8,
-        /// Newest version known.
-        supported: u8,
-    },
-    /// Another kind of file.
-    #[error("{path}: another kind of file ({found} instead of {expected}); put the right file in its place", path = path.display())]
-    WrongKind {
-        /// The file.
-        path: PathBuf,
-        /// Kind that belongs here.
-        expected: u8,
-        /// Kind found.
-        found: u8,
-    },
-    /// The system refused.
-    #[error("{path}: cannot {action}: {message}", path = path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What was tried.
-        action: &'static str,
-        /// Kind of the error.
-        kind: io::ErrorKind,
-        /// The system's words.
-        message: String,
-    },
-    /// The cryptographic library failed.
-    #[error("{path}: {error}", path = path.display())]
-    Key {
-        /// The file.
-        path: PathBuf,
-        /// What failed.
-        error: KeyError,
-    },
-}
-
-impl FileError {
-    pub(crate) fn io(path: &Path, action: &'static str, error: &io::Error) -> Self {
-        let path = path.to_owned();
-        match error.kind() {
-            io::ErrorKind::NotFound if action == "open" => Self::Missing { path },
-            io::ErrorKind::AlreadyExists => Self::AlreadyExists { path },
-            kind => Self::Io { path, action, kind, message: error.to_string() },
-        }
-    }
-
-    fn key(path: &Path, error: KeyError) -> Self {
-        Self::Key { path: path.to_owned(), error }
     }
 }
 
@@ -383,82 +277,4 @@ fn derive(
         .hash_password_into(&passphrase.0, salt, key.as_mut_slice())
         .map_err(|_| rejected())?;
     Ok(LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key.as_slice()).map_err(|_| rejected())?))
-}
-
-/// Gives a finished file its name. A hard link, unlike a rename, fails when the name exists: nothing is ever overwritten, not
-/// even in a race.
-pub(crate) fn link(temporary: &Path, path: &Path) -> Result<(), FileError> {
-    fs::hard_link(temporary, path).map_err(|error| FileError::io(path, "create", &error))
-}
-
-/// A new file beside `path`, open for reading and writing.
-pub(crate) fn temporary(path: &Path) -> Result<(PathBuf, File), FileError> {
-    let suffix = random::<8>().map_err(|error| FileError::key(path, error))?;
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".new-{}", HEXLOWER.encode(suffix.as_slice())));
-    let temporary = path.with_file_name(name);
-    let file = private_options()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(&temporary)
-        .map_err(|error| FileError::io(path, "write", &error))?;
-    Ok((temporary, file))
-}
-
-fn write_temporary(path: &Path, bytes: &[u8]) -> Result<PathBuf, FileError> {
-    let (temporary, mut file) = temporary(path)?;
-    match file.write_all(bytes).and_then(|()| file.sync_all()) {
-        Ok(()) => Ok(temporary),
-        Err(error) => {
-            // Best effort: what could not be written is of no use, and the first error is the one to tell.
-            let _ = fs::remove_file(&temporary);
-            Err(FileError::io(path, "write", &error))
-        }
-    }
-}
-
-/// Options that make new files readable by their owner alone.
-pub(crate) fn private_options() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options
-}
-
-/// Makes a directory (and its parents) for its owner alone; one that exists stays as it is.
-pub(crate) fn private_directory(path: &Path) -> Result<(), FileError> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(path).map_err(|error| FileError::io(path, "make the directory", &error))
-}
-
-#[cfg(unix)]
-pub(crate) fn check_mode(path: &Path, file: &File) -> Result<(), FileError> {
-    use std::os::unix::fs::PermissionsExt;
-    let metadata = file.metadata().map_err(|error| FileError::io(path, "examine", &error))?;
-    let mode = metadata.permissions().mode() & 0o777;
-    if mode & 0o077 == 0 { Ok(()) } else { Err(FileError::Permissions { path: path.to_owned(), mode }) }
-}
-
-#[cfg(not(unix))]
-pub(crate) fn check_mode(_: &Path, _: &File) -> Result<(), FileError> {
-    Ok(())
-}
-
-/// Makes a new or replaced name durable.
-pub(crate) fn sync_directory(path: &Path) -> Result<(), FileError> {
-    #[cfg(unix)]
-    {
-        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let directory = directory.unwrap_or_else(|| Path::new("."));
-        File::open(directory)
-            .and_then(|file| file.sync_all())
-            .map_err(|error| FileError::io(directory, "sync", &error))?;
-    }
-    #[cfg(not(unix))]
-    let _ = path;
-    Ok(())
 }
