@@ -2,28 +2,30 @@
 //!
 //! Needs no running node. The same request may reach the issuer several times and by several members; it counts once.
 
+mod error;
+mod heard;
+
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use meshara_identity::home::{self, HomeError};
+use meshara_identity::home;
 use meshara_identity::join::REPLY_MAX;
 use meshara_identity::membership::MESH_INFO_MAX;
-use meshara_identity::{
-    JoinClient, LeafError, MeshInfo, MeshInfoError, NodeName, Passphrase, Ticket, TicketError, UnixMillis,
-    WireError,
-};
+use meshara_identity::{JoinClient, MeshInfo, NodeName, Passphrase, Ticket, UnixMillis};
 use meshara_transport::{quic, tls};
 use quinn::{ClientConfig, Endpoint};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+pub use self::error::{JoinError, MemberError};
+use self::heard::Heard;
 use crate::config::PeerAddr;
-use crate::frames::{FrameReadError, read_frame, write_frame};
+use crate::frames::{read_frame, write_frame};
 use crate::node::{JOIN_VERSION, remember_peers, remember_ticket};
-use crate::store::{Store, StoreError};
+use crate::store::Store;
 
 /// How long members are tried.
 const TRY_FOR: Duration = Duration::from_secs(20);
@@ -67,96 +69,6 @@ pub struct JoinOutcome {
     pub via: SocketAddr,
 }
 
-/// Why joining failed. Nothing in the home was overwritten.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum JoinError {
-    /// The ticket's text is wrong.
-    #[error(transparent)]
-    Ticket(#[from] TicketError),
-    /// The home can't take the identity.
-    #[error(transparent)]
-    Home(#[from] HomeError),
-    /// The mesh, or a member that can't be proved to speak for it, refused.
-    #[error(transparent)]
-    Join(#[from] meshara_identity::JoinError),
-    /// No socket.
-    #[error("can't open a UDP socket: {0}")]
-    Socket(std::io::Error),
-    /// The ticket names no address and no peer was given.
-    #[error("the ticket names no address")]
-    NoAddress,
-    /// This machine's clock and the mesh's contradict each other.
-    #[error(transparent)]
-    Clock(LeafError),
-    /// Nobody answered in time.
-    #[error("no member could help within {} s; last: {last}", TRY_FOR.as_secs())]
-    NoMember {
-        /// The last failure.
-        last: MemberError,
-    },
-    /// TLS.
-    #[error(transparent)]
-    Tls(#[from] tls::TlsError),
-    /// The peers could not be remembered.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-/// Why an attempt with one member failed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum MemberError {
-    /// No answer.
-    #[error("{0}: no answer")]
-    Silent(SocketAddr),
-    /// The name has no address.
-    #[error("{0}: the name does not resolve")]
-    Name(PeerAddr),
-    /// The connection failed.
-    #[error("{0}: {1}")]
-    Connection(SocketAddr, quinn::ConnectionError),
-    /// The address can't be dialled.
-    #[error("{0}: {1}")]
-    Dial(SocketAddr, quinn::ConnectError),
-    /// The stream broke.
-    #[error("{0}: {1}")]
-    Read(SocketAddr, FrameReadError),
-    /// The stream broke.
-    #[error("{0}: {1}")]
-    Write(SocketAddr, quinn::WriteError),
-    /// What the member says of its mesh doesn't decode.
-    #[error("{0}: {1}")]
-    Wire(SocketAddr, WireError),
-    /// Not a member of the ticket's mesh.
-    #[error("{0}: {1}")]
-    NotMember(SocketAddr, MeshInfoError),
-    /// The member shows no certificate.
-    #[error("{0}: no certificate")]
-    NoCertificate(SocketAddr),
-    /// The member reaches no issuer.
-    #[error("{0}: this member reaches no issuer now")]
-    NoIssuer(SocketAddr),
-}
-
-impl MemberError {
-    /// Whether somebody answered, only not as hoped.
-    fn is_an_answer(&self) -> bool {
-        matches!(
-            self,
-            Self::Read(..)
-                | Self::Wire(..)
-                | Self::NotMember(..)
-                | Self::NoCertificate(_)
-                | Self::NoIssuer(_)
-        )
-    }
-}
-
-fn answered(last: &Option<MemberError>) -> bool {
-    last.as_ref().is_some_and(MemberError::is_an_answer)
-}
-
 /// Joins a mesh: tries members for up to 20 s.
 ///
 /// # Errors
@@ -196,62 +108,6 @@ enum Step {
     Resolved(PeerAddr, std::io::Result<Vec<SocketAddr>>),
     /// A member was tried.
     Tried(SocketAddr, Result<Vec<u8>, MemberError>),
-}
-
-/// What the members said so far.
-#[derive(Default)]
-struct Heard {
-    /// A refusal that no key proves: another member may know better.
-    doubtful: Option<meshara_identity::JoinError>,
-    /// A member whose certificate isn't valid by this machine's clock. One alone tells little: anybody may show an ended one.
-    clock: Option<LeafError>,
-    /// A member answered whose certificate is good, or that was not let finish: the clock isn't all that is wrong.
-    others: bool,
-    /// The last failure of any round.
-    last: Option<MemberError>,
-}
-
-impl Heard {
-    /// Takes a reply; whether it ends the search.
-    fn replied(&mut self, client: &JoinClient, reply: &[u8]) -> bool {
-        use meshara_identity::JoinError as Reply;
-        match client.open_reply(reply, UnixMillis::now()) {
-            Err(
-                error @ (Reply::Refused { authentic: false, .. } | Reply::NotAuthentic | Reply::OtherRequest),
-            ) => {
-                self.doubtful = Some(error);
-                false
-            }
-            _ => true,
-        }
-    }
-
-    fn failed(&mut self, error: MemberError) {
-        match error {
-            MemberError::NotMember(
-                _,
-                MeshInfoError::Leaf(error @ (LeafError::Expired { .. } | LeafError::NotYetValid { .. })),
-            ) => self.clock = Some(error),
-            error => {
-                self.others |= matches!(error, MemberError::NoIssuer(_) | MemberError::Read(..));
-                // What a member said tells more than another's silence.
-                if error.is_an_answer() || !answered(&self.last) {
-                    self.last = Some(error);
-                }
-            }
-        }
-    }
-
-    /// Ends a round over all members: why a further one would bring nothing else.
-    fn end_round(&mut self) -> Result<(), JoinError> {
-        if let Some(error) = self.doubtful.take() {
-            return Err(error.into());
-        }
-        match self.clock.take() {
-            Some(error) if !std::mem::take(&mut self.others) => Err(JoinError::Clock(error)),
-            _ => Ok(()),
-        }
-    }
 }
 
 /// Asks all members at once, round after round, until one gives an answer that counts. `resolve` gives a name's addresses.
@@ -355,36 +211,6 @@ async fn attempt(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const MEMBER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
-
-    fn ended() -> LeafError {
-        LeafError::Expired { not_after: UnixMillis(1), now: UnixMillis(2) }
-    }
-
-    fn shows_an_ended_certificate() -> MemberError {
-        MemberError::NotMember(MEMBER, MeshInfoError::Leaf(ended()))
-    }
-
-    #[test]
-    fn an_ended_certificate_counts_only_when_no_other_member_answers() {
-        let mut heard = Heard::default();
-        heard.failed(shows_an_ended_certificate());
-        heard.failed(MemberError::NoIssuer(MEMBER));
-        assert!(heard.end_round().is_ok(), "the other member's certificate was good");
-
-        heard.failed(shows_an_ended_certificate());
-        heard.failed(MemberError::Silent(MEMBER));
-        assert!(matches!(heard.end_round(), Err(JoinError::Clock(error)) if error == ended()));
-    }
-
-    #[test]
-    fn a_members_refusal_outweighs_anothers_ended_certificate() {
-        let mut heard = Heard::default();
-        heard.failed(shows_an_ended_certificate());
-        heard.doubtful = Some(meshara_identity::JoinError::NotAuthentic);
-        assert!(matches!(heard.end_round(), Err(JoinError::Join(meshara_identity::JoinError::NotAuthentic))));
-    }
 
     #[tokio::test]
     async fn a_name_that_never_resolves_delays_neither_addresses_nor_the_end() {

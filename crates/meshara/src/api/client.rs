@@ -1,18 +1,21 @@
 //! A client of the control API: what `meshara` uses to reach the node that runs on a home.
 
+mod lines;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::task::JoinHandle;
 
+use self::lines::Connection;
+pub use self::lines::LineStream;
 use super::control::Result;
 use super::error::{ApiError, ErrorCode, ErrorEnvelope};
 use super::socket::{connect, socket_path};
@@ -32,9 +35,6 @@ const MESH_TIMEOUT: Duration = Duration::from_secs(20);
 const MARGIN: Duration = Duration::from_secs(2);
 /// Largest answer read: 10,000 routes with their alternates, or a batch of unread messages whose every byte is escaped.
 const MAX_ANSWER: usize = 64 << 20;
-/// Longest line of a stream: a message of which every byte is escaped (`\u0000`), and its envelope.
-const MAX_LINE: usize = 6 * MAX_MESSAGE + 4096;
-
 /// Speaks to the node of one home. Every call is a connection of its own.
 #[derive(Debug, Clone)]
 pub struct Client {
@@ -297,15 +297,7 @@ impl Client {
     ) -> Result<LineStream<T>> {
         let request = tokio::time::timeout(timeout, self.request(method, uri, body));
         let (response, connection) = request.await.unwrap_or_else(|_| Err(self.silent(timeout)))?;
-        Ok(LineStream {
-            client: self.clone(),
-            body: response.into_body(),
-            buffer: bytes::BytesMut::new(),
-            scanned: 0,
-            ended: false,
-            _connection: connection,
-            _event: std::marker::PhantomData,
-        })
+        Ok(LineStream::new(self.clone(), response.into_body(), connection))
     }
 
     async fn request(
@@ -318,7 +310,7 @@ impl Client {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| self.protocol(&format!("no connection: {error}")))?;
-        let connection = Connection(tokio::spawn(async move {
+        let connection = Connection::new(tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a control connection ended early");
             }
@@ -401,90 +393,6 @@ impl Client {
             socket_path(&self.home).display()
         );
         ApiError::new(ErrorCode::Protocol, message).hint("do the command and the node have the same version?")
-    }
-}
-
-/// Ends the connection when the answer is no longer wanted.
-#[derive(Debug)]
-struct Connection(JoinHandle<()>);
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// A streamed answer. Dropping it closes the connection, which ends the operation at the node.
-#[derive(Debug)]
-pub struct LineStream<T> {
-    client: Client,
-    body: Incoming,
-    buffer: bytes::BytesMut,
-    /// Bytes of `buffer` known to hold no line end.
-    scanned: usize,
-    ended: bool,
-    _connection: Connection,
-    _event: std::marker::PhantomData<fn() -> T>,
-}
-
-impl<T: DeserializeOwned> LineStream<T> {
-    /// The next event; `None` after the last. Safe to cancel.
-    ///
-    /// # Errors
-    /// What the node says as its last line, or that the connection broke.
-    pub async fn next(&mut self) -> Result<Option<T>> {
-        loop {
-            if let Some(line) = self.take_line() {
-                return self.decode(&line).map(Some).inspect_err(|_| self.ended = true);
-            }
-            if self.ended {
-                return Ok(None);
-            }
-            if self.buffer.len() > MAX_LINE {
-                self.ended = true;
-                self.buffer.clear();
-                return Err(self.client.protocol(&format!("a line is longer than {MAX_LINE} bytes")));
-            }
-            match self.body.frame().await {
-                Some(Ok(frame)) => {
-                    if let Ok(data) = frame.into_data() {
-                        self.buffer.extend_from_slice(&data);
-                    }
-                }
-                Some(Err(error)) => {
-                    self.ended = true;
-                    return Err(self.client.cut(&error));
-                }
-                None => self.ended = true,
-            }
-        }
-    }
-
-    /// The next event if it has been read already.
-    ///
-    /// # Errors
-    /// See [`LineStream::next`].
-    pub fn buffered(&mut self) -> Result<Option<T>> {
-        self.take_line().map(|line| self.decode(&line)).transpose()
-    }
-
-    fn take_line(&mut self) -> Option<Bytes> {
-        let rest = self.buffer.get(self.scanned..).unwrap_or_default();
-        let Some(end) = rest.iter().position(|byte| *byte == b'\n') else {
-            self.scanned = self.buffer.len();
-            return None;
-        };
-        let line = self.buffer.split_to(self.scanned + end).freeze();
-        self.buffer.advance(1);
-        self.scanned = 0;
-        Some(line)
-    }
-
-    fn decode(&self, line: &[u8]) -> Result<T> {
-        if line.starts_with(b"{\"error\":") {
-            return Err(self.client.decode::<ErrorEnvelope>(line)?.error);
-        }
-        self.client.decode(line)
     }
 }
 
