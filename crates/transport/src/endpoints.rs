@@ -329,12 +329,12 @@ impl Endpoints {
             let (send, receive) = connection.open_bi().await?;
             let (mut sender, mut receiver) = (ControlSender::new(send), ControlReceiver::new(receive));
             sender.hello(&ours(kind)).await?;
-            let theirs = receiver.hello().await?;
+            let theirs = receiver.hello().await.inspect_err(|error| refuse(&connection, error))?;
             (sender, receiver, theirs, kind)
         } else {
             let (send, receive) = connection.accept_bi().await?;
             let (mut sender, mut receiver) = (ControlSender::new(send), ControlReceiver::new(receive));
-            let theirs = receiver.hello().await?;
+            let theirs = receiver.hello().await.inspect_err(|error| refuse(&connection, error))?;
             let kind = theirs.kind();
             sender.hello(&ours(kind)).await?;
             (sender, receiver, theirs, kind)
@@ -365,6 +365,16 @@ impl Endpoints {
 const CLOSE_WRONG_ADDRESS: u32 = 2;
 /// Close code: a node reached itself.
 const CLOSE_OURSELVES: u32 = 3;
+
+/// Close code: the peer's hello was wrong, or of another version. Above the overlay's codes, beside those of the node.
+const CLOSE_HELLO: u32 = 0x102;
+
+/// Tells the peer what is wrong with its hello.
+fn refuse(connection: &Connection, error: &HelloError) {
+    if let Some(reason) = error.close_reason() {
+        connection.close(CLOSE_HELLO.into(), reason.as_bytes());
+    }
+}
 
 /// Takes a link back that nobody claims: one that failed half-way, or was made beside another.
 struct LinkGuard {

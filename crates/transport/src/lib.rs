@@ -14,6 +14,7 @@ pub mod fuzz;
 mod hop_keys;
 mod hop_link;
 mod link;
+mod mtu_check;
 pub mod quic;
 mod quic_queue;
 mod reassembly;
@@ -32,5 +33,6 @@ pub use hop_link::{HopLink, LinkTable, MAX_LINKS};
 #[doc(hidden)]
 pub use link::decode_hello;
 pub use link::{ControlReceiver, ControlSender, ControlStreamError, HelloError, MAX_CONTROL};
+pub use mtu_check::MtuCheck;
 pub use reassembly::{ReassemblyStats, session_addr};
 pub use wire::{SOCKET_BUFFER, Wire, any_address, canonical};

@@ -36,6 +36,19 @@ pub enum HelloError {
     Stream(#[from] ControlStreamError),
 }
 
+impl HelloError {
+    /// What the neighbour is told that has sent such a hello. None when it can't be told, or the fault isn't its.
+    pub(crate) fn close_reason(&self) -> Option<String> {
+        match self {
+            Self::Version { found } => Some(format!(
+                "version {found} of the link protocol is not known here, only version {VERSION}: update the older node"
+            )),
+            Self::Malformed => Some("the hello is malformed".to_owned()),
+            Self::NoKeys | Self::Stream(_) => None,
+        }
+    }
+}
+
 /// Why a control message could not be sent or received.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

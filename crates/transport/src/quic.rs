@@ -43,6 +43,9 @@ const SESSION_KEEP_ALIVE: Duration = Duration::from_secs(10);
 const LINK_IDLE: Duration = Duration::from_secs(15);
 /// As for sessions.
 const LINK_KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// Room in bytes for datagrams of a link, each way. They only fill packets (see `mtu_check`): nobody reads them, the oldest goes. One of
+/// full size, the few beside it and QUIC's own for each fit twice.
+const LINK_DATAGRAMS: usize = 4096;
 /// RTT assumed before the first sample. RFC 9002 says 333 ms; a lost first packet would then cost a second. 100 ms costs at
 /// most a few repeated packets on longer paths.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
@@ -84,7 +87,8 @@ pub fn link_transport() -> TransportConfig {
         .stream_receive_window(VarInt::from_u32(256 << 10))
         .receive_window(VarInt::from_u32(512 << 10))
         .send_window(1 << 20)
-        .datagram_receive_buffer_size(None);
+        .datagram_receive_buffer_size(Some(LINK_DATAGRAMS))
+        .datagram_send_buffer_size(LINK_DATAGRAMS);
     config
 }
 
