@@ -190,7 +190,7 @@ pub fn renew(
 }
 
 /// Renews the leaf of the node that issues when less than half of its life is left: nobody else can. Tells whether it did. A leaf that
-/// has not begun stays: then the clock is wrong.
+/// has not begun stays: then the clock is wrong. So does one that lasts as long as the issuer's grant.
 pub fn renew_issuer(
     home: &Path,
     identity: &mut Identity,
@@ -199,7 +199,8 @@ pub fn renew_issuer(
     now: UnixMillis,
 ) -> Result<bool, HomeError> {
     let member = identity.membership.member();
-    if now < member.not_before || now.plus(LEAF_LIFE / 2) <= member.not_after {
+    let fresh = now.plus(LEAF_LIFE / 2) <= member.not_after || issuer.grant_end() <= member.not_after;
+    if now < member.not_before || fresh {
         return Ok(false);
     }
     let leaf_key = LeafKey::generate()?;

@@ -306,6 +306,17 @@ fn the_issuer_renews_its_own_leaf_once_half_of_its_life_is_over() {
 }
 
 #[test]
+fn the_issuer_renews_nothing_that_would_not_last_longer() {
+    let mut mesh = Mesh::new();
+    let home = mesh.home("alice");
+    let grant_end = mesh.alice.membership.anchors().grants()[0].statement.not_after;
+    let mut renew = |now| home::renew_issuer(&home, &mut mesh.alice, &mesh.issuer, None, now).unwrap();
+    assert!(renew(grant_end.minus(DAY)), "as long as the grant");
+    assert!(!renew(grant_end.minus(DAY / 2)));
+    assert_eq!(mesh.alice.membership.member().not_after, grant_end);
+}
+
+#[test]
 fn a_member_joins_again_with_a_new_ticket_once_its_membership_is_moved_away() {
     let mesh = Mesh::new();
     let home = mesh.home("bob");

@@ -156,6 +156,11 @@ impl Issuer {
         Ok(Self { key, grant, anchors, store })
     }
 
+    /// When its grant ends: no leaf of its lasts longer.
+    pub(crate) fn grant_end(&self) -> UnixMillis {
+        self.grant.statement.not_after
+    }
+
     /// Makes a ticket that lasts `ttl` from `now` for `uses` nodes; it is durable when this returns.
     pub fn invite(
         &self,
