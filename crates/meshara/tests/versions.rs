@@ -52,7 +52,11 @@ async fn a_newer_hello_closes_the_link() {
     let connection = soon(dial).await.unwrap();
     let (mut send, _receive) = connection.open_bi().await.unwrap();
     send.write_all(&[0, 0, 0, 3, 2, 1, 1]).await.unwrap();
-    assert!(matches!(soon(connection.closed()).await, ConnectionError::ApplicationClosed(_)));
+    let ConnectionError::ApplicationClosed(close) = soon(connection.closed()).await else { panic!() };
+    let reason = String::from_utf8(close.reason.to_vec()).unwrap();
+    assert!(reason.contains("version 2") && reason.contains("version 1"), "{reason}");
+    assert!(reason.contains("update"), "{reason}");
+    assert_eq!(close.error_code.into_inner(), 0x102);
     assert_eq!(alice.control().status().await.unwrap().neighbours, 0);
 }
 

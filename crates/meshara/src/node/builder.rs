@@ -26,6 +26,7 @@ use super::home::{Lock, LockError};
 use super::messages::{self, Messages};
 use super::multicast::{self, Announcement};
 use super::overlay::Overlay;
+use super::renewal::{self, Renewal};
 use super::services::Services;
 use super::sessions::Sessions;
 use super::{APPLICATION_STREAMS, Inner, Node};
@@ -122,8 +123,8 @@ impl Builder {
         let Self { home, passphrase, config, control_socket } = self;
         let config = config.map_or_else(|| Config::load(&home), Ok)?;
         // Opening a sealed or a large file takes long; whoever waits for the node can give up meanwhile.
-        let opening = home.clone();
-        let opened = tokio::task::spawn_blocking(move || Opened::from_home(&opening, passphrase.as_ref()));
+        let (opening, opener) = (home.clone(), passphrase.clone());
+        let opened = tokio::task::spawn_blocking(move || Opened::from_home(&opening, opener.as_ref()));
         let Opened { identity, lock, issuer, store, snapshot } =
             opened.await.map_err(|_| BuildError::Interrupted)??;
         let membership = identity.membership;
@@ -175,12 +176,14 @@ impl Builder {
             services.add(name, tcp);
         }
         let issuers: Vec<NodeId> = anchors.grants().iter().map(|grant| grant.statement.issuer).collect();
-        let admission = Admission::new(issuer.map(Arc::new), membership.mesh_info(), issuers, member.node_id);
+        let issuer = issuer.map(Arc::new);
+        let admission = Admission::new(issuer.clone(), membership.mesh_info(), issuers, member.node_id);
         let (applications, accepted) = mpsc::channel(APPLICATION_STREAMS);
         let mut peers = config.peers.clone();
         peers.extend(remembered_peers(&store).await?);
         let remembered = Remembered::of(&store, peers).await?;
         let listener = control_socket.then(|| api::bind(&home)).transpose().map_err(BuildError::Control)?;
+        let renewal = issuer.map(|issuer| Renewal { home, passphrase, issuer });
 
         let inner = Arc::new(Inner {
             config,
@@ -202,10 +205,14 @@ impl Builder {
             applications,
             accepted: tokio::sync::Mutex::new(accepted),
             endpoints,
+            certificate_end: member.not_after.0.into(),
             member,
         });
         inner.publish_addresses();
         start(&inner, plane_events, dials, opened, work, remembered, &anchors.mesh_id());
+        if let Some(renewal) = renewal {
+            inner.spawn(renewal::run(inner.clone(), renewal));
+        }
         if let Some(listener) = listener {
             let mut stop = inner.stop.subscribe();
             let control = Arc::new(super::control::NodeControl(inner.clone()));

@@ -87,7 +87,7 @@ impl Control for NodeControl {
             neighbours: neighbours as u64,
             nodes_known: known as u64,
             sessions: inner.sessions.all().len() as u64,
-            certificate_expires_at: Some(timestamp(inner.member.not_after)),
+            certificate_expires_at: Some(timestamp(inner.certificate_end())),
             issuer: inner.admission.issuer.is_some(),
             unread: messages.inbox_messages,
             outbox: messages.outbox_messages as u64,
@@ -393,7 +393,7 @@ impl Control for NodeControl {
             send_buffer: buffers.map(|(_, send)| send as u64),
             gso_segments: Some(wire.gso_segments() as u64),
             gro_segments: Some(wire.gro_segments() as u64),
-            certificate_expires_at: Some(timestamp(inner.member.not_after)),
+            certificate_expires_at: Some(timestamp(inner.certificate_end())),
             clocks,
             configured_peers: peers.collect(),
         })

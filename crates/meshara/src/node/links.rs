@@ -4,10 +4,12 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use meshara_overlay::{CloseReason, DialTarget, LinkDownReason, LinkId, LinkKind};
-use meshara_transport::{Accepted, ConnectError, ControlReceiver, ControlSender, LINK_TIMEOUT, Link, tls};
+use meshara_transport::{
+    Accepted, ConnectError, ControlReceiver, ControlSender, LINK_TIMEOUT, Link, MtuCheck, tls,
+};
 use quinn::{ConnectionError, VarInt};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -228,10 +230,14 @@ async fn read_control(inner: &Inner, id: LinkId, mut receiver: ControlReceiver) 
 async fn refresh(inner: &Inner, id: LinkId) {
     let Some(link) = inner.overlay.link(id) else { return };
     let (mut mtu, mut remote) = (link.hop.mtu(), link.hop.remote());
+    let mut check = MtuCheck::new(Instant::now());
     for round in 0_u32.. {
         tokio::time::sleep(if round < EARLY_REFRESHES { EARLY_REFRESH } else { REFRESH }).await;
         let found = link.hop.refresh();
         if found != mtu {
+            if found < mtu {
+                tracing::warn!(peer = %link.member.name, from = mtu, to = found, "the path takes smaller packets now");
+            }
             mtu = found;
             inner.overlay.input(|core, now| core.link_mtu(now, id, found));
         }
@@ -240,7 +246,9 @@ async fn refresh(inner: &Inner, id: LinkId) {
             remote = moved;
             inner.overlay.input(|core, now| core.link_moved(now, id, moved));
         }
-        if link.hop.take_busy() {
+        let busy = link.hop.take_busy();
+        check.run(Instant::now(), &link.hop, busy);
+        if busy {
             inner.overlay.input(|core, now| core.note_traffic(now, id));
         }
     }

@@ -22,6 +22,7 @@ mod network;
 mod observed;
 mod overlay;
 mod pipe;
+mod renewal;
 mod services;
 mod sessions;
 mod streams;
@@ -29,11 +30,12 @@ mod tiers;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use meshara_identity::{Member, MeshName, NodeId};
+use meshara_identity::{Member, MeshName, NodeId, UnixMillis};
 use meshara_overlay::{DialTarget, Event, KnownNode, KnownOrigin};
 use meshara_transport::{ConnectError, Endpoints};
 use tokio::sync::{broadcast, mpsc, watch};
@@ -82,7 +84,10 @@ pub struct Stream {
 /// What the tasks of a node share.
 pub(crate) struct Inner {
     pub(crate) config: Config,
+    /// As its certificate was when the node started; see [`Inner::certificate_end`].
     pub(crate) member: Member,
+    /// When the certificate in use ends, Unix milliseconds.
+    certificate_end: AtomicU64,
     pub(crate) mesh: MeshName,
     pub(crate) bound: SocketAddr,
     pub(crate) started: Instant,
@@ -139,7 +144,7 @@ impl Node {
         Builder::default()
     }
 
-    /// Who this node is.
+    /// Who this node is, as its certificate said when it started: a node that issues renews it meanwhile.
     pub fn member(&self) -> &Member {
         &self.inner.member
     }
@@ -297,6 +302,15 @@ impl Inner {
                 Err(ResolveError::Ambiguous { text: text.to_owned(), matches })
             }
         }
+    }
+
+    /// When the certificate in use ends.
+    pub(crate) fn certificate_end(&self) -> UnixMillis {
+        UnixMillis(self.certificate_end.load(Ordering::Relaxed))
+    }
+
+    fn set_certificate_end(&self, end: UnixMillis) {
+        self.certificate_end.store(end.0, Ordering::Relaxed);
     }
 
     /// The name of a node, empty when it isn't known.

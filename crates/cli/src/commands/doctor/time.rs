@@ -82,7 +82,8 @@ fn certificate(context: &Context, running: Option<&Running>, now: SystemTime) ->
     };
     let fix = match (issues, running) {
         (true, Some(_)) => {
-            "restart this node: it issues, and renews its own certificate as it starts".to_owned()
+            "read this node's log: it issues, renews its own certificate at half of its life, and says why it can't"
+                .to_owned()
         }
         (true, None) => {
             "`meshara up`: this node issues, and renews its own certificate as it starts".to_owned()
