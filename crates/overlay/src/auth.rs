@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use meshara_identity::{MeshAddress, NodeId};
 
+use crate::record::{Record, RecordError};
+
 /// Length of a record's signature: Ed25519's (RFC 8032).
 pub const SIGNATURE_LEN: usize = 64;
 
@@ -54,6 +56,20 @@ pub trait Authenticator {
 
     /// Whether `signature` over `message` was made by the holder of `routing_key`.
     fn verify(&self, routing_key: &[u8; 32], message: &[u8], signature: &[u8; SIGNATURE_LEN]) -> bool;
+
+    /// Reads a record and checks its form. Who runs many nodes in one process may give all of them the same copy.
+    ///
+    /// # Errors
+    /// As [`Record::decode`].
+    fn read(&self, bytes: &[u8]) -> Result<Record, RecordError> {
+        Record::decode(bytes)
+    }
+
+    /// Whether a record was signed by the holder of `routing_key`.
+    fn verify_record(&self, routing_key: &[u8; 32], record: &Record) -> bool {
+        let (message, signature) = record.signed();
+        self.verify(routing_key, &message, &signature)
+    }
 
     /// Checks the body of a member record: that it is a certificate of this mesh for `origin`.
     ///

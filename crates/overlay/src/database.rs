@@ -71,8 +71,9 @@ impl Origin {
 /// All records.
 #[derive(Clone, Debug)]
 pub(crate) struct Database {
-    /// Only looked up: every record of a flood is, several times.
-    origins: HashMap<NodeId, Origin>,
+    /// Only looked up: every record of a flood is, several times. Boxed, as an origin is long and a map keeps room for
+    /// twice as many.
+    origins: HashMap<NodeId, Box<Origin>>,
     /// The order in which they are gone through.
     order: BTreeSet<NodeId>,
     digest: [u8; 32],
@@ -93,15 +94,15 @@ impl Database {
     }
 
     pub(crate) fn get(&self, origin: &NodeId) -> Option<&Origin> {
-        self.origins.get(origin)
+        self.origins.get(origin).map(AsRef::as_ref)
     }
 
     pub(crate) fn get_mut(&mut self, origin: &NodeId) -> Option<&mut Origin> {
-        self.origins.get_mut(origin)
+        self.origins.get_mut(origin).map(AsMut::as_mut)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&NodeId, &Origin)> {
-        self.order.iter().filter_map(|id| Some((id, self.origins.get(id)?)))
+        self.order.iter().filter_map(|id| Some((id, self.get(id)?)))
     }
 
     /// The newest version seen, also if it has expired.
@@ -117,10 +118,10 @@ impl Database {
         Some((u16::try_from(age).unwrap_or(u16::MAX), stored.record.clone()))
     }
 
-    /// Whether this is a copy of the stored version that tells a younger age. Ages are not signed: whoever tells too high
-    /// a one must not shorten the record's life, and whoever tells too low a one can't stretch it beyond a lifetime from
-    /// first sight.
-    pub(crate) fn rejuvenates(
+    /// Whether a record is no news: a newer version is here, or this one and not older than it seemed. A copy of the stored
+    /// version that tells a younger age is news. Ages are not signed: whoever tells too high a one must not shorten the
+    /// record's life, and whoever tells too low a one can't stretch it beyond a lifetime from first sight.
+    pub(crate) fn is_old(
         &self,
         now: Duration,
         age: Duration,
@@ -128,9 +129,11 @@ impl Database {
         bytes: &[u8],
     ) -> bool {
         self.origins.get(&origin).and_then(|origin| origin.slot(kind)).is_some_and(|stored| {
-            stored.record.sequence == sequence
-                && (now + self.lifetime.saturating_sub(age)).min(stored.latest) > stored.expires + YOUNGER
-                && stored.record.bytes() == bytes
+            let younger = || {
+                (now + self.lifetime.saturating_sub(age)).min(stored.latest) > stored.expires + YOUNGER
+                    && stored.record.bytes() == bytes
+            };
+            stored.record.sequence > sequence || (stored.record.sequence == sequence && !younger())
         })
     }
 
@@ -154,13 +157,13 @@ impl Database {
     pub(crate) fn put(&mut self, now: Duration, age: Duration, record: Record) {
         let origin = self.origins.entry(record.origin).or_insert_with(|| {
             self.order.insert(record.origin);
-            Origin {
+            Box::new(Origin {
                 member: None,
                 previous_key: None,
                 left: false,
                 updates: Bucket::new(UPDATE_BURST, UPDATE_EVERY, now),
                 records: [None, None, None],
-            }
+            })
         });
         let kind = record.kind;
         mix(&mut self.digest, &record);

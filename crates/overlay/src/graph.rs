@@ -11,6 +11,7 @@
 )]
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use meshara_identity::{MeshAddress, NodeId};
@@ -18,6 +19,7 @@ use meshara_identity::{MeshAddress, NodeId};
 use crate::cost::FLOOR;
 use crate::paths::Packed;
 use crate::record::Neighbour;
+use crate::table::Places;
 
 /// Added to passing through a suspect node, µs: more than any detour, less than no path.
 const SUSPECT_TRANSIT: u32 = 2_000_000;
@@ -52,7 +54,7 @@ pub(crate) struct Change {
 struct Node {
     id: NodeId,
     address: MeshAddress,
-    adverts: Vec<Neighbour>,
+    adverts: Arc<[Neighbour]>,
     edges: Vec<Edge>,
 }
 
@@ -65,6 +67,8 @@ pub(crate) struct Graph {
     free: Vec<u32>,
     /// Counts changes of nodes and edges.
     version: u64,
+    /// Counts changes of nodes alone.
+    members: u64,
     /// The last changes of edges, each with the version that it made.
     changes: VecDeque<(u64, Change)>,
     /// Changes up to this version are forgotten.
@@ -142,7 +146,7 @@ impl Graph {
         &mut self,
         id: NodeId,
         address: impl FnOnce() -> MeshAddress,
-        adverts: Vec<Neighbour>,
+        adverts: impl Into<Arc<[Neighbour]>>,
         now: Duration,
     ) -> (u32, bool) {
         let mut changed = false;
@@ -151,7 +155,8 @@ impl Graph {
             None => {
                 changed = true;
                 self.version += 1;
-                let node = Node { id, address: address(), adverts: Vec::new(), edges: Vec::new() };
+                self.members += 1;
+                let node = Node { id, address: address(), adverts: Arc::default(), edges: Vec::new() };
                 let at = match self.free.pop() {
                     Some(at) => {
                         self.nodes[at as usize] = node;
@@ -166,7 +171,7 @@ impl Graph {
                 at
             }
         };
-        let before = std::mem::replace(&mut self.nodes[at as usize].adverts, adverts);
+        let before = std::mem::replace(&mut self.nodes[at as usize].adverts, adverts.into());
         for other in differing(&before, &self.nodes[at as usize].adverts) {
             if let Some(other) = self.find(&other) {
                 changed |= self.join(at, other, now);
@@ -184,6 +189,7 @@ impl Graph {
         // Whoever gets the index next is another node.
         self.suspects.retain(|(node, by), _| *node != at && *by != at);
         self.version += 1;
+        self.members += 1;
         self.free.push(at);
         Some(at)
     }
@@ -294,6 +300,16 @@ impl Graph {
         transit
     }
 
+    /// Counts nodes that come and go.
+    pub(crate) const fn members(&self) -> u64 {
+        self.members
+    }
+
+    /// Where each node's route stands, by address.
+    pub(crate) fn places(&self) -> Places {
+        self.index.values().map(|at| (self.address(*at), *at)).collect()
+    }
+
     /// Brings `packed` up to date.
     pub(crate) fn pack(&self, packed: &mut Packed) {
         if packed.version == Some(self.version) {
@@ -307,6 +323,10 @@ impl Graph {
             packed.edges.extend_from_slice(&node.edges);
         }
         packed.starts.push(u32::try_from(packed.edges.len()).unwrap_or(NONE));
+        if packed.members == Some(self.members) {
+            return;
+        }
+        packed.members = Some(self.members);
         let mut order: Vec<(NodeId, usize)> = self.nodes.iter().map(|node| node.id).zip(0..).collect();
         order.sort_unstable();
         packed.ranks.clear();

@@ -13,6 +13,8 @@ use crate::graph::{Change, Edge, Graph, NONE, UNREACHABLE};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Packed {
     pub(crate) version: Option<u64>,
+    /// The members of the graph that `ranks` are of.
+    pub(crate) members: Option<u64>,
     /// Where each node's edges begin; one more at the end.
     pub(crate) starts: Vec<u32>,
     pub(crate) edges: Vec<Edge>,

@@ -98,7 +98,7 @@ impl From<Truncated> for RecordError {
     }
 }
 
-/// A well-formed record. Cheap to clone: the bytes are shared.
+/// A well-formed record. Cheap to clone: the contents are shared.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Record {
     /// What it is about.
@@ -108,6 +108,8 @@ pub struct Record {
     /// Which version of it.
     pub sequence: u64,
     bytes: Arc<[u8]>,
+    /// Of link state: what it lists, for the graph.
+    neighbours: Arc<[Neighbour]>,
 }
 
 impl std::fmt::Debug for Record {
@@ -136,7 +138,9 @@ impl Record {
         let signature = sign(&message);
         let mut bytes = message.split_off(CONTEXT.len());
         bytes.extend(signature);
-        Some(Self { kind, origin, sequence, bytes: bytes.into() })
+        let listed = (kind == Kind::LinkState).then(|| LinkState::decode(&origin, body).ok()).flatten();
+        let neighbours = listed.map(|state| state.neighbours.into()).unwrap_or_default();
+        Some(Self { kind, origin, sequence, bytes: bytes.into(), neighbours })
     }
 
     /// Kind, origin and sequence of what claims to be a record, without looking further: most of a flood is old news.
@@ -169,12 +173,13 @@ impl Record {
         if !r.is_empty() {
             return Err(RecordError::Trailing);
         }
+        let mut neighbours = Arc::default();
         match kind {
             Kind::Member => {}
             Kind::Addresses => drop(decode_addresses(body)?),
-            Kind::LinkState => drop(LinkState::decode(&origin, body)?),
+            Kind::LinkState => neighbours = LinkState::decode(&origin, body)?.neighbours.into(),
         }
-        Ok(Self { kind, origin, sequence, bytes: bytes.into() })
+        Ok(Self { kind, origin, sequence, bytes: bytes.into(), neighbours })
     }
 
     /// The record as it travels.
@@ -187,6 +192,16 @@ impl Record {
     #[must_use]
     pub fn body(&self) -> &[u8] {
         self.bytes.get(OVERHEAD - SIGNATURE_LEN..self.bytes.len() - SIGNATURE_LEN).unwrap_or_default()
+    }
+
+    /// Of link state: the links that it lists, by ascending node id.
+    pub(crate) fn neighbours(&self) -> Arc<[Neighbour]> {
+        Arc::clone(&self.neighbours)
+    }
+
+    /// Of link state: whether the origin leaves.
+    pub(crate) fn leaving(&self) -> bool {
+        self.kind == Kind::LinkState && self.body().first() == Some(&1)
     }
 
     /// What is signed, and the signature.

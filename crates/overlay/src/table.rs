@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
 
 use meshara_identity::{MeshAddress, NodeId};
 
@@ -72,27 +73,36 @@ impl Hasher for AddressHasher {
     }
 }
 
-type AddressMap = HashMap<MeshAddress, RouteEntry, BuildHasherDefault<AddressHasher>>;
+/// Where in a list of routes each address has its place.
+pub(crate) type Places = HashMap<MeshAddress, u32, BuildHasherDefault<AddressHasher>>;
 
-/// Next hops for every destination.
+/// Next hops for every destination. Successive tables share what did not change.
 #[derive(Clone, Debug, Default)]
 pub struct ForwardingTable {
-    routes: AddressMap,
+    places: Arc<Places>,
+    routes: Arc<Vec<Option<RouteEntry>>>,
+    len: usize,
     direct: BTreeMap<MeshAddress, LinkId>,
 }
 
 impl ForwardingTable {
     pub(crate) fn new(
-        routes: impl Iterator<Item = (MeshAddress, RouteEntry)>,
+        places: Arc<Places>,
+        routes: Arc<Vec<Option<RouteEntry>>>,
         direct: BTreeMap<MeshAddress, LinkId>,
     ) -> Self {
-        Self { routes: routes.collect(), direct }
+        let len = routes.iter().flatten().count();
+        Self { places, routes, len, direct }
     }
 
     /// The route to a destination.
     #[must_use]
     pub fn lookup(&self, destination: &MeshAddress) -> Option<&RouteEntry> {
-        self.routes.get(destination)
+        self.at(*self.places.get(destination)?)
+    }
+
+    fn at(&self, place: u32) -> Option<&RouteEntry> {
+        self.routes.get(place as usize)?.as_ref()
     }
 
     /// The direct link to a destination, if there is one.
@@ -104,18 +114,18 @@ impl ForwardingTable {
     /// Number of destinations.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.routes.len()
+        self.len
     }
 
     /// Whether there is no destination.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.routes.is_empty()
+        self.len == 0
     }
 
     /// All routes, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = (&MeshAddress, &RouteEntry)> {
-        self.routes.iter()
+        self.places.iter().filter_map(|(address, place)| Some((address, self.at(*place)?)))
     }
 
     /// Where a frame for `destination` goes: the first usable link that is not the one it came in on. At the origin
@@ -133,7 +143,7 @@ impl ForwardingTable {
         {
             return Some(link);
         }
-        let route = self.routes.get(destination)?;
+        let route = self.lookup(destination)?;
         std::iter::once(route.primary)
             .chain(route.alternates.as_slice().iter().copied())
             .find(|link| Some(*link) != from && usable(*link))

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use meshara_identity::NodeId;
@@ -12,7 +13,7 @@ use crate::bucket::Bucket;
 use crate::config::Config;
 use crate::control::{ControlError, MAX_ENTRIES, Message, SummaryEntry, chunk_records, raw_records};
 use crate::database::MAX_ORIGINS;
-use crate::record::{Kind, LinkState, Record, encode_addresses};
+use crate::record::{Kind, LinkState, Neighbour, Record, encode_addresses};
 use crate::types::{CloseReason, Event, LinkId, LinkKind, Output};
 
 /// Own changes within this time go out together. The first goes at once.
@@ -103,7 +104,7 @@ impl Core {
                 let age = Duration::from_secs(u64::from(age_s));
                 // A newer record of ours must be looked at in full; old news of others is most of a flood.
                 if let Some(head) = Record::peek(bytes)
-                    && self.is_old(now, age, head, bytes)
+                    && self.database.is_old(now, age, head, bytes)
                 {
                     self.metrics.duplicates += 1;
                     if head.1 == peer {
@@ -111,7 +112,7 @@ impl Core {
                     }
                     continue;
                 }
-                let record = Record::decode(bytes)?;
+                let record = self.auth.read(bytes)?;
                 self.consider(now, id, age, record)?;
             }
             return Ok(());
@@ -155,15 +156,6 @@ impl Core {
         Ok(())
     }
 
-    /// Whether a record is no news: a newer version is here, or this one and not older than it seemed.
-    fn is_old(&self, now: Duration, age: Duration, head: (Kind, NodeId, u64), bytes: &[u8]) -> bool {
-        let (kind, origin, sequence) = head;
-        self.database.sequence(&origin, kind).is_some_and(|have| {
-            have > sequence
-                || (have == sequence && !self.database.rejuvenates(now, age, (kind, origin, sequence), bytes))
-        })
-    }
-
     /// A neighbour tells a version of its own record that an expired one of it outnumbers (its clock was ahead, once):
     /// shows it that one, so that it can overtake it. Summaries don't name expired records.
     fn remind(&mut self, now: Duration, id: LinkId, (kind, origin, sequence): (Kind, NodeId, u64)) {
@@ -199,7 +191,7 @@ impl Core {
             return Ok(());
         }
         let head = (record.kind, record.origin, record.sequence);
-        if age >= self.config.lifetime || self.is_old(now, age, head, record.bytes()) {
+        if age >= self.config.lifetime || self.database.is_old(now, age, head, record.bytes()) {
             self.metrics.duplicates += 1;
             return Ok(());
         }
@@ -228,7 +220,6 @@ impl Core {
     }
 
     fn verify(&self, record: &Record) -> Result<Option<crate::auth::Member>, Refused> {
-        let (message, signature) = record.signed();
         if record.kind == Kind::Member {
             let member = self.auth.member(&record.origin, record.body()).map_err(|error| {
                 if error.excusable() {
@@ -237,7 +228,7 @@ impl Core {
                     Refused::Misbehaviour(ControlError::BadMember(error))
                 }
             })?;
-            return if self.auth.verify(&member.routing_key, &message, &signature) {
+            return if self.auth.verify_record(&member.routing_key, record) {
                 Ok(Some(member))
             } else {
                 Err(Refused::Misbehaviour(ControlError::BadSignature))
@@ -245,10 +236,10 @@ impl Core {
         }
         let origin = self.database.get(&record.origin).ok_or(Refused::Quietly)?;
         let member = origin.member.as_ref().ok_or(Refused::Quietly)?;
-        if self.auth.verify(&member.routing_key, &message, &signature) {
+        if self.auth.verify_record(&member.routing_key, record) {
             return Ok(None);
         }
-        let outdated = origin.previous_key.is_some_and(|key| self.auth.verify(&key, &message, &signature));
+        let outdated = origin.previous_key.is_some_and(|key| self.auth.verify_record(&key, record));
         Err(if outdated { Refused::Quietly } else { Refused::Misbehaviour(ControlError::BadSignature) })
     }
 
@@ -323,8 +314,7 @@ impl Core {
             }
             Kind::Addresses => {}
             Kind::LinkState => {
-                let state = LinkState::decode(&origin, record.body()).unwrap_or_default();
-                self.apply_link_state(now, origin, state);
+                self.apply_link_state(now, origin, record.leaving(), record.neighbours());
             }
         }
         self.flooding.queue.push((age_s, record, from));
@@ -340,22 +330,27 @@ impl Core {
         }
         entry.previous_key = before;
         for kind in [Kind::Addresses, Kind::LinkState] {
-            let stale =
-                self.database.get(origin).and_then(|entry| entry.record(kind)).is_some_and(|record| {
-                    let (message, signature) = record.signed();
-                    !self.auth.verify(&key, &message, &signature)
-                });
+            let stale = self
+                .database
+                .get(origin)
+                .and_then(|entry| entry.record(kind))
+                .is_some_and(|record| !self.auth.verify_record(&key, record));
             if stale {
                 self.database.discard(origin, kind);
                 if kind == Kind::LinkState {
-                    self.apply_link_state(now, *origin, LinkState::default());
+                    self.apply_link_state(now, *origin, false, Arc::default());
                 }
             }
         }
     }
 
-    fn apply_link_state(&mut self, now: Duration, origin: NodeId, state: LinkState) {
-        let leaving = state.leaving;
+    fn apply_link_state(
+        &mut self,
+        now: Duration,
+        origin: NodeId,
+        leaving: bool,
+        neighbours: Arc<[Neighbour]>,
+    ) {
         if let Some(entry) = self.database.get_mut(&origin) {
             if leaving && !entry.left {
                 self.outputs.push_back(Output::Event(Event::NodeLeft(origin)));
@@ -365,8 +360,8 @@ impl Core {
         if leaving {
             self.forget_target(&origin);
         }
-        let address = self.auth.address(&origin);
-        let (_, changed) = self.graph.set(origin, || address, state.neighbours, now);
+        let address = || self.auth.address(&origin);
+        let (_, changed) = self.graph.set(origin, address, neighbours, now);
         if changed {
             self.routing.touch();
         }

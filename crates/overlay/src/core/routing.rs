@@ -10,7 +10,7 @@ use super::Core;
 use crate::graph::{Graph, NONE, UNREACHABLE};
 use crate::liveness::Phase;
 use crate::paths::{Kept, Packed, Tree};
-use crate::table::{Alternates, ForwardingTable, MAX_ALTERNATES, RouteEntry};
+use crate::table::{Alternates, ForwardingTable, MAX_ALTERNATES, Places, RouteEntry};
 use crate::types::{Event, LinkId, LinkKind, Output};
 
 /// Compute at once if the last time was this long ago, else at the end of it.
@@ -43,7 +43,11 @@ struct Way {
 #[derive(Debug)]
 pub(super) struct Routing {
     pub(super) table: Arc<ForwardingTable>,
-    routes: Vec<Option<RouteEntry>>,
+    /// By index of the graph; the table holds them too.
+    routes: Arc<Vec<Option<RouteEntry>>>,
+    /// Where each address has its route, and the members of the graph that this is of.
+    places: Arc<Places>,
+    places_of: Option<u64>,
     /// Whether the routes were computed without alternates.
     bare: bool,
     direct: BTreeMap<MeshAddress, LinkId>,
@@ -64,7 +68,9 @@ impl Routing {
     pub(super) fn new(now: Duration) -> Self {
         Self {
             table: Arc::default(),
-            routes: Vec::new(),
+            routes: Arc::default(),
+            places: Arc::default(),
+            places_of: None,
             bare: false,
             direct: BTreeMap::new(),
             dirty: false,
@@ -152,20 +158,22 @@ impl Core {
         if changed || (with_alternates && self.routing.bare) {
             self.routing.bare = !with_alternates;
             let routes = self.routes_from(root, with_alternates);
-            let before = std::mem::replace(&mut self.routing.routes, routes);
+            let before = std::mem::replace(&mut self.routing.routes, Arc::new(routes));
             self.tell_reachability(&before);
             same = before == self.routing.routes;
+        }
+        let members = self.graph.members();
+        if self.routing.places_of != Some(members) {
+            self.routing.places_of = Some(members);
+            self.routing.places = Arc::new(self.graph.places());
         }
         if same && direct == self.routing.direct {
             return;
         }
         self.routing.direct.clone_from(&direct);
         self.metrics.tables += 1;
-        let routes =
-            self.routing.routes.iter().zip(0..).filter_map(|(route, at)| {
-                route.as_ref().map(|route| (self.graph.address(at), route.clone()))
-            });
-        self.routing.table = Arc::new(ForwardingTable::new(routes, direct));
+        let (places, routes) = (Arc::clone(&self.routing.places), Arc::clone(&self.routing.routes));
+        self.routing.table = Arc::new(ForwardingTable::new(places, routes, direct));
         self.outputs.push_back(Output::Table(Arc::clone(&self.routing.table)));
     }
 
