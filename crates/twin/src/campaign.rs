@@ -132,7 +132,7 @@ fn one_trial(world: &mut World<'_>, campaign: &Campaign) -> Option<Sample> {
     let (from, to) = choose_ends(world, campaign)?;
     let pinger = world.start_pings(from, to, PING_EVERY);
     let sample = measure(world, campaign, pinger, from, to);
-    if let Some(pings) = world.pingers.get_mut(pinger) {
+    if let Some(pings) = world.pinger(pinger) {
         pings.on = false;
     }
     sample
@@ -149,8 +149,8 @@ fn measure(
     world.run_until(warm);
     let path = world.path(from, to)?;
     let (target, fault, repair) = choose_fault(world, campaign.fault, &path)?;
-    world.pingers.get_mut(pinger)?.restart(world.now);
     let broken_at = world.now;
+    world.pinger(pinger)?.restart(broken_at);
     world.apply(&fault);
     if campaign.fault == FaultKind::Restart {
         // It starts again by itself; nothing is undone later.
@@ -160,7 +160,7 @@ fn measure(
     }
     world.run_until(broken_at + seconds(campaign.hold_s));
     let undone = world.now;
-    let pings = world.pingers.get_mut(pinger)?;
+    let pings = world.pinger(pinger)?;
     let gap = pings.longest_gap(undone);
     let healed = pings.silent_for(undone) <= LAST_PART;
     pings.restart(undone);
@@ -173,7 +173,7 @@ fn measure(
     }
     world.run_until((undone + TAIL).max(world.now));
     let now = world.now;
-    let return_gap = world.pingers.get(pinger)?.longest_gap(now);
+    let return_gap = world.pinger(pinger)?.longest_gap(now);
     Some(Sample {
         target,
         path,

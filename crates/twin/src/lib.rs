@@ -50,6 +50,8 @@ pub struct Observer<'a> {
     pub trace: Option<&'a mut dyn std::io::Write>,
     /// Is called now and then.
     pub progress: Option<&'a mut dyn FnMut(Progress)>,
+    /// How many threads take part; 0 for one on each core. The outcome doesn't depend on it.
+    pub threads: usize,
 }
 
 impl std::fmt::Debug for Observer<'_> {
@@ -104,7 +106,9 @@ pub fn sweep(scenario: &Scenario, count: u64, done: &(dyn Fn(u64) + Sync)) -> Re
                         return;
                     }
                     let seed = scenario.seed.wrapping_add(at);
-                    let report = run(&Scenario { seed, ..scenario.clone() });
+                    let scenario = Scenario { seed, ..scenario.clone() };
+                    let observer = Observer { threads: 1, ..Observer::default() };
+                    let report = run_observed(&scenario, observer);
                     reports.lock().unwrap_or_else(PoisonError::into_inner).insert(at, report);
                     done(over.fetch_add(1, Ordering::Relaxed) + 1);
                 }

@@ -68,10 +68,6 @@ impl<T> Edge<T> {
         millis(self.model.latency_ms)
     }
 
-    pub(crate) const fn change(&mut self, model: LinkModel) {
-        self.model = model;
-    }
-
     fn depart(&mut self, now: Duration, from: usize, bytes: usize) -> Option<(Duration, bool)> {
         let model = self.model;
         let way = self.way(from);
@@ -150,11 +146,13 @@ pub(crate) struct Net<T> {
     index: HashMap<(usize, usize), usize>,
     /// Places of the nodes, if everyone reaches everyone.
     open: Option<(LinkModel, Vec<(f64, f64)>)>,
+    /// The shortest delay that any link ever had.
+    shortest: Duration,
 }
 
 impl<T> Net<T> {
     pub(crate) fn new(seed: u64) -> Self {
-        Self { seed, edges: Vec::new(), index: HashMap::new(), open: None }
+        Self { seed, edges: Vec::new(), index: HashMap::new(), open: None, shortest: Duration::MAX }
     }
 
     /// From now on everyone reaches everyone.
@@ -162,10 +160,25 @@ impl<T> Net<T> {
         self.open = Some((model, places));
     }
 
+    /// Nothing crosses any link faster than this.
+    pub(crate) const fn shortest(&self) -> Duration {
+        self.shortest
+    }
+
+    /// Gives a link other properties.
+    pub(crate) fn change(&mut self, at: usize, model: LinkModel) {
+        if let Some(edge) = self.edges.get_mut(at) {
+            edge.model = model;
+            self.shortest = self.shortest.min(edge.latency());
+        }
+    }
+
     pub(crate) fn add(&mut self, a: usize, b: usize, model: LinkModel) -> usize {
         let ends = (a.min(b), a.max(b));
         let at = self.edges.len();
-        self.edges.push(Edge::new(self.seed, ends, model));
+        let edge = Edge::new(self.seed, ends, model);
+        self.shortest = self.shortest.min(edge.latency());
+        self.edges.push(edge);
         self.index.insert(ends, at);
         at
     }

@@ -5,7 +5,6 @@ use std::time::Duration;
 /// One stream of pings.
 #[derive(Debug)]
 pub(crate) struct Pinger {
-    pub(crate) from: usize,
     pub(crate) to: usize,
     pub(crate) every: Duration,
     pub(crate) sent: u64,
@@ -17,8 +16,8 @@ pub(crate) struct Pinger {
 }
 
 impl Pinger {
-    pub(crate) const fn new(from: usize, to: usize, every: Duration, now: Duration) -> Self {
-        Self { from, to, every, sent: 0, received: 0, on: true, replies: Vec::new(), since: now }
+    pub(crate) const fn new(to: usize, every: Duration, now: Duration) -> Self {
+        Self { to, every, sent: 0, received: 0, on: true, replies: Vec::new(), since: now }
     }
 
     pub(crate) fn reply(&mut self, now: Duration) {
@@ -56,7 +55,7 @@ mod tests {
     #[test]
     fn gaps() {
         let ms = Duration::from_millis;
-        let mut pinger = Pinger::new(0, 1, ms(10), ms(0));
+        let mut pinger = Pinger::new(1, ms(10), ms(0));
         [10, 20, 130, 140].into_iter().for_each(|at| pinger.reply(ms(at)));
         assert_eq!(pinger.longest_gap(ms(145)), ms(110));
         assert_eq!(pinger.longest_gap(ms(500)), ms(360));

@@ -154,7 +154,7 @@ impl World<'_> {
     pub(crate) fn report(&mut self, scenario: &Scenario) -> Report {
         let (trace, events) = self.trace_hash();
         let (suspicions, deaths) = self.counters();
-        let pings = self.pingers.iter().fold((0, 0), |(sent, back), p| (sent + p.sent, back + p.received));
+        let pings = self.pingers().iter().fold((0, 0), |(sent, back), p| (sent + p.sent, back + p.received));
         let samples = || self.results.iter().flat_map(|series| &series.samples);
         let gaps: Vec<f64> = samples().map(|sample| sample.gap_ms).collect();
         let rejoins: Vec<f64> = samples().filter_map(|sample| sample.whole_ms).collect();

@@ -1,211 +1,71 @@
-//! Nodes, links and time: delivers events in order of time and does what the cores ask for.
+//! Nodes, links and time: what happens, in order.
+//!
+//! Nodes act on each other only over links. So whatever happens to them in a slice of time no longer than the shortest delay
+//! of any link is independent: each node goes through its own events of the slice by itself, and several threads share the
+//! nodes. What they sent and told is put together afterwards, in an order that doesn't depend on threads or slices.
 
 mod deliver;
 mod faults;
 mod mailing;
+mod node;
 mod view;
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use meshara_identity::NodeId;
-use meshara_messaging::{StoreOp, Token};
-use meshara_overlay::{
-    Config, Core, DialTarget, ForwardingTable, Identity, KnownNode, KnownOrigin, LinkDownReason, LinkId,
-    LinkKind,
-};
+use meshara_overlay::{Config, Core, DialTarget, Identity, KnownNode, KnownOrigin, LinkId, LinkKind};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::auth::{TwinAuth, address, member_body, node_id};
+use self::node::{Act, Due, End, Happened, Node, Note, Shared, What};
+use crate::auth::{Pool, TwinAuth, address, member_body, node_id};
 use crate::check::Check;
-use crate::mail::{Disk, Mail, UNIX_MS};
+use crate::mail::{Mail, UNIX_MS};
 use crate::net::Net;
 use crate::pings::Pinger;
 use crate::report::Series;
 use crate::scenario::{Fault, Neighbours, Scenario, ScenarioError};
-use crate::session::Segment;
 use crate::topology::Plan;
 use crate::{Observer, Progress, millis, seconds};
 
-/// What a stopped process' socket holds; the rest is dropped, as the kernel does.
-const SOCKET_BUFFER: usize = 4096;
 /// The trace is hashed in pieces of this size.
 const TRACE_PIECE: usize = 64 * 1024;
 /// Who looks on hears of progress after this many events: some ten times a second.
 const PROGRESS_EVERY: u64 = 50_000;
-
-/// What happens to a node.
-#[derive(Debug)]
-enum What {
-    Timer,
-    MailTimer,
-    Probe {
-        link: LinkId,
-        bytes: Vec<u8>,
-    },
-    Control {
-        link: LinkId,
-        bytes: Vec<u8>,
-    },
-    Up {
-        link: LinkId,
-        peer: usize,
-        dialled: bool,
-        kind: LinkKind,
-        rtt: Duration,
-    },
-    Down {
-        link: LinkId,
-        reason: LinkDownReason,
-    },
-    DialFailed(DialTarget),
-    Frame(Box<Frame>),
-    Stored {
-        life: u64,
-        token: Token,
-        ops: Vec<StoreOp>,
-    },
-    /// These happen to the world rather than to a node.
-    Fault(Box<Fault>),
-    Ping {
-        pinger: usize,
-    },
-    Submit {
-        pair: usize,
-    },
-}
-
-impl What {
-    const fn tag(&self) -> &'static str {
-        match self {
-            Self::Timer => "timer",
-            Self::MailTimer => "mail-timer",
-            Self::Probe { .. } => "probe",
-            Self::Control { .. } => "control",
-            Self::Up { .. } => "up",
-            Self::Down { .. } => "down",
-            Self::DialFailed(_) => "dial-failed",
-            Self::Frame(_) => "frame",
-            Self::Stored { .. } => "stored",
-            Self::Fault(_) => "fault",
-            Self::Ping { .. } => "ping",
-            Self::Submit { .. } => "submit",
-        }
-    }
-
-    /// A number that tells events of one kind apart in the trace.
-    fn detail(&self) -> u64 {
-        match self {
-            Self::Timer | Self::MailTimer | Self::DialFailed(_) | Self::Fault(_) => 0,
-            // The length and a little of the content of a message.
-            Self::Probe { link, bytes } | Self::Control { link, bytes } => {
-                let tail = bytes.last_chunk::<4>().map_or(0, |tail| u32::from_be_bytes(*tail));
-                (u64::from(link.0) << 32) ^ (bytes.len() as u64) ^ u64::from(tail)
-            }
-            Self::Up { link, .. } | Self::Down { link, .. } => u64::from(link.0),
-            Self::Frame(frame) => (u64::from(frame.ttl) << 32) | frame.body.size() as u64,
-            Self::Stored { life, ops, .. } => (life << 32) | ops.len() as u64,
-            Self::Ping { pinger } => *pinger as u64,
-            Self::Submit { pair } => *pair as u64,
-        }
-    }
-}
-
-/// A hop frame on its way.
-#[derive(Debug)]
-struct Frame {
-    from: usize,
-    to: usize,
-    ttl: u8,
-    /// The link it came in on, by the receiver's name.
-    over: Option<LinkId>,
-    seen: Vec<usize>,
-    body: Body,
-}
-
-#[derive(Debug)]
-enum Body {
-    Ping(usize),
-    Pong(usize),
-    Session(Segment),
-}
-
-impl Body {
-    fn size(&self) -> usize {
-        match self {
-            Self::Ping(_) | Self::Pong(_) => 80,
-            Self::Session(segment) => 64 + segment.len(),
-        }
-    }
-}
-
-/// A link as one end sees it.
-#[derive(Clone, Copy, Debug)]
-struct End {
-    peer: usize,
-    theirs: LinkId,
-    edge: usize,
-    traffic_at: Option<Duration>,
-}
-
-/// A node's process and disk.
-#[derive(Default)]
-struct Node {
-    core: Option<Core>,
-    mail: Option<Mail>,
-    disk: Disk,
-    table: Arc<ForwardingTable>,
-    usable: HashMap<LinkId, bool>,
-    links: BTreeMap<LinkId, End>,
-    timer: Option<Duration>,
-    stopped: bool,
-    left: bool,
-    inbox: VecDeque<What>,
-    life: u64,
-}
-
-impl Node {
-    const fn runs(&self) -> bool {
-        self.core.is_some() && !self.stopped && !self.left
-    }
-}
-
-/// An event in the queue: by time, then by the order in which events were made. Small, because heaps move their entries a lot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Entry {
-    at_ns: u64,
-    count: u64,
-    node: u32,
-    /// Where in `World::pending` it says what happens.
-    slot: u32,
-}
+/// Longest slice: an unanswered dial fails later than that.
+const LONGEST_SLICE: Duration = Duration::from_millis(100);
+/// With fewer nodes to go through, waking another thread takes longer than the work.
+const WORTH_A_THREAD: usize = 48;
+/// Nodes that a thread takes at a time.
+const BATCH: usize = 8;
+/// An unanswered dial fails after this long.
+const DIAL_TIMEOUT: Duration = Duration::from_millis(1500);
+/// The world as the maker of an event.
+const WORLD: u32 = u32::MAX;
 
 /// The simulated world.
 pub(crate) struct World<'a> {
     pub(crate) now: Duration,
     pub(crate) rng: ChaCha8Rng,
     pub(crate) check: Check,
-    pub(crate) pingers: Vec<Pinger>,
     config: Config,
+    shared: Shared,
+    pool: Arc<Pool>,
+    threads: usize,
     nodes: Vec<Node>,
+    /// When each node's next event is.
+    next: Vec<u64>,
     net: Net<(usize, What)>,
     plan: Plan,
-    queue: BinaryHeap<Reverse<Entry>>,
-    pending: Vec<Option<What>>,
-    free: Vec<u32>,
-    index: HashMap<NodeId, usize>,
-    count: u64,
+    /// Faults by time, then in the scenario's order.
+    faults: BTreeMap<(u64, usize), Fault>,
+    /// How many events the world itself made.
+    made: u64,
     events: u64,
     next_link: u32,
-    pairs: Vec<(usize, usize)>,
-    submit_every: Duration,
-    submit_until: Duration,
-    message: bytes::Bytes,
     suspicions: u64,
     deaths: u64,
     hasher: blake3::Hasher,
@@ -237,22 +97,30 @@ impl<'a> World<'a> {
             now: Duration::ZERO,
             rng,
             check: Check::new(seconds(scenario.transient_s)),
-            pingers: Vec::new(),
             config: Config { auto_neighbours: auto, ..Config::default() },
-            nodes: (0..nodes).map(|_| Node::default()).collect(),
+            shared: Shared {
+                ids: (0..nodes).map(node_id).collect(),
+                addresses: (0..nodes).map(|at| address(&node_id(at))).collect(),
+                index: (0..nodes).map(|at| (node_id(at), at)).collect::<HashMap<_, _>>(),
+                pingers: Vec::new(),
+                pairs: Vec::new(),
+                submit_every: Duration::ZERO,
+                submit_until: Duration::MAX,
+                message: bytes::Bytes::new(),
+            },
+            pool: Arc::default(),
+            threads: match observer.threads {
+                0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+                threads => threads,
+            },
+            nodes: (0..nodes).map(Node::new).collect(),
+            next: vec![u64::MAX; nodes],
             net,
             plan,
-            queue: BinaryHeap::new(),
-            pending: Vec::new(),
-            free: Vec::new(),
-            index: (0..nodes).map(|at| (node_id(at), at)).collect(),
-            count: 0,
+            faults: BTreeMap::new(),
+            made: 0,
             events: 0,
             next_link: 1,
-            pairs: Vec::new(),
-            submit_every: Duration::ZERO,
-            submit_until: Duration::MAX,
-            message: bytes::Bytes::new(),
             suspicions: 0,
             deaths: 0,
             hasher: blake3::Hasher::new(),
@@ -272,9 +140,9 @@ impl<'a> World<'a> {
 
     /// Schedules the scenario's faults, pings and messages.
     fn load(&mut self, scenario: &Scenario) -> Result<(), ScenarioError> {
-        for fault in &scenario.faults {
+        for (number, fault) in scenario.faults.iter().enumerate() {
             self.validate(&fault.action)?;
-            self.push(seconds(fault.at_s), 0, What::Fault(Box::new(fault.clone())));
+            self.faults.insert((nanos(seconds(fault.at_s)), number), fault.clone());
         }
         let ends = || scenario.campaigns.iter().filter_map(|campaign| campaign.ends);
         let named = scenario.pings.iter().flat_map(|pings| [pings.from, pings.to]);
@@ -298,14 +166,14 @@ impl<'a> World<'a> {
                     "messages: at most 10,000 pairs, 100,000 per second, 1 MiB each",
                 ));
             }
-            self.message = vec![0x6d; messages.bytes].into();
-            self.submit_every = seconds(1.0 / messages.per_second);
+            self.shared.message = vec![0x6d; messages.bytes].into();
+            self.shared.submit_every = seconds(1.0 / messages.per_second);
             for pair in 0..messages.pairs {
                 let from = self.rng.random_range(0..self.nodes.len());
                 let to = (from + self.rng.random_range(1..self.nodes.len())) % self.nodes.len();
-                self.pairs.push((from, to));
-                let at = self.submit_every.mul_f64(self.rng.random());
-                self.push(at, 0, What::Submit { pair });
+                self.shared.pairs.push((from, to));
+                let at = self.shared.submit_every.mul_f64(self.rng.random());
+                self.push(at, from, What::Submit { pair });
             }
         }
         Ok(())
@@ -317,7 +185,7 @@ impl<'a> World<'a> {
         let rng = ChaCha8Rng::from_seed(self.rng.random());
         let identity = Identity { node: id, address: address(&id) };
         let sequence = UNIX_MS + u64::try_from(self.now.as_millis()).unwrap_or(0);
-        let auth = Box::new(TwinAuth::of(&id));
+        let auth = Box::new(TwinAuth::of(&id, &self.pool));
         let mut core = Core::new(self.config.clone(), identity, auth, rng, self.now, sequence);
         if let Err(error) = core.set_member(self.now, member_body(at)) {
             self.check.violation(self.now, &format!("node {at} refuses its own member record: {error}"));
@@ -338,52 +206,184 @@ impl<'a> World<'a> {
         if mail.is_none() {
             self.check.violation(now, &format!("node {at} refuses what its disk holds"));
         }
+        let seed = self.rng.random();
         let Some(node) = self.nodes.get_mut(at) else { return };
-        *node = Node {
-            core: Some(core),
-            mail,
-            disk: std::mem::take(&mut node.disk),
-            life: node.life + 1,
-            ..Node::default()
-        };
-        self.drain(at);
-        self.drain_mail(at);
+        node.end();
+        node.core = Some(core);
+        node.mail = mail;
+        node.rng = ChaCha8Rng::from_seed(seed);
+        node.drain(&self.shared, now);
+        node.drain_mail(&self.shared, now);
+        self.settle(at);
     }
 
+    /// Something will happen to a node of the world's doing.
     fn push(&mut self, at: Duration, node: usize, what: What) {
-        self.count += 1;
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.pending.push(None);
-            u32::try_from(self.pending.len() - 1).unwrap_or(u32::MAX)
-        });
-        let Some(place) = self.pending.get_mut(slot as usize) else { return };
-        *place = Some(what);
-        let node = u32::try_from(node).unwrap_or(u32::MAX);
-        self.queue.push(Reverse(Entry { at_ns: nanos(at), count: self.count, node, slot }));
+        self.made += 1;
+        self.put(node, Due { at_ns: nanos(at), from: WORLD, number: self.made, what });
+    }
+
+    fn put(&mut self, node: usize, due: Due) {
+        let Some((next, node)) = self.next.get_mut(node).zip(self.nodes.get_mut(node)) else { return };
+        *next = due.at_ns.min(*next);
+        node.put(due);
     }
 
     /// Runs until `end`.
     pub(crate) fn run_until(&mut self, end: Duration) {
         let end_ns = nanos(end);
-        while self.queue.peek().is_some_and(|Reverse(entry)| entry.at_ns <= end_ns) {
-            let Some(Reverse(Entry { at_ns, node, slot, .. })) = self.queue.pop() else { break };
-            let Some(what) = self.pending.get_mut(slot as usize).and_then(Option::take) else { continue };
-            self.free.push(slot);
-            let node = node as usize;
-            self.now = self.now.max(Duration::from_nanos(at_ns));
-            self.events += 1;
-            let line =
-                writeln!(self.trace, "{} {node} {} {:x}", self.now.as_nanos(), what.tag(), what.detail());
-            debug_assert!(line.is_ok(), "writing to a string doesn't fail");
-            if self.trace.len() > TRACE_PIECE {
-                self.flush_trace();
+        loop {
+            let first = self.next.iter().min().copied().unwrap_or(u64::MAX);
+            let fault = self.faults.first_key_value().map_or(u64::MAX, |((at_ns, _), _)| *at_ns);
+            if first.min(fault) > end_ns {
+                break;
             }
-            if self.events.is_multiple_of(PROGRESS_EVERY) {
-                self.tell_progress();
+            self.now = self.now.max(Duration::from_nanos(first.min(fault)));
+            if fault <= first {
+                let Some((_, fault)) = self.faults.pop_first() else { break };
+                self.trace_line((nanos(self.now), "fault", 0), 0);
+                self.apply(&fault.action);
+            } else {
+                let slice = nanos(self.net.shortest().min(LONGEST_SLICE)).max(1);
+                let slice_end = first.saturating_add(slice).min(end_ns.saturating_add(1)).min(fault);
+                self.slice(slice_end);
             }
-            self.happen(node, what);
+            self.flush_trace_if_long();
         }
         self.now = self.now.max(end);
+    }
+
+    /// Lets every node go through its events before `end_ns`, then carries out what they did.
+    fn slice(&mut self, end_ns: u64) {
+        let awake: Vec<usize> =
+            self.next.iter().enumerate().filter(|(_, next)| **next < end_ns).map(|(at, _)| at).collect();
+        let nodes = self.nodes.iter_mut().zip(&self.next).filter(|(_, next)| **next < end_ns);
+        let nodes: Vec<&mut Node> = nodes.map(|(node, _)| node).collect();
+        run_all(nodes, &self.shared, end_ns, self.threads);
+        let mut happened: Vec<(Happened, usize)> = Vec::new();
+        let mut others: Vec<(Duration, usize, Act)> = Vec::new();
+        for at in awake {
+            let Some(node) = self.nodes.get_mut(at) else { continue };
+            happened.extend(node.happened.drain(..).map(|line| (line, at)));
+            self.send_all(at, &mut others);
+        }
+        // Stable: what one node did at one time stays in its order.
+        happened.sort_by_key(|((at_ns, _, _), node)| (*at_ns, *node));
+        for (line, node) in happened {
+            self.trace_line(line, node);
+        }
+        others.sort_by_key(|(now, node, _)| (*now, *node));
+        for (now, node, act) in others {
+            self.carry_out(now, node, act);
+        }
+    }
+
+    /// Sends what a node sent. A direction of a link has one sender, so the order between nodes makes no difference; where
+    /// it does, `others` is left to do.
+    fn send_all(&mut self, at: usize, others: &mut Vec<(Duration, usize, Act)>) {
+        let Some(node) = self.nodes.get_mut(at) else { return };
+        let mut acts = std::mem::take(&mut node.acts);
+        for (now, act) in acts.drain(..) {
+            let Act::Send { edge, peer, size, reliable, what } = act else {
+                others.push((now, at, act));
+                continue;
+            };
+            let Some(edge) = self.net.get(edge) else { continue };
+            let sent = if reliable {
+                edge.reliable(now, at, size, (peer, what))
+            } else {
+                edge.datagram(now, at, size).map(|arrival| (arrival, (peer, what)))
+            };
+            let Some((arrival, (peer, what))) = sent else { continue };
+            let Some((from, number)) = self.nodes.get_mut(at).map(Node::next_made) else { continue };
+            self.put(peer, Due { at_ns: nanos(arrival), from, number, what });
+        }
+        if let Some((next, node)) = self.next.get_mut(at).zip(self.nodes.get_mut(at)) {
+            node.acts = acts;
+            *next = node.next_ns();
+        }
+    }
+
+    /// Carries out what a node did outside of a slice.
+    fn settle(&mut self, at: usize) {
+        let mut others = Vec::new();
+        self.send_all(at, &mut others);
+        for (now, node, act) in others {
+            self.carry_out(now, node, act);
+        }
+    }
+
+    fn carry_out(&mut self, now: Duration, at: usize, act: Act) {
+        match act {
+            Act::Send { .. } => {}
+            Act::Dial { target, kind } => self.dial(now, at, target, kind),
+            Act::Note(note) => self.noted(now, at, note),
+        }
+    }
+
+    fn noted(&mut self, now: Duration, at: usize, note: Note) {
+        match note {
+            Note::Changed => self.check.changed(now),
+            Note::Looped(seen) => self.check.looped(now, &seen, at),
+            Note::Suspicion => self.suspicions += 1,
+            Note::Death => self.deaths += 1,
+            Note::PingSent(pinger) => {
+                if let Some(pinger) = self.shared.pingers.get_mut(pinger) {
+                    pinger.sent += 1;
+                }
+            }
+            Note::Pong(pinger) => {
+                if let Some(pinger) = self.shared.pingers.get_mut(pinger) {
+                    pinger.reply(now);
+                }
+            }
+            Note::Submitted { id, to } => self.check.submitted(id, at, to),
+            Note::Delivered { id, from } => self.check.delivered(now, id, from, at),
+            Note::Acked(id) => self.check.acked(now, id),
+            Note::Refused => self.check.counts.refused += 1,
+            Note::Violation(what) => self.check.violation(now, &what),
+        }
+    }
+
+    fn dial(&mut self, now: Duration, at: usize, target: DialTarget, kind: LinkKind) {
+        let answering = target.addrs.iter().filter_map(at_socket).find_map(|peer| {
+            let edge = self.net.between(at, peer)?;
+            let works = self.net.get(edge)?.works() && self.nodes.get(peer)?.runs();
+            works.then_some((peer, edge))
+        });
+        let Some((peer, edge)) = answering else {
+            return self.push(now + DIAL_TIMEOUT, at, What::DialFailed(Box::new(target)));
+        };
+        let Some(latency) = self.net.get(edge).map(|edge| edge.latency()) else { return };
+        let (ours, theirs) = (LinkId(self.next_link), LinkId(self.next_link + 1));
+        self.next_link += 2;
+        let ends = [(at, End { peer, theirs, edge, traffic_at: None }, ours)];
+        let ends =
+            ends.into_iter().chain([(peer, End { peer: at, theirs: ours, edge, traffic_at: None }, theirs)]);
+        for (node, end, link) in ends {
+            if let Some(node) = self.nodes.get_mut(node) {
+                node.links.insert(link, end);
+            }
+        }
+        // TLS 1.3: the dialler is done after one round trip, the other end half a one later.
+        let rtt = latency * 2;
+        self.push(now + rtt, at, What::Up { link: ours, peer, dialled: true, kind, rtt });
+        self.push(now + rtt + latency, peer, What::Up { link: theirs, peer: at, dialled: false, kind, rtt });
+    }
+
+    fn trace_line(&mut self, (at_ns, tag, detail): Happened, node: usize) {
+        self.events += 1;
+        let line = writeln!(self.trace, "{at_ns} {node} {tag} {detail:x}");
+        debug_assert!(line.is_ok(), "writing to a string doesn't fail");
+        if self.events.is_multiple_of(PROGRESS_EVERY) {
+            self.tell_progress();
+        }
+    }
+
+    fn flush_trace_if_long(&mut self) {
+        if self.trace.len() > TRACE_PIECE {
+            self.flush_trace();
+        }
     }
 
     fn flush_trace(&mut self) {
@@ -410,10 +410,18 @@ impl<'a> World<'a> {
     }
 
     pub(crate) fn start_pings(&mut self, from: usize, to: usize, every: Duration) -> usize {
-        let pinger = self.pingers.len();
-        self.pingers.push(Pinger::new(from, to, every, self.now));
+        let pinger = self.shared.pingers.len();
+        self.shared.pingers.push(Pinger::new(to, every, self.now));
         self.push(self.now, from, What::Ping { pinger });
         pinger
+    }
+
+    pub(crate) fn pingers(&self) -> &[Pinger] {
+        &self.shared.pingers
+    }
+
+    pub(crate) fn pinger(&mut self, pinger: usize) -> Option<&mut Pinger> {
+        self.shared.pingers.get_mut(pinger)
     }
 
     pub(crate) const fn counters(&self) -> (u64, u64) {
@@ -422,8 +430,28 @@ impl<'a> World<'a> {
 
     /// No messages are submitted after `at`.
     pub(crate) const fn stop_messages(&mut self, at: Duration) {
-        self.submit_until = at;
+        self.shared.submit_until = at;
     }
+}
+
+/// Lets each of the nodes run, on as many threads as is worth it.
+fn run_all(nodes: Vec<&mut Node>, shared: &Shared, end_ns: u64, threads: usize) {
+    let threads = threads.min(nodes.len() / WORTH_A_THREAD).max(1);
+    let waiting = Mutex::new(nodes.into_iter());
+    let work = || {
+        loop {
+            let take = |waiting: &mut std::vec::IntoIter<_>| waiting.take(BATCH).collect();
+            let batch: Vec<&mut Node> = take(&mut waiting.lock().unwrap_or_else(PoisonError::into_inner));
+            if batch.is_empty() {
+                return;
+            }
+            batch.into_iter().for_each(|node| node.run(shared, end_ns));
+        }
+    };
+    std::thread::scope(|scope| {
+        (1..threads).for_each(|_| drop(scope.spawn(work)));
+        work();
+    });
 }
 
 /// 584 years fit.

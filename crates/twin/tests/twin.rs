@@ -29,17 +29,38 @@ fn held(scenario: &Scenario) -> Report {
 fn the_same_seed_gives_the_same_trace_to_the_byte() {
     let mut scenario = Scenario::from_file(&scenarios().join("chaos.toml")).unwrap();
     scenario.campaigns.truncate(1);
-    let trace = |scenario: &Scenario| {
-        let mut out = Vec::new();
-        let report = run_observed(scenario, Observer { trace: Some(&mut out), progress: None }).unwrap();
-        (out, report.trace)
-    };
-    let (first, hash) = trace(&scenario);
+    let (first, report) = traced(&scenario, 1);
     assert!(first.len() > 100_000);
-    assert_eq!(hash, blake3::hash(&first).to_hex().to_string());
-    assert!(trace(&scenario).0 == first, "the same seed");
+    assert_eq!(report.trace, blake3::hash(&first).to_hex().to_string());
+    assert!(traced(&scenario, 1).0 == first, "the same seed");
     scenario.seed += 1;
-    assert!(trace(&scenario).0 != first, "another seed");
+    assert!(traced(&scenario, 1).0 != first, "another seed");
+}
+
+#[test]
+fn the_trace_does_not_depend_on_the_number_of_threads() {
+    // Large enough that the start and every flood are shared between threads.
+    let scenario = Scenario {
+        seed: 5,
+        campaigns: vec![Campaign { ends: None, ..campaign(FaultKind::Sigkill, 1) }],
+        messages: Some(Messages { pairs: 20, per_second: 10.0, bytes: 100 }),
+        duration_s: 30.0,
+        ..Scenario::new(Topology::BarabasiAlbert { nodes: 120, links: 2 })
+    };
+    let (one, report) = traced(&scenario, 1);
+    assert!(report.ok() && report.messages.acked > 500, "{report}");
+    for threads in [2, 3] {
+        let (more, again) = traced(&scenario, threads);
+        assert!(more == one, "{threads} threads");
+        assert_eq!(Report { wall_s: report.wall_s, ..again }.to_string(), report.to_string());
+    }
+}
+
+fn traced(scenario: &Scenario, threads: usize) -> (Vec<u8>, Report) {
+    let mut out = Vec::new();
+    let observer = Observer { trace: Some(&mut out), threads, ..Observer::default() };
+    let report = run_observed(scenario, observer).unwrap();
+    (out, report)
 }
 
 #[test]

@@ -79,7 +79,7 @@ fn one(context: &Context, scenario: &Scenario, trace: Option<&Path>) -> Result<(
     };
     let report = match trace {
         None => {
-            run_observed(scenario, Observer { trace: None, progress: Some(&mut tell) }).map_err(failure)?
+            run_observed(scenario, Observer { progress: Some(&mut tell), ..Observer::default() }).map_err(failure)?
         }
         Some(path) => traced(scenario, path, &mut tell)?,
     };
@@ -101,7 +101,7 @@ fn traced(scenario: &Scenario, path: &Path, tell: &mut dyn FnMut(Far)) -> Result
     };
     let mut out = BufWriter::new(File::create(path).map_err(cannot)?);
     let report =
-        run_observed(scenario, Observer { trace: Some(&mut out), progress: Some(tell) }).map_err(failure)?;
+        run_observed(scenario, Observer { trace: Some(&mut out), progress: Some(tell), threads: 0 }).map_err(failure)?;
     out.flush().map_err(cannot)?;
     Ok(report)
 }

@@ -2,7 +2,10 @@
 
 use meshara_overlay::{Hint, LinkId};
 
-use super::{Node, What, World};
+use rand::Rng;
+
+use super::World;
+use super::node::{Due, Node, What};
 use crate::scenario::{Action, ScenarioError};
 
 impl World<'_> {
@@ -45,8 +48,7 @@ impl World<'_> {
             Action::Crash { node: at } => {
                 self.crash_disk(*at);
                 if let Some(node) = self.nodes.get_mut(*at) {
-                    let disk = std::mem::take(&mut node.disk);
-                    *node = Node { disk, life: node.life + 1, ..Node::default() };
+                    node.end();
                 }
             }
             Action::Start { node: at } => {
@@ -60,13 +62,13 @@ impl World<'_> {
                 }
             }
             Action::Leave { node: at } => {
-                if let Some(core) = self.nodes.get_mut(*at).and_then(|node| node.core.as_mut()) {
+                let Some(node) = self.nodes.get_mut(*at) else { return };
+                if let Some(core) = node.core.as_mut() {
                     core.leave(now);
-                    self.drain(*at);
+                    node.drain(&self.shared, now);
                 }
-                if let Some(node) = self.nodes.get_mut(*at) {
-                    node.left = true;
-                }
+                node.left = true;
+                self.settle(*at);
             }
             Action::Cut { a, b } => {
                 self.set_way(*a, *b, false);
@@ -86,9 +88,8 @@ impl World<'_> {
                 self.set_way(*b, *a, true);
             }
             Action::Change { a, b, link } => {
-                let edge = self.net.between(*a, *b);
-                if let Some(edge) = edge.and_then(|edge| self.net.get(edge)) {
-                    edge.change(*link);
+                if let Some(edge) = self.net.between(*a, *b) {
+                    self.net.change(edge, *link);
                 }
             }
         }
@@ -103,7 +104,8 @@ impl World<'_> {
         if let Some(core) = node.core.as_mut() {
             links.into_iter().for_each(|link| core.link_hint(now, link, Hint::InterfaceDown));
         }
-        self.drain(at);
+        node.drain(&self.shared, now);
+        self.settle(at);
     }
 
     fn set_all(&mut self, node: usize, up: bool) {
@@ -120,19 +122,34 @@ impl World<'_> {
         let Some(edge) = self.net.between(from, to) else { return };
         let released = self.net.get(edge).map_or_else(Vec::new, |edge| edge.set(now, from, up));
         for (at, (node, what)) in released {
-            self.push(at, node, what);
+            let made = self.nodes.get_mut(from).map(Node::next_made);
+            if let Some((from, number)) = made {
+                self.put(node, Due { at_ns: super::nanos(at), from, number, what });
+            }
         }
     }
 
     /// A stopped process goes on: its timers are late, its socket is full.
     fn resume(&mut self, at: usize) {
+        let now = self.now;
         let Some(node) = self.nodes.get_mut(at).filter(|node| node.stopped) else { return };
         node.stopped = false;
         let inbox = std::mem::take(&mut node.inbox);
-        self.deliver(at, What::Timer);
-        self.mail_timer(at);
+        node.deliver(&self.shared, now, What::Timer);
+        node.mail_timer(&self.shared, now);
         for what in inbox {
-            self.deliver(at, what);
+            node.deliver(&self.shared, now, what);
         }
+        self.settle(at);
+    }
+
+    /// A crash catches a commit under way.
+    fn crash_disk(&mut self, at: usize) {
+        let written = self.rng.random_bool(0.5);
+        let Some(node) = self.nodes.get_mut(at) else { return };
+        node.crash_disk(&self.shared, self.now, written);
+        let on_disk = node.disk.outgoing();
+        self.settle(at);
+        self.check.crashed(at, &on_disk);
     }
 }

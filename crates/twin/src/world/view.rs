@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BinaryHeap};
 use meshara_overlay::{LinkId, LinkKind, Phase};
 use rand::Rng;
 
-use super::{Node, World};
-use crate::auth::{address, node_id};
+use super::World;
+use super::node::Node;
 
 /// Nodes whose routes are compared with an independent computation, each time.
 const SAMPLE: usize = 16;
@@ -103,7 +103,7 @@ impl World<'_> {
         while at != to {
             let node = self.nodes.get(at).filter(|_| path.len() <= 33)?;
             let usable = |link: LinkId| node.usable.get(&link).copied().unwrap_or(false);
-            let link = node.table.next_hop(&address(&node_id(to)), over, &usable)?;
+            let link = node.table.next_hop(&self.shared.address(to), over, &usable)?;
             let end = node.links.get(&link)?;
             (at, over) = (end.peer, Some(end.theirs));
             path.push(at);
@@ -117,9 +117,9 @@ impl World<'_> {
         for (at, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.runs()) {
             for view in node.core.iter().flat_map(meshara_overlay::Core::neighbours) {
                 if let (LinkKind::Routing, Phase::Up, Some(cost), Some(peer)) =
-                    (view.kind, view.phase, view.cost_us, self.index.get(&view.node))
+                    (view.kind, view.phase, view.cost_us, self.shared.find(&view.node))
                 {
-                    told.insert((at, *peer), u64::from(cost));
+                    told.insert((at, peer), u64::from(cost));
                 }
             }
         }
@@ -140,8 +140,8 @@ impl World<'_> {
             let Some(core) = self.nodes.get(root).and_then(|node| node.core.as_ref()) else { continue };
             let mut found: BTreeMap<usize, u64> = BTreeMap::new();
             for route in core.routes() {
-                if let Some(to) = self.index.get(&route.node) {
-                    found.insert(*to, u64::from(route.metric_us));
+                if let Some(to) = self.shared.find(&route.node) {
+                    found.insert(to, u64::from(route.metric_us));
                 }
             }
             if found != expected {
