@@ -30,7 +30,7 @@ pub use join::{JoinClient, JoinError, Refusal, RenewClient};
 pub use keys::{KeyError, LeafKey, NodeKey, RoutingKey, verify_node, verify_routing};
 pub use leaf::LEAF_LIFE;
 pub use membership::{Membership, MeshInfo, MeshInfoError};
-pub use names::{MeshName, NameError, NodeName, SpiffeId};
+pub use names::{MeshName, NameError, NodeName, RoleName, SpiffeId};
 pub use root::{RootKey, RootPublic};
 pub use sealed::{FileError, Passphrase};
 pub use ticket::{Ticket, TicketError};

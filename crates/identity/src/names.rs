@@ -1,4 +1,4 @@
-//! Names of meshes and nodes, and the SPIFFE ID made of both.
+//! Names of meshes, nodes and roles, and the SPIFFE ID made of both.
 
 use std::fmt;
 use std::str::FromStr;
@@ -92,6 +92,13 @@ name!(NodeName);
 pub struct MeshName(String);
 
 name!(MeshName);
+
+/// Name of a role that policy speaks of; same alphabet as [`NodeName`].
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RoleName(String);
+
+name!(RoleName);
 
 /// `spiffe://<mesh>/node/<name>` and no other spelling.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

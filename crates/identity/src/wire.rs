@@ -32,7 +32,7 @@ pub enum WireError {
 }
 
 /// Appends postcard of `value` to `out`. Types of plain data always encode; a failure leaves `Malformed`.
-pub(crate) fn append<T: Serialize>(mut out: Vec<u8>, value: &T) -> Result<Vec<u8>, WireError> {
+pub fn append<T: Serialize>(mut out: Vec<u8>, value: &T) -> Result<Vec<u8>, WireError> {
     out.extend_from_slice(&postcard::to_allocvec(value).map_err(|_| WireError::Malformed)?);
     Ok(out)
 }
