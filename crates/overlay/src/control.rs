@@ -155,10 +155,8 @@ impl Message {
         }
         let message = match code {
             1 => Self::Records(read_all(&mut r, |r| {
-                let age_s = r.u16()?;
-                let length = r.u16()?;
-                let record = Record::decode(r.bytes(usize::from(length))?)?;
-                Ok(Aged { age_s, record })
+                let (age_s, bytes) = raw_record(r)?;
+                Ok(Aged { age_s, record: Record::decode(bytes)? })
             })?),
             2 => {
                 let entries = read_all(&mut r, |r| {
@@ -192,22 +190,34 @@ impl Message {
 /// A record as it came: its age in seconds and its bytes.
 pub(crate) type RawRecord<'a> = (u16, &'a [u8]);
 
-/// The records of a message, if it is one of records, unread.
-pub(crate) fn raw_records(bytes: &[u8]) -> Result<Option<Vec<RawRecord<'_>>>, ControlError> {
+/// The records of a message, if it is one of records, unread. The message is sound as a whole before the first one is told.
+pub(crate) fn raw_records(bytes: &[u8]) -> Result<Option<impl Iterator<Item = RawRecord<'_>>>, ControlError> {
     if !bytes.starts_with(&[VERSION, 1]) {
         return Ok(None);
     }
     if bytes.len() > MAX_CONTROL_LEN {
         return Err(ControlError::TooLong);
     }
-    let mut r = Reader::new(bytes);
-    r.array::<2>()?;
-    read_all(&mut r, |r| {
-        let age_s = r.u16()?;
-        let length = r.u16()?;
-        Ok((age_s, r.bytes(usize::from(length))?))
-    })
-    .map(Some)
+    let records = bytes.get(2..).unwrap_or_default();
+    let (mut r, mut count) = (Reader::new(records), 0);
+    while !r.is_empty() {
+        count += 1;
+        if count > MAX_ENTRIES {
+            return Err(ControlError::Entries);
+        }
+        raw_record(&mut r)?;
+    }
+    if count == 0 {
+        return Err(ControlError::Entries);
+    }
+    let mut r = Reader::new(records);
+    Ok(Some(std::iter::from_fn(move || raw_record(&mut r).ok())))
+}
+
+fn raw_record<'a>(r: &mut Reader<'a>) -> Result<RawRecord<'a>, Truncated> {
+    let age_s = r.u16()?;
+    let length = r.u16()?;
+    Ok((age_s, r.bytes(usize::from(length))?))
 }
 
 fn read_kind(r: &mut Reader<'_>) -> Result<Kind, ControlError> {

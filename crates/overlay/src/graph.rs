@@ -171,8 +171,9 @@ impl Graph {
                 at
             }
         };
-        let before = std::mem::replace(&mut self.nodes[at as usize].adverts, adverts.into());
-        for other in differing(&before, &self.nodes[at as usize].adverts) {
+        let adverts = adverts.into();
+        let before = std::mem::replace(&mut self.nodes[at as usize].adverts, Arc::clone(&adverts));
+        for other in differing(&before, &adverts) {
             if let Some(other) = self.find(&other) {
                 changed |= self.join(at, other, now);
             }
@@ -338,13 +339,13 @@ impl Graph {
 }
 
 /// The nodes of which two lists of adverts, each ordered by node, say different things.
-fn differing(before: &[Neighbour], after: &[Neighbour]) -> Vec<NodeId> {
+fn differing<'a>(before: &'a [Neighbour], after: &'a [Neighbour]) -> impl Iterator<Item = NodeId> + 'a {
     let said = |adverts: &[Neighbour], node: &NodeId| {
         adverts.binary_search_by(|n| n.node.cmp(node)).ok().map(|at| adverts[at])
     };
-    let changed = after.iter().filter(|new| said(before, &new.node) != Some(**new));
-    let gone = before.iter().filter(|old| said(after, &old.node).is_none());
-    changed.chain(gone).map(|advert| advert.node).collect()
+    let changed = after.iter().filter(move |new| said(before, &new.node) != Some(**new));
+    let gone = before.iter().filter(move |old| said(after, &old.node).is_none());
+    changed.chain(gone).map(|advert| advert.node)
 }
 
 #[cfg(test)]

@@ -42,8 +42,8 @@ impl Packed {
         tree.dist[root as usize] = 0;
         tree.mtu[root as usize] = u16::MAX;
         let mut queue = BinaryHeap::with_capacity(slots.min(1024));
-        queue.push(Reverse((0_u32, 0_u16, root)));
-        while let Some(Reverse((dist, hops, at))) = queue.pop() {
+        queue.push(waiting(0, 0, root));
+        while let Some((dist, hops, at)) = queue.pop().map(waited) {
             let from = at as usize;
             if (dist, hops) != (tree.dist[from], tree.hops[from]) {
                 continue;
@@ -67,11 +67,21 @@ impl Packed {
                     tree.mtu[to] = tree.mtu[from].min(edge.mtu);
                 }
                 if better {
-                    queue.push(Reverse((reached.0, reached.1, edge.to)));
+                    queue.push(waiting(reached.0, reached.1, edge.to));
                 }
             }
         }
     }
+}
+
+/// A node in the queue, by distance, then by hops; as one number, which a heap orders much faster than three.
+fn waiting(dist: u32, hops: u16, at: u32) -> Reverse<u128> {
+    Reverse(u128::from(dist) << 48 | u128::from(hops) << 32 | u128::from(at))
+}
+
+/// The three numbers again.
+const fn waited(Reverse(key): Reverse<u128>) -> (u32, u16, u32) {
+    ((key >> 48) as u32, (key >> 32) as u16, key as u32)
 }
 
 impl Tree {

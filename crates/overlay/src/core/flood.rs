@@ -477,14 +477,23 @@ impl Core {
         });
         let links: Vec<LinkId> =
             self.links.iter().filter(|(_, link)| link.routing()).map(|(id, _)| *id).collect();
+        // Most links get the same.
+        let mut for_all: Option<Vec<Vec<u8>>> = None;
         for id in links {
-            let records: Vec<_> = queue
-                .iter()
-                .filter(|(_, _, from)| *from != Some(id))
-                .map(|(age, record, _)| (*age, record))
-                .collect();
-            self.metrics.flooded += records.len() as u64;
-            for message in chunk_records(&records) {
+            let told = queue.iter().filter(|(_, _, from)| *from == Some(id)).count();
+            self.metrics.flooded += (queue.len() - told) as u64;
+            let messages = match &for_all {
+                Some(messages) if told == 0 => messages.clone(),
+                _ => {
+                    let others = queue.iter().filter(|(_, _, from)| *from != Some(id));
+                    let records: Vec<_> = others.map(|(age, record, _)| (*age, record)).collect();
+                    chunk_records(&records)
+                }
+            };
+            if told == 0 && for_all.is_none() {
+                for_all = Some(messages.clone());
+            }
+            for message in messages {
                 self.control_out(id, message);
             }
         }
