@@ -1,4 +1,6 @@
 //! The mesh root: Ed25519 and ML-DSA-65 together. A statement of the root counts when both signatures verify.
+//!
+//! The signers of a mesh with several roots, and those of revocations and policy, have keys of the same kind.
 
 use std::fmt;
 
@@ -13,22 +15,34 @@ use crate::keys::{
 };
 
 /// What the root signs about; part of what is signed, so a signature for one purpose never serves another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Purpose {
     /// An [`IssuerGrant`](crate::IssuerGrant).
     IssuerGrant,
+    /// A version of the root document: who signs for the mesh.
+    RootDocument,
+    /// The head of a revocation snapshot.
+    Revocations,
+    /// The head of a policy set.
+    Policy,
+    /// Which numbers of revocations and policy are the newest now.
+    Freshness,
 }
 
 impl Purpose {
     fn label(self) -> &'static [u8] {
         match self {
             Self::IssuerGrant => b"issuer grant",
+            Self::RootDocument => b"root document",
+            Self::Revocations => b"revocations",
+            Self::Policy => b"policy",
+            Self::Freshness => b"freshness",
         }
     }
 }
 
-/// Public half of the mesh root.
+/// Public half of the mesh root, and of every other signer whose word needs both algorithms.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootPublic {
     ed25519: [u8; 32],
@@ -49,6 +63,11 @@ impl RootPublic {
         hasher.update(&self.ed25519);
         hasher.update(self.ml_dsa.as_ref());
         MeshId(*hasher.finalize().as_bytes())
+    }
+
+    /// Whether one of the two keys is also one of `other`'s: such a pair is no second signer.
+    pub fn shares_a_key_with(&self, other: &Self) -> bool {
+        self.ed25519 == other.ed25519 || self.ml_dsa == other.ml_dsa
     }
 
     /// Verifies both signatures of a statement made for `purpose`.

@@ -7,3 +7,5 @@ pub mod audit;
 pub mod log;
 pub mod policy;
 pub mod revocation;
+pub mod root;
+pub mod sets;

@@ -1,1 +1,7 @@
-//! Numbered, chained, signed sets: revocation snapshots, and the frame that policy sets share with them.
+//! Which nodes are members no more. A snapshot is the whole set; [`Holder`](crate::sets::Holder) keeps the newest.
+
+mod reason;
+mod snapshot;
+
+pub use reason::{REASON_MAX, Reason, ReasonError};
+pub use snapshot::{REVOKED_MAX, Reinstatement, Revocation, RevocationError, Revocations};

@@ -1,0 +1,14 @@
+//! The mesh's root after its founding: documents that name the signers, one version after the other.
+//!
+//! After TUF's root role (specification 1.0.33, 5.3): each version is approved by the quorum of the one before **and** by its
+//! own, versions rise by one, and an ended document signs nothing any more.
+
+mod document;
+mod offline;
+mod trusted;
+
+pub use document::{Phase, ROOT_LIFE_MAX, ROOT_MAX, RootDocument, SignedRoot};
+pub use offline::{
+    DetachedSignature, OfflineError, SIGNATURE_FILE_MAX, STATEMENT_FILE_MAX, Statement, StatementFile,
+};
+pub use trusted::{Advanced, RootError, TrustedRoot};

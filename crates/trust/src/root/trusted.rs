@@ -1,0 +1,201 @@
+//! The version that a node goes by, and the rules by which the next replaces it.
+
+use meshara_identity::root::Purpose;
+use meshara_identity::wire::WireError;
+use meshara_identity::{MeshId, UnixMillis};
+
+use super::document::{Phase, ROOT_LIFE_MAX, RootDocument, SignedRoot};
+use crate::sets::{ApprovalError, KeyId, Quorum, SKEW_MAX};
+
+/// Why a version was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RootError {
+    /// Of another mesh.
+    #[error("a root document of another mesh")]
+    WrongMesh,
+    /// The first version is not the founder's alone.
+    #[error("version 1 is not signed by the key that the mesh is named after, alone")]
+    NotFounder,
+    /// A version is missing before it.
+    #[error("version {found} does not follow version {held}: the versions between are needed")]
+    Gap {
+        /// Version held.
+        held: u64,
+        /// Version offered.
+        found: u64,
+    },
+    /// An older version.
+    #[error("version {found} is older than version {held}")]
+    Rollback {
+        /// Version held.
+        held: u64,
+        /// Version offered.
+        found: u64,
+    },
+    /// Another document with the version held: root signers contradict themselves.
+    #[error("two documents with version {version} exist: the root's signers contradict themselves")]
+    Fork {
+        /// The version.
+        version: u64,
+    },
+    /// It ends before it begins, lives too long, or begins later than now.
+    #[error("issued at {issued_at}, ends at {expires_at}: not a possible life")]
+    BadDates {
+        /// When it was written.
+        issued_at: UnixMillis,
+        /// When it ends.
+        expires_at: UnixMillis,
+    },
+    /// The phase falls, or rises by more than one.
+    #[error("phase {found:?} does not follow phase {held:?}")]
+    BadPhase {
+        /// Phase held.
+        held: Phase,
+        /// Phase offered.
+        found: Phase,
+    },
+    /// In the last phase the founder's key is still a root key, or one signer is enough.
+    #[error("phase Quorum needs at least two root signers, and the founder's key among none of them")]
+    FounderNotRetired,
+    /// Not approved by the quorum of the version before.
+    #[error("not approved by the root before it: {0}")]
+    OldQuorum(ApprovalError),
+    /// Not approved by its own quorum.
+    #[error("not approved by its own root: {0}")]
+    NewQuorum(ApprovalError),
+    /// It ended.
+    #[error(
+        "the root document ended at {expires_at} and this machine's clock shows {now}: its signers must sign a new version"
+    )]
+    Expired {
+        /// When it ended.
+        expires_at: UnixMillis,
+        /// This machine's clock.
+        now: UnixMillis,
+    },
+    /// It doesn't encode.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+}
+
+/// Whether an offered version changed anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Advanced {
+    /// It is held now.
+    Yes,
+    /// It was held already.
+    Same,
+}
+
+/// A version whose whole descent from the founder's key was verified.
+#[derive(Debug, Clone)]
+pub struct TrustedRoot {
+    current: SignedRoot,
+}
+
+impl TrustedRoot {
+    /// Begins with version 1 of the mesh that a ticket or the own files name.
+    pub fn first(mesh: &MeshId, signed: SignedRoot, now: UnixMillis) -> Result<Self, RootError> {
+        let document = &signed.document;
+        if document.mesh != *mesh {
+            return Err(RootError::WrongMesh);
+        }
+        let keys: Vec<_> = document.root.signers().map(|signer| signer.key.fingerprint()).collect();
+        if document.version != 1 || keys != [*mesh] {
+            return Err(RootError::NotFounder);
+        }
+        if document.phase != Phase::Founder {
+            return Err(RootError::BadPhase { held: Phase::Founder, found: document.phase });
+        }
+        check_dates(document, now)?;
+        check(&document.root, &signed).map_err(RootError::NewQuorum)?;
+        Ok(Self { current: signed })
+    }
+
+    /// Walks from version 1 to the last of `versions`. Versions on the way may have ended; whether the last has is
+    /// [`valid_at`](Self::valid_at)'s to say.
+    pub fn walk(
+        mesh: &MeshId,
+        versions: impl IntoIterator<Item = SignedRoot>,
+        now: UnixMillis,
+    ) -> Result<Self, RootError> {
+        let mut versions = versions.into_iter();
+        let mut trusted = Self::first(mesh, versions.next().ok_or(RootError::NotFounder)?, now)?;
+        for next in versions {
+            trusted.advance(next, now)?;
+        }
+        Ok(trusted)
+    }
+
+    /// Takes the next version. Nothing changes on an error.
+    pub fn advance(&mut self, next: SignedRoot, now: UnixMillis) -> Result<Advanced, RootError> {
+        let (old, new) = (&self.current.document, &next.document);
+        let (held, found) = (old.version, new.version);
+        if new.mesh != old.mesh {
+            return Err(RootError::WrongMesh);
+        }
+        if found < held {
+            return Err(RootError::Rollback { held, found });
+        }
+        if found > held.saturating_add(1) {
+            return Err(RootError::Gap { held, found });
+        }
+        if found == held && new == old {
+            return Ok(Advanced::Same);
+        }
+        if found == held {
+            // Only the signers themselves can make this evidence; a stranger's paper is just not approved.
+            check(&new.root, &next).map_err(RootError::NewQuorum)?;
+            check(&old.root, &next).map_err(RootError::OldQuorum)?;
+            return Err(RootError::Fork { version: held });
+        }
+        check_dates(new, now)?;
+        let one_up = new.phase as u8 <= old.phase as u8 + 1;
+        if new.phase < old.phase || !one_up {
+            return Err(RootError::BadPhase { held: old.phase, found: new.phase });
+        }
+        let founder = KeyId(new.mesh.0);
+        if new.phase == Phase::Quorum && (new.root.threshold() < 2 || new.root.signer_of(&founder).is_some())
+        {
+            return Err(RootError::FounderNotRetired);
+        }
+        check(&old.root, &next).map_err(RootError::OldQuorum)?;
+        check(&new.root, &next).map_err(RootError::NewQuorum)?;
+        self.current = next;
+        Ok(Advanced::Yes)
+    }
+
+    /// The version held, to store and to send.
+    pub fn signed(&self) -> &SignedRoot {
+        &self.current
+    }
+
+    /// The document held. Whether it has ended is for [`valid_at`](Self::valid_at) to say.
+    pub fn document(&self) -> &RootDocument {
+        &self.current.document
+    }
+
+    /// The document, unless it has ended: who freezes a node at an old version gains no more than its life.
+    pub fn valid_at(&self, now: UnixMillis) -> Result<&RootDocument, RootError> {
+        let document = self.document();
+        if now > document.expires_at {
+            return Err(RootError::Expired { expires_at: document.expires_at, now });
+        }
+        Ok(document)
+    }
+}
+
+fn check(quorum: &Quorum, signed: &SignedRoot) -> Result<(), ApprovalError> {
+    let none = ApprovalError::NotEnough { found: 0, needed: quorum.threshold() };
+    let statement = signed.document.encode().map_err(|_| none)?;
+    quorum.check(Purpose::RootDocument, &statement, &signed.approvals).map(drop)
+}
+
+fn check_dates(document: &RootDocument, now: UnixMillis) -> Result<(), RootError> {
+    let (issued_at, expires_at) = (document.issued_at, document.expires_at);
+    let possible = issued_at < expires_at
+        && issued_at.distance(expires_at) <= ROOT_LIFE_MAX
+        && issued_at <= now.plus(SKEW_MAX);
+    if possible { Ok(()) } else { Err(RootError::BadDates { issued_at, expires_at }) }
+}

@@ -1,0 +1,208 @@
+//! The root document: TUF's root rules, and signing by file.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may stop at the first surprise"
+)]
+
+mod common;
+
+use std::time::Duration;
+
+use common::*;
+use meshara_identity::{MeshId, UnixMillis};
+use meshara_trust::root::*;
+use meshara_trust::sets::*;
+use proptest::prelude::*;
+
+const LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
+
+fn mesh() -> MeshId {
+    key(0).public().fingerprint()
+}
+
+fn founding() -> RootDocument {
+    let authority = quorum(1, &[("alice", 4)]);
+    RootDocument::founding(key(0), "alice".parse().unwrap(), authority, NOW, LIFE).unwrap()
+}
+
+fn signed(document: RootDocument, keys: &[usize]) -> SignedRoot {
+    let mut signed = SignedRoot::new(document);
+    for number in keys {
+        signed.approve(key(*number)).unwrap();
+    }
+    signed
+}
+
+fn trusted() -> TrustedRoot {
+    TrustedRoot::first(&mesh(), signed(founding(), &[0]), NOW).unwrap()
+}
+
+/// The version after `document`, with other root signers.
+fn next(document: &RootDocument, root: Quorum) -> RootDocument {
+    RootDocument { version: document.version + 1, root, ..document.clone() }
+}
+
+fn three() -> Quorum {
+    quorum(2, &[("alice", 1), ("bob", 2), ("carol", 3)])
+}
+
+#[test]
+fn a_root_moves_from_the_founder_to_a_quorum_and_on() {
+    let mut root = trusted();
+    let two = next(&founding(), three());
+    assert_eq!(root.advance(signed(two.clone(), &[0, 1, 2]), NOW), Ok(Advanced::Yes));
+    assert_eq!(root.advance(signed(two.clone(), &[0, 1, 2]), NOW), Ok(Advanced::Same));
+    let third = next(&two, quorum(2, &[("bob", 2), ("carol", 3), ("dave", 5)]));
+    assert_eq!(root.advance(signed(third.clone(), &[2, 3]), NOW), Ok(Advanced::Yes));
+    assert_eq!(root.document(), &third);
+    // The whole descent is checked again by whoever has only the mesh's id.
+    let chain = [signed(founding(), &[0]), signed(two, &[0, 1, 2]), signed(third.clone(), &[2, 3])];
+    let walked = TrustedRoot::walk(&mesh(), chain.clone(), NOW.plus(LIFE * 2)).unwrap();
+    assert_eq!(walked.document(), &third);
+    let [first, _, last] = chain;
+    let gap = TrustedRoot::walk(&mesh(), [first, last], NOW).unwrap_err();
+    assert_eq!(gap, RootError::Gap { held: 1, found: 3 });
+}
+
+#[test]
+fn both_quorums_must_sign_and_nobody_counts_twice() {
+    let few = |found| ApprovalError::NotEnough { found, needed: 2 };
+    let mut root = trusted();
+    let two = next(&founding(), three());
+    let none = ApprovalError::NotEnough { found: 0, needed: 1 };
+    assert_eq!(root.advance(signed(two.clone(), &[1, 2, 3]), NOW), Err(RootError::OldQuorum(none)));
+    assert_eq!(root.advance(signed(two.clone(), &[0]), NOW), Err(RootError::NewQuorum(few(0))));
+    assert_eq!(root.advance(signed(two.clone(), &[0, 1]), NOW), Err(RootError::NewQuorum(few(1))));
+    assert_eq!(root.advance(signed(two.clone(), &[0, 1, 2]), NOW), Ok(Advanced::Yes));
+    // Bob brings a second key of his own; it makes no second signer, neither of the old nor of the new root.
+    let third = next(&two, quorum(2, &[("bob", 2), ("bob", 5), ("carol", 3)]));
+    assert_eq!(root.advance(signed(third.clone(), &[2, 5]), NOW), Err(RootError::OldQuorum(few(1))));
+    assert_eq!(root.advance(signed(third.clone(), &[1, 2, 5]), NOW), Err(RootError::NewQuorum(few(1))));
+    assert_eq!(root.advance(signed(third, &[2, 3]), NOW), Ok(Advanced::Yes));
+}
+
+#[test]
+fn rollback_freeze_and_other_tricks_are_refused() {
+    let mut root = trusted();
+    let two = next(&founding(), three());
+    root.advance(signed(two.clone(), &[0, 1, 2]), NOW).unwrap();
+    let mut advance =
+        |document: RootDocument, keys: &[usize]| root.advance(signed(document, keys), NOW).unwrap_err();
+    assert_eq!(advance(founding(), &[0]), RootError::Rollback { held: 2, found: 1 });
+    let jump = RootDocument { version: 4, ..two.clone() };
+    assert_eq!(advance(jump, &[1, 2]), RootError::Gap { held: 2, found: 4 });
+    let other = RootDocument { issued_at: UnixMillis(NOW.0 + 1), ..two.clone() };
+    assert_eq!(advance(other.clone(), &[1, 2]), RootError::Fork { version: 2 });
+    let unproven = ApprovalError::NotEnough { found: 1, needed: 2 };
+    assert_eq!(advance(other, &[1]), RootError::NewQuorum(unproven));
+    let foreign = RootDocument { mesh: MeshId([1; 32]), version: 3, ..two.clone() };
+    assert_eq!(advance(foreign, &[1, 2]), RootError::WrongMesh);
+    let (issued_at, expires_at) = (NOW, NOW.plus(ROOT_LIFE_MAX + Duration::from_millis(1)));
+    let eternal = RootDocument { version: 3, expires_at, ..two.clone() };
+    assert_eq!(advance(eternal, &[1, 2]), RootError::BadDates { issued_at, expires_at });
+    let ended = RootDocument { version: 3, expires_at: NOW, ..two.clone() };
+    assert_eq!(advance(ended, &[1, 2]), RootError::BadDates { issued_at, expires_at: NOW });
+    // Who is kept at an old version stops at its end.
+    let end = two.expires_at;
+    assert!(root.valid_at(end).is_ok());
+    let after = end.plus(Duration::from_millis(1));
+    assert_eq!(root.valid_at(after).unwrap_err(), RootError::Expired { expires_at: end, now: after });
+
+    let claim =
+        |document, keys: &[usize]| TrustedRoot::first(&mesh(), signed(document, keys), NOW).unwrap_err();
+    let usurper = RootDocument { root: quorum(1, &[("mallory", 6)]), ..founding() };
+    assert_eq!(claim(usurper, &[6]), RootError::NotFounder);
+    let companion = RootDocument { root: quorum(1, &[("alice", 0), ("mallory", 6)]), ..founding() };
+    assert_eq!(claim(companion, &[0]), RootError::NotFounder);
+    let unsigned = ApprovalError::NotEnough { found: 0, needed: 1 };
+    assert_eq!(claim(founding(), &[]), RootError::NewQuorum(unsigned));
+}
+
+#[test]
+fn phases_rise_one_at_a_time_and_the_last_retires_the_founder() {
+    let mut root = trusted();
+    let at = |version, phase, root| RootDocument { version, phase, root, ..founding() };
+    let alone = || quorum(1, &[("alice", 0)]);
+    let jump = root.advance(signed(at(2, Phase::Shared, alone()), &[0]), NOW).unwrap_err();
+    assert_eq!(jump, RootError::BadPhase { held: Phase::Founder, found: Phase::Shared });
+    for (version, phase) in [(2, Phase::Logged), (3, Phase::Shared)] {
+        root.advance(signed(at(version, phase, alone()), &[0]), NOW).unwrap();
+    }
+    let back = root.advance(signed(at(4, Phase::Logged, alone()), &[0]), NOW).unwrap_err();
+    assert_eq!(back, RootError::BadPhase { held: Phase::Shared, found: Phase::Logged });
+    let kept = quorum(2, &[("alice", 0), ("bob", 2)]);
+    for root_quorum in [alone(), kept] {
+        let refused = root.advance(signed(at(4, Phase::Quorum, root_quorum), &[0, 2]), NOW);
+        assert_eq!(refused, Err(RootError::FounderNotRetired));
+    }
+    let done = signed(at(4, Phase::Quorum, three()), &[0, 1, 2]);
+    assert_eq!(root.advance(done, NOW), Ok(Advanced::Yes));
+}
+
+#[test]
+fn signatures_come_back_by_file() {
+    let two = next(&founding(), three());
+    let file = StatementFile::root(&two).unwrap();
+    let carried = StatementFile::decode(&file.encode().unwrap()).unwrap();
+    assert_eq!(carried.statement(), Ok(Statement::Root(Box::new(two.clone()))));
+    let mut signed = SignedRoot::new(two.clone());
+    for number in [0, 1, 2] {
+        let bytes = carried.sign(key(number)).unwrap().encode().unwrap();
+        let back = DetachedSignature::decode(&bytes).unwrap();
+        let quorum = if number == 0 { founding().root } else { two.root.clone() };
+        file.join(back, &quorum, &mut signed.approvals).unwrap();
+    }
+    assert_eq!(trusted().advance(signed, NOW), Ok(Advanced::Yes));
+
+    let mut approvals = Approvals::default();
+    let stranger = file.sign(key(6)).unwrap();
+    let unknown = OfflineError::UnknownKey { key: KeyId::of(key(6).public()) };
+    assert_eq!(file.join(stranger, &three(), &mut approvals), Err(unknown));
+    let other = StatementFile::root(&founding()).unwrap().sign(key(1)).unwrap();
+    assert_eq!(file.join(other, &three(), &mut approvals), Err(OfflineError::OtherStatement));
+    let not = DetachedSignature::decode(&file.encode().unwrap()).unwrap_err();
+    assert_eq!(not, OfflineError::NotThis { expected: "signature" });
+
+    // The head of a set is signed in the same way.
+    let made = set(None, SetKind::Policy, b"rules".to_vec(), NOW, &[]);
+    let file = StatementFile::set(&made.signed.head).unwrap();
+    assert_eq!(file.statement(), Ok(Statement::Set(made.signed.head.clone())));
+    let mut approvals = Approvals::default();
+    file.join(file.sign(key(1)).unwrap(), &three(), &mut approvals).unwrap();
+    let statement = made.signed.head.encode().unwrap();
+    let names = three().approvers(SetKind::Policy.purpose(), &statement, &approvals).unwrap().len();
+    assert_eq!(names, 1);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn documents_round_trip(version: u64, issued: u32, threshold in 1u8..4, life: u32) {
+        let root = quorum(threshold, &[("alice", 1), ("bob", 2), ("carol", 3)]);
+        let document = RootDocument {
+            version,
+            issued_at: UnixMillis(issued.into()),
+            expires_at: UnixMillis(life.into()),
+            root,
+            ..founding()
+        };
+        let bytes = document.encode().unwrap();
+        prop_assert_eq!(RootDocument::decode(&bytes), Ok(document));
+        prop_assert!(RootDocument::decode(&[&bytes[..], &[0]].concat()).is_err());
+    }
+
+    /// No bit of an approved version can be changed.
+    #[test]
+    fn every_change_is_found(at: u16, bit in 0u8..8) {
+        let two = signed(next(&founding(), three()), &[0, 1, 2]);
+        let mut bytes = two.encode().unwrap();
+        let position = usize::from(at) % bytes.len();
+        bytes[position] ^= 1 << bit;
+        if let Ok(changed) = SignedRoot::decode(&bytes) {
+            prop_assert!(trusted().advance(changed, NOW).is_err());
+        }
+    }
+}

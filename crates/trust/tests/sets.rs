@@ -1,0 +1,266 @@
+//! Numbered sets: who must approve, which set wins, what is evidence, and when silence ends acceptance.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may stop at the first surprise"
+)]
+
+mod common;
+
+use std::time::Duration;
+
+use common::*;
+use meshara_identity::root::Purpose;
+use meshara_identity::{UnixMillis, WireError};
+use meshara_trust::revocation::{RevocationError, Revocations};
+use meshara_trust::sets::*;
+use proptest::prelude::*;
+
+type Revoked = Holder<Revocations>;
+
+const KIND: SetKind = SetKind::Revocations;
+
+fn holder() -> Revoked {
+    Holder::new(key(0).public().fingerprint(), SILENCE_LIMIT)
+}
+
+fn revoking(nodes: &[u8]) -> Vec<u8> {
+    let mut revocations = Revocations::default();
+    for number in nodes {
+        revocations.revoke(node(*number), NOW, "lost".parse().unwrap()).unwrap();
+    }
+    revocations.encode().unwrap()
+}
+
+fn fresh(key_number: usize, at: UnixMillis, newest: HeadRef) -> SignedFreshness {
+    let mesh = key(0).public().fingerprint();
+    Freshness { mesh, at, revocations: newest, policy: HeadRef::NONE }.sign(key(key_number)).unwrap()
+}
+
+#[test]
+fn a_signer_counts_once_whatever_keys() {
+    let approve = |numbers: &[usize]| {
+        let mut approvals = Approvals::default();
+        for number in numbers {
+            assert!(approvals.add(Approval::sign(key(*number), Purpose::Policy, b"x").unwrap()));
+        }
+        approvals
+    };
+    // Alice has two keys: both together are one signer.
+    let two = quorum(2, &[("alice", 0), ("alice", 1), ("bob", 2)]);
+    let check =
+        |numbers: &[usize]| two.check(Purpose::Policy, b"x", &approve(numbers)).map(|names| names.len());
+    assert_eq!(check(&[0, 1]), Err(ApprovalError::NotEnough { found: 1, needed: 2 }));
+    assert_eq!(check(&[0, 0]), Err(ApprovalError::NotEnough { found: 1, needed: 2 }));
+    assert_eq!(check(&[0, 5]), Err(ApprovalError::NotEnough { found: 1, needed: 2 }));
+    assert_eq!(check(&[1, 2]), Ok(2));
+    let other = two.check(Purpose::Revocations, b"x", &approve(&[0, 2]));
+    assert!(matches!(other, Err(ApprovalError::BadSignature { .. })), "{other:?}");
+
+    let signers = |list: &[(&str, usize)]| list.iter().map(|(name, n)| signer(name, *n)).collect::<Vec<_>>();
+    assert_eq!(
+        Quorum::new(1, signers(&[("alice", 0), ("bob", 0)])).unwrap_err(),
+        QuorumError::SharedKey { first: "alice".parse().unwrap(), second: "bob".parse().unwrap() }
+    );
+    assert_eq!(
+        Quorum::new(2, signers(&[("alice", 0), ("alice", 1)])).unwrap_err(),
+        QuorumError::Unreachable { threshold: 2, signers: 1 }
+    );
+    assert_eq!(Quorum::new(0, signers(&[("alice", 0)])).unwrap_err(), QuorumError::NoThreshold);
+}
+
+#[test]
+fn the_higher_number_wins_and_a_lower_one_is_stale() {
+    let quorum = quorum(2, &[("alice", 0), ("bob", 1), ("carol", 2)]);
+    let mut holder = holder();
+    let one = set(None, KIND, revoking(&[1]), NOW, &[0, 1]);
+    let two = set(Some(&one), KIND, revoking(&[1, 2]), NOW, &[1, 2]);
+    let three = set(Some(&two), KIND, revoking(&[1, 2, 3]), NOW, &[0, 2]);
+    assert_eq!(holder.newest(), HeadRef::NONE);
+    assert_eq!(holder.offer(one.clone(), &quorum, NOW), Ok(Offered::Accepted));
+    assert_eq!(holder.offer(one.clone(), &quorum, NOW), Ok(Offered::Same));
+    // The one between was missed.
+    assert_eq!(holder.offer(three.clone(), &quorum, NOW), Ok(Offered::Accepted));
+    assert_eq!(holder.offer(one, &quorum, NOW), Ok(Offered::Stale { held: 3 }));
+    assert_eq!(holder.offer(two, &quorum, NOW), Ok(Offered::Stale { held: 3 }));
+    assert_eq!(holder.newest().number, 3);
+    assert!(holder.unconfirmed().unwrap().contains(&node(2)));
+    assert_eq!(holder.set(), Some(&three));
+}
+
+#[test]
+fn what_is_not_right_is_refused_exactly() {
+    let quorum = quorum(2, &[("alice", 0), ("bob", 1)]);
+    let good = set(None, KIND, revoking(&[1]), NOW, &[0, 1]);
+    let offer = |set: SignedSet| holder().offer(set, &quorum, NOW).unwrap_err();
+    let few = set(None, KIND, revoking(&[1]), NOW, &[0, 3]);
+    assert_eq!(offer(few), OfferError::Approval(ApprovalError::NotEnough { found: 1, needed: 2 }));
+    let mut changed = good.clone();
+    changed.signed.head.issued_at = UnixMillis(5);
+    assert!(matches!(offer(changed), OfferError::Approval(ApprovalError::BadSignature { .. })));
+    let policy = set(None, SetKind::Policy, revoking(&[1]), NOW, &[0, 1]);
+    assert_eq!(offer(policy), OfferError::WrongKind);
+    let mut foreign = good.clone();
+    foreign.signed.head.mesh.0[0] ^= 1;
+    assert_eq!(offer(foreign), OfferError::WrongMesh);
+    let swapped = SignedSet { body: revoking(&[2]), ..good.clone() };
+    assert_eq!(offer(swapped.clone()), OfferError::WrongBody);
+    assert_eq!(SignedSet::decode(&swapped.encode().unwrap()), Err(WireError::Malformed));
+    let mut zero = good.clone();
+    zero.signed.head.number = 0;
+    assert_eq!(offer(zero), OfferError::BadChain { number: 0 });
+    let mut skipped = good.clone();
+    skipped.signed.head.number = 2;
+    assert_eq!(offer(skipped), OfferError::BadChain { number: 2 });
+    let late = NOW.plus(SKEW_MAX).plus(Duration::from_millis(1));
+    let future = set(None, KIND, revoking(&[1]), late, &[0, 1]);
+    assert_eq!(offer(future), OfferError::FromTheFuture { issued_at: late, now: NOW });
+    let garbage = set(None, KIND, b"\x01garbage".to_vec(), NOW, &[0, 1]);
+    assert_eq!(offer(garbage), OfferError::Body(RevocationError::Wire(WireError::Malformed)));
+}
+
+#[test]
+fn a_revoked_node_does_not_come_back_by_being_left_out() {
+    let quorum = quorum(1, &[("alice", 0)]);
+    let mut holder = holder();
+    let one = set(None, KIND, revoking(&[1, 2]), NOW, &[0]);
+    holder.offer(one.clone(), &quorum, NOW).unwrap();
+    let dropping = set(Some(&one), KIND, revoking(&[2]), NOW, &[0]);
+    let refused = OfferError::Body(RevocationError::Dropped { node: node(1) });
+    assert_eq!(holder.offer(dropping, &quorum, NOW), Err(refused));
+    let mut next: Revocations = body(&revoking(&[1, 2]));
+    let later = NOW.plus(Duration::from_secs(1));
+    next.reinstate(node(1), later, "found again".parse().unwrap()).unwrap();
+    let two = set(Some(&one), KIND, next.encode().unwrap(), later, &[0]);
+    assert_eq!(holder.offer(two, &quorum, NOW), Ok(Offered::Accepted));
+    assert!(!holder.unconfirmed().unwrap().contains(&node(1)));
+}
+
+#[test]
+fn two_sets_of_one_number_are_evidence_that_anybody_can_check() {
+    let quorum = quorum(2, &[("alice", 0), ("bob", 1), ("carol", 2)]);
+    let mesh = key(0).public().fingerprint();
+    let one = set(None, KIND, revoking(&[1]), NOW, &[0, 1]);
+    let other = set(None, KIND, revoking(&[2]), NOW, &[1, 2]);
+    let mut holder = holder();
+    holder.offer(one.clone(), &quorum, NOW).unwrap();
+    let Ok(Offered::Fork(evidence)) = holder.offer(other.clone(), &quorum, NOW) else { panic!() };
+    assert!(holder.unconfirmed().unwrap().contains(&node(1)), "what was held is still held");
+    let sent = ForkEvidence::decode(&evidence.encode().unwrap()).unwrap();
+    let bob = vec!["bob".parse().unwrap()];
+    assert_eq!(sent.verify(&mesh, &quorum), Ok(Fork { kind: KIND, number: 1, signers: bob.clone() }));
+
+    // A successor that names another predecessor is evidence too.
+    let second = set(Some(&other), KIND, revoking(&[2, 3]), NOW, &[1, 2]);
+    let Ok(Offered::Fork(evidence)) = holder.offer(second.clone(), &quorum, NOW) else { panic!() };
+    assert_eq!(
+        evidence.verify(&mesh, &quorum).unwrap(),
+        Fork { kind: KIND, number: 1, signers: bob.clone() }
+    );
+
+    // So is a statement of freshness.
+    let said = fresh(1, NOW, HeadRef::of(&other.signed.head).unwrap());
+    let Ok(Heard::Fork(evidence)) = holder.hear(&said, &quorum, NOW) else { panic!() };
+    assert_eq!(evidence.verify(&mesh, &quorum).unwrap().signers, bob);
+
+    // A set beyond the fork, whose predecessor nobody holds, heals it.
+    let mut joined: Revocations = body(&revoking(&[1, 2, 3]));
+    joined.revoke(node(4), NOW, "x".parse().unwrap()).unwrap();
+    let third = set(Some(&second), KIND, joined.encode().unwrap(), NOW, &[0, 1]);
+    assert_eq!(holder.offer(third, &quorum, NOW), Ok(Offered::Accepted));
+
+    // Neither agreement nor a stranger's paper nor another mesh proves anything.
+    let claim = |set: &SignedSet| Claim::Head(set.signed.clone());
+    let verify = |one: &SignedSet, other: &SignedSet| {
+        ForkEvidence { one: claim(one), other: claim(other) }.verify(&mesh, &quorum)
+    };
+    assert_eq!(verify(&one, &one), Err(EvidenceError::NoContradiction));
+    let forged = set(None, KIND, revoking(&[3]), NOW, &[5]);
+    assert_eq!(verify(&one, &forged), Err(EvidenceError::NobodySignedBoth));
+    let half = set(None, KIND, revoking(&[3]), NOW, &[2]);
+    assert_eq!(verify(&one, &half), Err(EvidenceError::NobodySignedBoth));
+    let wrong =
+        ForkEvidence { one: claim(&one), other: claim(&other) }.verify(&second.signed.head.mesh, &quorum);
+    assert!(wrong.is_ok());
+    let foreign = meshara_identity::MeshId([9; 32]);
+    let wrong = ForkEvidence { one: claim(&one), other: claim(&other) }.verify(&foreign, &quorum);
+    assert_eq!(wrong, Err(EvidenceError::WrongMesh));
+}
+
+#[test]
+fn silence_ends_acceptance() {
+    let quorum = quorum(2, &[("alice", 0), ("alice", 3), ("bob", 1), ("carol", 2)]);
+    let mut holder = holder();
+    let stale = |confirmed| StaleError { confirmed, limit: SILENCE_LIMIT };
+    assert_eq!(holder.current(&quorum, NOW).unwrap_err(), stale(None));
+    let one = set(None, KIND, revoking(&[1]), NOW, &[0, 1]);
+    let reference = HeadRef::of(&one.signed.head).unwrap();
+    holder.offer(one, &quorum, NOW).unwrap();
+    assert_eq!(holder.hear(&fresh(0, NOW, reference), &quorum, NOW), Ok(Heard::Newest));
+    // One signer is not enough, with whatever key.
+    let later = NOW.plus(Duration::from_secs(60));
+    assert_eq!(holder.hear(&fresh(3, later, reference), &quorum, later), Ok(Heard::Newest));
+    assert_eq!(holder.current(&quorum, later).unwrap_err(), stale(None));
+    assert_eq!(holder.hear(&fresh(1, NOW, reference), &quorum, later), Ok(Heard::Newest));
+    assert!(holder.current(&quorum, later).unwrap().unwrap().contains(&node(1)));
+    // The second newest word counts.
+    assert!(holder.current(&quorum, NOW.plus(SILENCE_LIMIT)).is_ok());
+    let after = NOW.plus(SILENCE_LIMIT + Duration::from_millis(1));
+    assert_eq!(holder.current(&quorum, after).unwrap_err(), stale(Some(NOW)));
+    // An old word, a stranger's word and a word from the future change nothing.
+    assert_eq!(holder.hear(&fresh(1, NOW, reference), &quorum, after), Ok(Heard::Known));
+    let stranger = holder.hear(&fresh(6, after, reference), &quorum, after);
+    assert_eq!(stranger, Err(HearError::Approval(ApprovalError::NotEnough { found: 0, needed: 1 })));
+    let ahead = after.plus(SKEW_MAX).plus(Duration::from_millis(1));
+    let future = holder.hear(&fresh(1, ahead, reference), &quorum, after);
+    assert_eq!(future, Err(HearError::FromTheFuture { at: ahead, now: after }));
+    // Who says that there is a newer one confirms nothing.
+    let unknown = HeadRef { number: 2, hash: SetHash([7; 32]) };
+    assert_eq!(holder.hear(&fresh(1, after, unknown), &quorum, after), Ok(Heard::Behind { number: 2 }));
+    assert_eq!(holder.wanted(), Some(2));
+    assert!(holder.current(&quorum, after).is_err());
+    assert_eq!(holder.hear(&fresh(2, after, reference), &quorum, after), Ok(Heard::Newest));
+    assert_eq!(holder.confirmed(&quorum), Some(later));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever order, repetition and loss: the highest number offered is held, and it never falls.
+    #[test]
+    fn the_number_never_falls(order in proptest::collection::vec(0usize..6, 1..20)) {
+        let quorum = quorum(1, &[("alice", 0)]);
+        let mut chain: Vec<SignedSet> = Vec::new();
+        for last in 1..=6 {
+            let nodes: Vec<u8> = (1..=last).collect();
+            chain.push(set(chain.last(), KIND, revoking(&nodes), NOW, &[0]));
+        }
+        let mut holder = holder();
+        let mut highest = 0;
+        for at in order {
+            let offered = holder.offer(chain[at].clone(), &quorum, NOW).unwrap();
+            let number = at as u64 + 1;
+            prop_assert_eq!(offered == Offered::Accepted, number > highest);
+            highest = highest.max(number);
+            prop_assert_eq!(holder.newest().number, highest);
+        }
+    }
+
+    #[test]
+    fn sets_round_trip_and_every_change_is_found(nodes in proptest::collection::btree_set(any::<u8>(), 0..20), at: u16) {
+        let nodes: Vec<u8> = nodes.into_iter().collect();
+        let set = set(None, KIND, revoking(&nodes), NOW, &[0]);
+        let bytes = set.encode().unwrap();
+        prop_assert_eq!(SignedSet::decode(&bytes), Ok(set));
+        let quorum = quorum(1, &[("alice", 0)]);
+        let mut bad = bytes.clone();
+        let position = usize::from(at) % bad.len();
+        bad[position] ^= 1;
+        if let Ok(changed) = SignedSet::decode(&bad) {
+            prop_assert!(holder().offer(changed, &quorum, NOW).is_err());
+        }
+        prop_assert!(SignedSet::decode(&[&bytes[..], &[0]].concat()).is_err());
+        prop_assert!(SignedSet::decode(&bytes[..bytes.len() - 1]).is_err());
+    }
+}
