@@ -12,9 +12,8 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKe
 use zeroize::Zeroizing;
 
 use self::disk::write_temporary;
-pub(crate) use self::disk::{
-    check_mode, link, private_directory, private_options, sync_directory, temporary,
-};
+pub(crate) use self::disk::{check_mode, link, temporary};
+pub use self::disk::{private_directory, private_options, sync_directory};
 pub use self::error::FileError;
 use crate::keys::{KeyError, random};
 

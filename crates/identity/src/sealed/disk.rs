@@ -44,7 +44,7 @@ pub(super) fn write_temporary(path: &Path, bytes: &[u8]) -> Result<PathBuf, File
 }
 
 /// Options that make new files readable by their owner alone.
-pub(crate) fn private_options() -> OpenOptions {
+pub fn private_options() -> OpenOptions {
     let mut options = OpenOptions::new();
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
@@ -52,7 +52,7 @@ pub(crate) fn private_options() -> OpenOptions {
 }
 
 /// Makes a directory (and its parents) for its owner alone; one that exists stays as it is.
-pub(crate) fn private_directory(path: &Path) -> Result<(), FileError> {
+pub fn private_directory(path: &Path) -> Result<(), FileError> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]
@@ -74,7 +74,7 @@ pub(crate) fn check_mode(_: &Path, _: &File) -> Result<(), FileError> {
 }
 
 /// Makes a new or replaced name durable.
-pub(crate) fn sync_directory(path: &Path) -> Result<(), FileError> {
+pub fn sync_directory(path: &Path) -> Result<(), FileError> {
     #[cfg(unix)]
     {
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());

@@ -104,7 +104,8 @@ pub enum FileError {
 }
 
 impl FileError {
-    pub(crate) fn io(path: &Path, action: &'static str, error: &io::Error) -> Self {
+    /// What the file system said about `path` while it was to `action`.
+    pub fn io(path: &Path, action: &'static str, error: &io::Error) -> Self {
         let path = path.to_owned();
         match error.kind() {
             io::ErrorKind::NotFound if action == "open" => Self::Missing { path },
