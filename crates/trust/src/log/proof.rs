@@ -134,7 +134,7 @@ fn full_length(first: u64, second: u64) -> usize {
 }
 
 /// The path of [`roots_of_path`], from a proof as RFC 9162 has it.
-pub fn with_start(first: u64, old_root: &Hash, path: &[Hash]) -> Vec<Hash> {
+fn with_start(first: u64, old_root: &Hash, path: &[Hash]) -> Vec<Hash> {
     let mut full = Vec::with_capacity(path.len() + 1);
     if first.is_power_of_two() {
         full.push(*old_root);
@@ -164,14 +164,29 @@ pub fn verify_consistency(
         return if same { Ok(()) } else { Err(MerkleError::NotAPrefix) };
     }
     let extra = usize::from(first.is_power_of_two());
-    let (old, new) = roots_of_path(first, second, &with_start(first, old_root, path)).map_err(|error| {
-        match error {
+    verify_written_out(first, old_root, second, new_root, &with_start(first, old_root, path)).map_err(
+        |error| match error {
             MerkleError::Length { found, needed } => {
                 MerkleError::Length { found: found - extra, needed: needed - extra }
             }
             other => other,
-        }
-    })?;
+        },
+    )
+}
+
+/// As [`verify_consistency`], for a path with its starting node written out: what Meshara's nodes send each other, because with it
+/// a fork is always [`MerkleError::NotAPrefix`], and the path is the evidence.
+pub fn verify_written_out(
+    first: u64,
+    old_root: &Hash,
+    second: u64,
+    new_root: &Hash,
+    path: &[Hash],
+) -> Result<(), MerkleError> {
+    if first == 0 || first == second {
+        return verify_consistency(first, old_root, second, new_root, path);
+    }
+    let (old, new) = roots_of_path(first, second, path)?;
     match (new == *new_root, old == *old_root) {
         (false, _) => Err(MerkleError::WrongRoot),
         (true, false) => Err(MerkleError::NotAPrefix),
@@ -248,8 +263,22 @@ pub fn consistency<N: Nodes>(nodes: &mut N, first: u64, second: u64) -> Result<V
     Ok(path)
 }
 
+/// As [`consistency`], with the starting node written out; see [`verify_written_out`].
+pub fn consistency_written_out<N: Nodes>(
+    nodes: &mut N,
+    first: u64,
+    second: u64,
+) -> Result<Vec<Hash>, N::Error> {
+    let path = consistency(nodes, first, second)?;
+    if path.is_empty() || !first.is_power_of_two() {
+        return Ok(path);
+    }
+    Ok(with_start(first, &root(nodes, first)?, &path))
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::collections::BTreeMap;
     use std::convert::Infallible;
 
     use data_encoding::HEXLOWER;
@@ -259,24 +288,41 @@ pub(crate) mod tests {
     use crate::log::hash::root_of;
 
     /// Every leaf in memory; nodes by the definition, so that the clever code is judged by the plain one.
-    pub(crate) struct Leaves(pub(crate) Vec<Hash>);
+    pub(crate) struct Leaves(pub(crate) Vec<Hash>, BTreeMap<(u32, u64), Hash>);
+
+    impl Leaves {
+        pub(crate) fn of(leaves: Vec<Hash>) -> Self {
+            Self(leaves, BTreeMap::new())
+        }
+    }
 
     impl Nodes for Leaves {
         type Error = Infallible;
 
         fn node(&mut self, level: u32, index: u64) -> Result<Hash, Infallible> {
             let (from, to) = ((index << level) as usize, ((index + 1) << level) as usize);
-            Ok(root_of(&self.0[from..to]))
+            let known = self.1.entry((level, index));
+            Ok(*known.or_insert_with(|| root_of(&self.0[from..to])))
         }
     }
 
     pub(crate) fn leaves(count: u64) -> Leaves {
-        Leaves((0..count).map(|index| Hash::leaf(&index.to_be_bytes())).collect())
+        Leaves::of((0..count).map(|index| Hash::leaf(&index.to_be_bytes())).collect())
     }
 
     fn reference() -> Leaves {
-        let entries = ["", "00", "10", "2021", "3031", "40414243", "5051525354555657", "606162636465666768696a6b6c6d6e6f"];
-        Leaves(entries.iter().map(|hex| Hash::leaf(&HEXLOWER.decode(hex.as_bytes()).unwrap())).collect())
+        let entries = [
+            "",
+            "00",
+            "10",
+            "2021",
+            "3031",
+            "40414243",
+            "5051525354555657",
+            "606162636465666768696a6b6c6d6e6f",
+        ];
+        let leaf = |hex: &&str| Hash::leaf(&HEXLOWER.decode(hex.as_bytes()).unwrap());
+        Leaves::of(entries.iter().map(leaf).collect())
     }
 
     fn hex(path: &[Hash]) -> Vec<String> {
@@ -360,7 +406,10 @@ pub(crate) mod tests {
                 }
                 if index % 7 == 0 {
                     for bad in tampered(&path) {
-                        assert!(verify_inclusion(&leaf, index, size, &bad, &all).is_err(), "{index} of {size}");
+                        assert!(
+                            verify_inclusion(&leaf, index, size, &bad, &all).is_err(),
+                            "{index} of {size}"
+                        );
                     }
                 }
             }
@@ -382,8 +431,11 @@ pub(crate) mod tests {
                 let path = consistency(&mut tree, first, second).unwrap();
                 assert_eq!(verify_consistency(first, &old, second, &new, &path), Ok(()), "{first} {second}");
                 if first > 0 && first < second {
-                    let full = with_start(first, &old, &path);
+                    let full = consistency_written_out(&mut tree, first, second).unwrap();
                     assert_eq!(roots_of_path(first, second, &full), Ok((old, new)));
+                    let forked = Hash::leaf(b"another");
+                    let answer = verify_written_out(first, &forked, second, &new, &full);
+                    assert_eq!(answer, Err(MerkleError::NotAPrefix));
                 }
                 let wrong = Hash::leaf(b"another");
                 assert!(verify_consistency(first, &wrong, second, &new, &path).is_err());

@@ -1,0 +1,380 @@
+//! The audit: the whole log, read once from its files, entry by entry, in the memory of one bundle and the members' names.
+
+use std::collections::BTreeMap;
+
+use meshara_identity::issuer::MEMBERS_MAX;
+use meshara_identity::{NodeId, NodeName, UnixMillis};
+
+use super::checkpoint::{CheckpointError, LogPublic, TreeHead};
+use super::entry::{Certificate, Enrolment, Entry, EntryError, Phase};
+use super::error::LogError;
+use super::files::{Files, damaged};
+use super::hash::Hash;
+use super::history;
+use super::note::Note;
+use super::open::newest;
+use super::reader::{bundle_at, hashes_at};
+use super::tile::{Row, TileId, WIDTH, bundle_entries, width_at};
+use super::tree::Tree;
+use super::witness::{WitnessError, WitnessPolicy};
+
+/// Problems that a report lists; of a log that is wrong throughout, more would tell no more. All are counted.
+pub const PROBLEMS_MAX: usize = 100;
+
+/// Something that isn't as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Problem {
+    /// A file is missing, damaged or can't be read.
+    #[error(transparent)]
+    File(#[from] LogError),
+    /// The entries, hashed anew, don't lead to a root that was signed: the log was rewritten.
+    #[error("the entries don't lead to the root that was signed for {size} of them")]
+    Root {
+        /// Size of that checkpoint.
+        size: u64,
+    },
+    /// A kept checkpoint isn't the log's.
+    #[error("the checkpoint of {size} entries: {error}")]
+    Checkpoint {
+        /// Size that its file is named by.
+        size: u64,
+        /// What is wrong.
+        error: CheckpointError,
+    },
+    /// A kept checkpoint is of another size than its file says, or newer than the newest.
+    #[error("a checkpoint is kept as one of {size} entries and isn't one of this log's past")]
+    Misplaced {
+        /// Size that its file is named by.
+        size: u64,
+    },
+    /// Too few witnesses cosigned the newest checkpoint, or one did so wrongly.
+    #[error(transparent)]
+    Witnesses(#[from] WitnessError),
+    /// An entry doesn't decode.
+    #[error("entry {index}: {error}")]
+    Entry {
+        /// The entry.
+        index: u64,
+        /// What is wrong.
+        error: EntryError,
+    },
+    /// A name was given to a second node while the first one's enrolment ran, or a node got a second name.
+    #[error("entry {index}: {node} enrolled as {name}, which contradicts an enrolment before it", node = node.short())]
+    Enrolment {
+        /// The entry.
+        index: u64,
+        /// The node.
+        node: NodeId,
+        /// The name.
+        name: NodeName,
+    },
+    /// A certificate's name is enrolled for another node, or its node under another name.
+    #[error("entry {index}: a certificate for {node} as {name}, which contradicts an enrolment", node = node.short())]
+    Certificate {
+        /// The entry.
+        index: u64,
+        /// The node.
+        node: NodeId,
+        /// The name.
+        name: NodeName,
+    },
+    /// A number that only grows didn't.
+    #[error("entry {index}: its number isn't above the one before")]
+    Order {
+        /// The entry.
+        index: u64,
+    },
+    /// A certificate in use has no entry.
+    #[error("the certificate of {name} ({}) isn't in the log", data_encoding::HEXLOWER.encode(serial))]
+    NotLogged {
+        /// Its serial number.
+        serial: [u8; 16],
+        /// Its name.
+        name: NodeName,
+    },
+    /// More members than a mesh has: names beyond are not compared.
+    #[error("more than {MEMBERS_MAX} members are enrolled")]
+    TooManyMembers,
+}
+
+/// What an audit found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditReport {
+    /// The newest checkpoint's size and root.
+    pub head: TreeHead,
+    /// Entries that were read.
+    pub entries: u64,
+    /// Certificates among them.
+    pub certificates: u64,
+    /// Earlier checkpoints that are the beginning of the log, as they must be.
+    pub checkpoints: u64,
+    /// Distinct witnesses of the newest checkpoint.
+    pub witnesses: usize,
+    /// What is wrong, at most [`PROBLEMS_MAX`].
+    pub problems: Vec<Problem>,
+    /// How many problems there are.
+    pub problem_count: u64,
+}
+
+impl AuditReport {
+    /// Whether nothing is wrong.
+    pub fn is_ok(&self) -> bool {
+        self.problem_count == 0
+    }
+
+    fn add(&mut self, problem: impl Into<Problem>) {
+        self.problem_count += 1;
+        if self.problems.len() < PROBLEMS_MAX {
+            self.problems.push(problem.into());
+        }
+    }
+}
+
+/// Verifies a log from its files alone: the newest checkpoint, its witnesses, every tile, every kept checkpoint, every entry, and that
+/// each certificate of `live` is in it. `visit` sees every entry in order, for what concerns several logs.
+///
+/// Fails only when there is no newest checkpoint to audit against; all else is in the report.
+pub fn audit(
+    files: &dyn Files,
+    log: &LogPublic,
+    witnesses: &WitnessPolicy,
+    live: &[Certificate],
+    now: UnixMillis,
+    visit: &mut dyn FnMut(u64, &Entry),
+) -> Result<AuditReport, LogError> {
+    let (note, head) = newest(files, log)?;
+    let mut report = AuditReport {
+        head,
+        entries: 0,
+        certificates: 0,
+        checkpoints: 0,
+        witnesses: 0,
+        problems: Vec::new(),
+        problem_count: 0,
+    };
+    match witnesses.require(&note, now) {
+        Ok(seen) => report.witnesses = seen.len(),
+        Err(error) => {
+            report.witnesses = witnesses.cosigned(&note, now).map(|seen| seen.len()).unwrap_or_default();
+            report.add(error);
+        }
+    }
+    let kept = kept_heads(files, log, head.size, &mut report)?;
+    let mut wanted = BTreeMap::new();
+    for certificate in live {
+        let entry = Entry::Certificate(certificate.clone()).encode()?;
+        wanted.insert(Hash::leaf(&entry), certificate);
+    }
+    let mut rules = Rules::default();
+    let mut tree = Tree::default();
+    for bundle in 0..head.size.div_ceil(u64::from(WIDTH)) {
+        let Some(leaves) = read_bundle(files, bundle, head.size, &mut rules, &mut report, visit) else {
+            break;
+        };
+        for leaf in leaves {
+            push(files, &mut tree, leaf, &mut report);
+            wanted.remove(&leaf);
+            if kept.get(&tree.size()).is_some_and(|root| *root != tree.root()) {
+                report.add(Problem::Root { size: tree.size() });
+            }
+        }
+    }
+    check_edge(files, &tree, &mut report);
+    if tree.size() == head.size && tree.root() != head.root {
+        report.add(Problem::Root { size: head.size });
+    }
+    report.checkpoints = kept.keys().filter(|size| **size <= tree.size()).count() as u64;
+    for certificate in wanted.into_values() {
+        report.add(Problem::NotLogged { serial: certificate.serial, name: certificate.name.clone() });
+    }
+    Ok(report)
+}
+
+/// Roots of the checkpoints that are kept, by size.
+fn kept_heads(
+    files: &dyn Files,
+    log: &LogPublic,
+    newest: u64,
+    report: &mut AuditReport,
+) -> Result<BTreeMap<u64, Hash>, LogError> {
+    let mut heads = BTreeMap::new();
+    for size in history::sizes(files)? {
+        let verified = |note: Note| log.verify(&note).map_err(|error| Problem::Checkpoint { size, error });
+        match history::note(files, size).map_err(Problem::from).and_then(verified) {
+            Ok(checkpoint) if checkpoint.head.size == size && size <= newest => {
+                heads.insert(size, checkpoint.head.root);
+            }
+            Ok(_) => report.add(Problem::Misplaced { size }),
+            Err(problem) => report.add(problem),
+        }
+    }
+    if heads.get(&0).is_some_and(|root| *root != Hash::empty()) {
+        report.add(Problem::Root { size: 0 });
+    }
+    Ok(heads)
+}
+
+/// Reads a bundle, checks its entries, compares their hashes with the tile's. Without the bundle the tile's hashes serve, so that the
+/// rest of the log is still audited; without both nothing does.
+fn read_bundle(
+    files: &dyn Files,
+    bundle: u64,
+    size: u64,
+    rules: &mut Rules,
+    report: &mut AuditReport,
+    visit: &mut dyn FnMut(u64, &Entry),
+) -> Option<Vec<Hash>> {
+    let width = width_at(0, bundle, size);
+    let tile = hashes_at(files, 0, bundle, width);
+    let read = bundle_at(files, bundle, width).and_then(|(path, bytes)| {
+        let entries = bundle_entries(&bytes).ok_or_else(|| damaged(files, &path, "not a bundle"))?;
+        let entries = entries.get(..usize::from(width));
+        let entries = entries.ok_or_else(|| damaged(files, &path, "too few entries"))?;
+        let leaves: Vec<Hash> = entries.iter().map(|entry| Hash::leaf(entry)).collect();
+        if tile.as_ref().is_ok_and(|tile| *tile != leaves) {
+            return Err(damaged(files, &path, "its entries don't have the hashes in the tile"));
+        }
+        let first = bundle * u64::from(WIDTH);
+        for (index, bytes) in (first..).zip(entries) {
+            report.entries += 1;
+            match Entry::decode(bytes) {
+                Ok(entry) => {
+                    rules.check(index, &entry, report);
+                    visit(index, &entry);
+                }
+                Err(error) => report.add(Problem::Entry { index, error }),
+            }
+        }
+        Ok(leaves)
+    });
+    match (read, tile) {
+        (Ok(leaves), Ok(_)) => Some(leaves),
+        (Ok(leaves), Err(error)) => {
+            report.add(error);
+            Some(leaves)
+        }
+        (Err(error), Ok(tile)) => {
+            report.add(error);
+            Some(tile)
+        }
+        (Err(error), Err(other)) => {
+            report.add(error);
+            report.add(other);
+            None
+        }
+    }
+}
+
+/// Appends a hash to the audit's own tree; compares the tiles above the lowest level that it filled.
+fn push(files: &dyn Files, tree: &mut Tree, leaf: Hash, report: &mut AuditReport) {
+    let mut full = Vec::new();
+    tree.push(leaf, &mut full);
+    for tile in full.iter().filter(|tile| tile.level > 0) {
+        compare(files, tile.level, tile.index, &tile.hashes, report);
+    }
+}
+
+/// Compares the partial tiles above the lowest level.
+fn check_edge(files: &dyn Files, tree: &Tree, report: &mut AuditReport) {
+    for (tile, hashes) in tree.edge() {
+        if let Row::Hashes(level) = tile.row
+            && level > 0
+            && !hashes.is_empty()
+        {
+            compare(files, level, tile.index, hashes, report);
+        }
+    }
+}
+
+fn compare(files: &dyn Files, level: u8, index: u64, hashes: &[Hash], report: &mut AuditReport) {
+    // A tile has at most 256 hashes.
+    let width = hashes.len() as u16;
+    match hashes_at(files, level, index, width) {
+        Ok(stored) if stored == hashes => {}
+        Ok(_) => {
+            let path = TileId { row: Row::Hashes(level), index, width }.to_string();
+            report.add(damaged(files, &path, "its hashes aren't those of the tiles below"));
+        }
+        Err(error) => report.add(error),
+    }
+}
+
+/// What entries must be to each other.
+#[derive(Default)]
+struct Rules {
+    /// Whose a name is, and until when.
+    names: BTreeMap<NodeName, (NodeId, UnixMillis)>,
+    nodes: BTreeMap<NodeId, NodeName>,
+    /// Newest number of each kind; grants by issuer.
+    numbers: BTreeMap<Numbered, u64>,
+    full: bool,
+}
+
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Numbered {
+    Root,
+    Phase,
+    Revocations,
+    Policy,
+    Grant(NodeId),
+}
+
+impl Rules {
+    fn check(&mut self, index: u64, entry: &Entry, report: &mut AuditReport) {
+        let sound = match entry {
+            Entry::Enrolment(enrolment) => return self.enrol(index, enrolment, report),
+            Entry::Certificate(certificate) => {
+                report.certificates += 1;
+                return self.certify(index, certificate, report);
+            }
+            Entry::Grant { issuer, grant } => self.rises(Numbered::Grant(*issuer), grant.number),
+            Entry::Root(statement) => self.rises(Numbered::Root, statement.number),
+            // Phases begin at 0, the other numbers at 1.
+            Entry::Phase(Phase { phase, .. }) => self.rises(Numbered::Phase, u64::from(*phase) + 1),
+            Entry::Revocations(statement) => self.rises(Numbered::Revocations, statement.number),
+            Entry::Policy(statement) => self.rises(Numbered::Policy, statement.number),
+        };
+        if !sound {
+            report.add(Problem::Order { index });
+        }
+    }
+
+    fn rises(&mut self, kind: Numbered, number: u64) -> bool {
+        self.numbers.insert(kind, number).is_none_or(|before| before < number)
+    }
+
+    fn enrol(&mut self, index: u64, enrolment: &Enrolment, report: &mut AuditReport) {
+        let Enrolment { node, name, from, until, .. } = enrolment;
+        // Another node may have the name once the enrolment before has ended; a node never gets a second name.
+        let taken = self.names.get(name).is_some_and(|(other, end)| other != node && end > from);
+        let renamed = self.nodes.get(node).is_some_and(|other| other != name);
+        if taken || renamed {
+            report.add(Problem::Enrolment { index, node: *node, name: name.clone() });
+            return;
+        }
+        if self.nodes.len() as u64 >= MEMBERS_MAX && !self.nodes.contains_key(node) {
+            if !self.full {
+                report.add(Problem::TooManyMembers);
+            }
+            self.full = true;
+            return;
+        }
+        self.names.insert(name.clone(), (*node, *until));
+        self.nodes.insert(*node, name.clone());
+    }
+
+    /// A certificate without an enrolment in this log is no problem: another issuer's log may have it.
+    fn certify(&mut self, index: u64, certificate: &Certificate, report: &mut AuditReport) {
+        let Certificate { node, name, not_before, .. } = certificate;
+        let other_node = self.names.get(name).is_some_and(|(other, end)| other != node && end > not_before);
+        let other_name = self.nodes.get(node).is_some_and(|other| other != name);
+        if other_node || other_name {
+            report.add(Problem::Certificate { index, node: *node, name: name.clone() });
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "audit_tests.rs"]
+mod tests;
