@@ -26,8 +26,8 @@ const WRITE: usize = 256 << 10;
 const DUPLICATE: VarInt = VarInt::from_u32(2);
 /// Stream error code: a frame was refused.
 const MISBEHAVED: VarInt = VarInt::from_u32(3);
-/// Two channels that begin within this were begun at the same time by both sides; then the lower NodeId's is kept.
-const SIMULTANEOUS: Duration = Duration::from_secs(1);
+/// Two channels that begin within this were begun at the same time by both sides; then the lower NodeId's is kept. So it is with sessions.
+pub(super) const SIMULTANEOUS: Duration = Duration::from_secs(1);
 
 /// What became of a message that was sent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -6,17 +6,20 @@ use std::time::{Duration, Instant};
 
 use meshara_identity::{Member, MeshAddress, NodeId};
 use meshara_transport::{ConnectError, Endpoints};
-use quinn::Connection;
+use quinn::{Connection, Side};
 use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc};
 
 use super::direct::Punches;
+use super::messages::SIMULTANEOUS;
 use super::streams::{Opening, write_opening};
 use super::tiers::Measured;
 
 /// Sessions at once; more are refused until some end. Each costs some 100 KB of memory, and stays until its peer goes, says
 /// goodbye or opens newer ones.
 const MAX_SESSIONS: usize = 1024;
-/// Sessions with one peer: both sides may open one at the same moment. The oldest above this is closed after [`GRACE`].
+/// Sessions with one peer: both sides may open one at the same moment. Then new streams of both go over one of them; those that
+/// began on the other stay there, and as nobody can tell when the last of them has ended, it stays open beside. The oldest above this is
+/// closed after [`GRACE`].
 const KEPT: usize = 2;
 /// How long streams may still end on a session that newer ones have replaced.
 const GRACE: Duration = Duration::from_secs(10);
@@ -38,11 +41,22 @@ pub(crate) struct Session {
     pub(crate) member: Member,
     /// Told when a stream begins.
     pub(crate) began: Arc<Notify>,
+    opened: Instant,
 }
 
 impl Session {
     pub(crate) fn new(connection: Connection, member: Member) -> Self {
-        Self { connection, member, began: Arc::default() }
+        Self { connection, member, began: Arc::default(), opened: Instant::now() }
+    }
+
+    fn opened_by_us(&self) -> bool {
+        self.connection.side() == Side::Client
+    }
+
+    /// Whether both sides opened one at the same time, so that neither knew of the other's.
+    fn is_simultaneous(&self, other: &Self) -> bool {
+        let apart = self.opened.max(other.opened).duration_since(self.opened.min(other.opened));
+        self.opened_by_us() != other.opened_by_us() && apart < SIMULTANEOUS
     }
 
     fn is_open(&self) -> bool {
@@ -86,7 +100,7 @@ pub enum SessionError {
 
 #[derive(Default)]
 struct Entry {
-    /// Oldest first; streams are opened on the last. One more than [`KEPT`] while the oldest has its grace.
+    /// Oldest first. One more than [`KEPT`] while the oldest has its grace.
     sessions: VecDeque<Session>,
     measured: Measured,
     /// Held while someone opens a session, so that others wait for that one.
@@ -94,8 +108,14 @@ struct Entry {
 }
 
 impl Entry {
-    fn current(&self) -> Option<&Session> {
-        self.sessions.iter().rev().find(|session| session.is_open())
+    /// The session that streams are opened on: the newest. Of two that both sides opened at the same time, on both sides the one that the
+    /// lower mesh address opened.
+    fn current(&self, us: MeshAddress) -> Option<&Session> {
+        let mut open = self.sessions.iter().rev().filter(|session| session.is_open());
+        let newest = open.next()?;
+        let ours_stays = us.0 < newest.member.address.0;
+        let other = open.next().filter(|other| newest.is_simultaneous(other));
+        Some(other.filter(|other| other.opened_by_us() == ours_stays).unwrap_or(newest))
     }
 }
 
@@ -128,16 +148,18 @@ impl Sessions {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Open sessions, the newest with each peer.
+    /// Open sessions, the current one with each peer.
     pub(crate) fn all(&self) -> Vec<Session> {
-        let mut all: Vec<_> = self.entries().values().filter_map(|entry| entry.current().cloned()).collect();
+        let us = self.endpoints.plane().me();
+        let mut all: Vec<_> =
+            self.entries().values().filter_map(|entry| entry.current(us).cloned()).collect();
         all.sort_by_key(|session| session.member.node_id);
         all
     }
 
-    /// The open session with a node, the newest if there are several.
+    /// The open session with a node, the current one if there are several.
     pub(crate) fn existing(&self, node: &NodeId) -> Option<Session> {
-        self.entries().get(node)?.current().cloned()
+        self.entries().get(node)?.current(self.endpoints.plane().me()).cloned()
     }
 
     /// Whether streams to the session's peer are opened on it.
@@ -337,6 +359,63 @@ pub(super) mod tests {
         // The third last is given its time, then it ends too.
         tokio::time::timeout(GRACE * 2, all[3].connection.closed()).await.unwrap();
         assert!(all[4].is_open());
+        bob.shutdown().await;
+        alice.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn of_two_sessions_opened_at_the_same_time_both_sides_use_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let (alice, bob) = pair(dir.path()).await;
+        let ids = [&alice, &bob].map(|node| node.member().node_id);
+        let (of_alice, of_bob) = (&alice.inner.sessions, &bob.inner.sessions);
+        let open = async |sessions: &Sessions, peer| {
+            let address = loop {
+                if let Some(address) = sessions.route_to(&peer).await {
+                    break address;
+                }
+            };
+            let (connection, member) = sessions.endpoints.open_session(peer, address).await.unwrap();
+            assert!(sessions.keep(Session::new(connection, member)).await);
+        };
+        let both = |sessions: &Sessions, peer| {
+            let entries = sessions.entries();
+            let open: Vec<_> = entries.get(&peer)?.sessions.iter().filter(|s| s.is_open()).cloned().collect();
+            <[Session; 2]>::try_from(open).ok()
+        };
+        let test = async {
+            loop {
+                tokio::join!(open(of_alice, ids[1]), open(of_bob, ids[0]));
+                let (at_alice, at_bob) = loop {
+                    if let Some(both) = both(of_alice, ids[1]).zip(both(of_bob, ids[0])) {
+                        break both;
+                    }
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                };
+                let at_once = |[one, other]: &[Session; 2]| one.is_simultaneous(other);
+                if at_once(&at_alice) && at_once(&at_bob) {
+                    return (at_alice, at_bob);
+                }
+                // This machine was busy meanwhile.
+                for session in at_alice.iter().chain(&at_bob) {
+                    session.connection.close(0_u32.into(), b"again");
+                }
+            }
+        };
+        let (at_alice, _) = tokio::time::timeout(Duration::from_secs(40), test).await.unwrap();
+        let chosen = [of_alice.existing(&ids[1]), of_bob.existing(&ids[0])].map(Option::unwrap);
+        let opened_by_us = chosen.each_ref().map(Session::opened_by_us);
+        let lower = alice.member().address.0 < bob.member().address.0;
+        assert_eq!(opened_by_us, [lower, !lower]);
+        // Streams of both sides pass, and the other session serves those that it has, and all when the first ends.
+        let pass = async |sessions: &Sessions, peer| {
+            let (_send, mut receive) = sessions.open_stream(peer, &Opening::Clock).await.unwrap();
+            receive.read_to_end(8).await.unwrap();
+        };
+        tokio::join!(pass(of_alice, ids[1]), pass(of_bob, ids[0]));
+        assert!(at_alice.iter().all(Session::is_open));
+        chosen[0].connection.close(0_u32.into(), b"");
+        pass(of_alice, ids[1]).await;
         bob.shutdown().await;
         alice.shutdown().await;
     }
