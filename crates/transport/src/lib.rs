@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod congestion;
 mod counters;
 mod data_plane;
 mod endpoints;

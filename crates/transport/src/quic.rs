@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::congestion::{BbrConfig, CubicConfig, NewRenoConfig};
+use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig, NewRenoConfig};
 use quinn::{AckFrequencyConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 use quinn_proto::HashedConnectionIdGenerator;
 
+use crate::congestion::ModelConfig;
 use crate::hop_keys::BULK_OVERHEAD;
 
 /// Largest UDP payload on the wire in bytes: Ethernet's 1,500 less IPv6 and UDP headers.
@@ -57,11 +58,39 @@ const INITIAL_RTT: Duration = Duration::from_millis(100);
 pub enum CongestionControl {
     /// RFC 9438. Halves its rate at loss, whatever the loss means.
     Cubic,
-    /// BBR: follows the measured delivery rate; random loss hardly slows it (see `docs/benchmarks.md`).
+    /// A model of the path's delivery rate and shortest round trip, after BBR (see [`crate::congestion`]): random loss hardly slows it,
+    /// and queues stay short.
     #[default]
     Bbr,
+    /// quinn's own BBR, for comparison: it fills every queue (see `docs/benchmarks.md`).
+    #[serde(rename = "quinn-bbr")]
+    QuinnBbr,
     /// RFC 9002 §7.
     NewReno,
+}
+
+impl CongestionControl {
+    /// Makes controllers that start with a window of so many bytes.
+    pub fn factory(self, initial_window: u64) -> Arc<dyn ControllerFactory + Send + Sync> {
+        match self {
+            Self::Cubic => {
+                let mut cubic = CubicConfig::default();
+                cubic.initial_window(initial_window);
+                Arc::new(cubic)
+            }
+            Self::Bbr => Arc::new(ModelConfig { initial_window }),
+            Self::QuinnBbr => {
+                let mut bbr = BbrConfig::default();
+                bbr.initial_window(initial_window);
+                Arc::new(bbr)
+            }
+            Self::NewReno => {
+                let mut reno = NewRenoConfig::default();
+                reno.initial_window(initial_window);
+                Arc::new(reno)
+            }
+        }
+    }
 }
 
 /// Over short paths the peer acknowledges after more packets than this (draft-ietf-quic-ack-frequency): an acknowledgement costs it
@@ -119,23 +148,7 @@ pub fn session_transport(control: CongestionControl, long: bool) -> TransportCon
     }
     // Ten packets, as RFC 9002 §7.2 allows, of the largest size: with fewer bytes than one packet nothing would ever be sent.
     let window = 10 * u64::from(largest);
-    match control {
-        CongestionControl::Cubic => {
-            let mut cubic = CubicConfig::default();
-            cubic.initial_window(window);
-            config.congestion_controller_factory(Arc::new(cubic));
-        }
-        CongestionControl::Bbr => {
-            let mut bbr = BbrConfig::default();
-            bbr.initial_window(window);
-            config.congestion_controller_factory(Arc::new(bbr));
-        }
-        CongestionControl::NewReno => {
-            let mut reno = NewRenoConfig::default();
-            reno.initial_window(window);
-            config.congestion_controller_factory(Arc::new(reno));
-        }
-    }
+    config.congestion_controller_factory(control.factory(window));
     config
 }
 
