@@ -26,7 +26,7 @@ const WRITE: usize = 256 << 10;
 const DUPLICATE: VarInt = VarInt::from_u32(2);
 /// Stream error code: a frame was refused.
 const MISBEHAVED: VarInt = VarInt::from_u32(3);
-/// Two channels that begin within this were begun at the same time by both sides; then the lower NodeId's is kept. So it is with sessions.
+/// Two channels that begin within this were begun at the same time by both sides; then the lower NodeId's is kept. For sessions the mesh address decides.
 pub(super) const SIMULTANEOUS: Duration = Duration::from_secs(1);
 
 /// What became of a message that was sent.
