@@ -45,7 +45,7 @@ pub fn set(
     SignedSet { signed, body }
 }
 
-/// Decodes and encodes again.
+/// Reads a body.
 pub fn body<B: SetBody>(bytes: &[u8]) -> B {
     B::decode(bytes).unwrap()
 }
