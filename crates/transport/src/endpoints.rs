@@ -267,10 +267,7 @@ impl Endpoints {
     }
 
     /// Completes a session that someone opens.
-    pub async fn accept_session(
-        &self,
-        newcomer: Newcomer,
-    ) -> Result<(Connection, Member), ConnectError> {
+    pub async fn accept_session(&self, newcomer: Newcomer) -> Result<(Connection, Member), ConnectError> {
         let Newcomer { incoming, under_way: _counted } = newcomer;
         let mut config = self.tls.session_server_config();
         if let IpAddr::V6(ip) = incoming.remote_address().ip() {

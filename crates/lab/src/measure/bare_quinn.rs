@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use clap::Subcommand;
+use meshara_transport::quic::CongestionControl;
 use meshara_transport::tls::{ALPN_SESSION, Expect, SERVER_NAME, Tls, TlsMaterial};
-use quinn::congestion::BbrConfig;
 use quinn::{Endpoint, EndpointConfig, TokioRuntime, TransportConfig, VarInt};
 use serde_json::{Value, json};
 
@@ -24,6 +24,8 @@ const PORT: u16 = 6380;
 const CHUNK: usize = 256 << 10;
 /// Windows as large as a session's largest, so that neither is limited by them.
 const WINDOW: u32 = 32 << 20;
+/// Congestion window at the start: ten packets, as RFC 9002 §7.2 has it.
+const FIRST_WINDOW: u64 = 14_720;
 /// Buffers of the UDP socket as a node asks for them.
 const SOCKET_BUFFER: usize = meshara_transport::SOCKET_BUFFER;
 /// What a client may take beyond its sending time: a window of 32 MiB at 10 Mbit/s, where a lossy link has slowed it so far.
@@ -80,7 +82,7 @@ fn transport() -> Arc<TransportConfig> {
         .stream_receive_window(VarInt::from_u32(WINDOW))
         .receive_window(VarInt::from_u32(WINDOW))
         .send_window(u64::from(WINDOW))
-        .congestion_controller_factory(Arc::new(BbrConfig::default()));
+        .congestion_controller_factory(CongestionControl::default().factory(FIRST_WINDOW));
     Arc::new(config)
 }
 
