@@ -9,7 +9,7 @@ use super::checkpoint::{CheckpointError, LogPublic, TreeHead};
 use super::entry::{Certificate, Enrolment, Entry, EntryError, Phase};
 use super::error::LogError;
 use super::files::{Files, damaged};
-use super::hash::Hash;
+use super::hash::{Hash, root_of};
 use super::history;
 use super::note::Note;
 use super::open::newest;
@@ -169,9 +169,7 @@ pub fn audit(
     let mut rules = Rules::default();
     let mut tree = Tree::default();
     for bundle in 0..head.size.div_ceil(u64::from(WIDTH)) {
-        let Some(leaves) = read_bundle(files, bundle, head.size, &mut rules, &mut report, visit) else {
-            break;
-        };
+        let Some(leaves) = read_bundle(files, bundle, &tree, &mut rules, &mut report, visit) else { break };
         for leaf in leaves {
             push(files, &mut tree, leaf, &mut report);
             wanted.remove(&leaf);
@@ -215,55 +213,73 @@ fn kept_heads(
     Ok(heads)
 }
 
-/// Reads a bundle, checks its entries, compares their hashes with the tile's. Without the bundle the tile's hashes serve, so that the
-/// rest of the log is still audited; without both nothing does.
+/// Hashes of a bundle's entries, which it checks. Where bundle and tile differ, or one is unreadable, the other serves, so that the rest
+/// of the log is still audited; without both nothing does.
 fn read_bundle(
     files: &dyn Files,
     bundle: u64,
-    size: u64,
+    before: &Tree,
     rules: &mut Rules,
     report: &mut AuditReport,
     visit: &mut dyn FnMut(u64, &Entry),
 ) -> Option<Vec<Hash>> {
-    let width = width_at(0, bundle, size);
-    let tile = hashes_at(files, 0, bundle, width);
+    let width = width_at(0, bundle, report.head.size);
     let read = bundle_at(files, bundle, width).and_then(|(path, bytes)| {
         let entries = bundle_entries(&bytes).ok_or_else(|| damaged(files, &path, "not a bundle"))?;
         let entries = entries.get(..usize::from(width));
         let entries = entries.ok_or_else(|| damaged(files, &path, "too few entries"))?;
-        let leaves: Vec<Hash> = entries.iter().map(|entry| Hash::leaf(entry)).collect();
-        if tile.as_ref().is_ok_and(|tile| *tile != leaves) {
-            return Err(damaged(files, &path, "its entries don't have the hashes in the tile"));
-        }
-        let first = bundle * u64::from(WIDTH);
-        for (index, bytes) in (first..).zip(entries) {
-            report.entries += 1;
-            match Entry::decode(bytes) {
-                Ok(entry) => {
-                    rules.check(index, &entry, report);
-                    visit(index, &entry);
-                }
-                Err(error) => report.add(Problem::Entry { index, error }),
-            }
-        }
-        Ok(leaves)
+        Ok((path, entries.iter().map(|entry| entry.to_vec()).collect::<Vec<_>>()))
     });
-    match (read, tile) {
-        (Ok(leaves), Ok(_)) => Some(leaves),
-        (Ok(leaves), Err(error)) => {
+    let tile = match hashes_at(files, 0, bundle, width) {
+        Ok(tile) => Some(tile),
+        Err(error) => {
             report.add(error);
-            Some(leaves)
-        }
-        (Err(error), Ok(tile)) => {
-            report.add(error);
-            Some(tile)
-        }
-        (Err(error), Err(other)) => {
-            report.add(error);
-            report.add(other);
             None
         }
+    };
+    let (path, entries) = match read {
+        Ok(read) => read,
+        Err(error) => {
+            report.add(error);
+            return tile;
+        }
+    };
+    let leaves: Vec<Hash> = entries.iter().map(|entry| Hash::leaf(entry)).collect();
+    if let Some(tile) = tile
+        && tile != leaves
+    {
+        if was_signed(files, bundle, before, &tile, report.head) {
+            report.add(damaged(files, &path, "its entries don't have the hashes that were signed"));
+            return Some(tile);
+        }
+        let path = TileId { row: Row::Hashes(0), index: bundle, width }.to_string();
+        report.add(damaged(files, &path, "its hashes aren't those of the entries"));
     }
+    for (index, bytes) in (bundle * u64::from(WIDTH)..).zip(&entries) {
+        report.entries += 1;
+        match Entry::decode(bytes) {
+            Ok(entry) => {
+                rules.check(index, &entry, report);
+                visit(index, &entry);
+            }
+            Err(error) => report.add(Problem::Entry { index, error }),
+        }
+    }
+    Some(leaves)
+}
+
+/// Whether these are the hashes that the rest of the log was built on: the tile above says so of a full tile, the root of the last one.
+fn was_signed(files: &dyn Files, bundle: u64, before: &Tree, tile: &[Hash], head: TreeHead) -> bool {
+    let mut tree = before.clone();
+    for leaf in tile {
+        tree.push(*leaf, &mut Vec::new());
+    }
+    if tree.size() == head.size && tree.root() == head.root {
+        return true;
+    }
+    let (above, at) = (bundle / u64::from(WIDTH), (bundle % u64::from(WIDTH)) as usize);
+    let above = hashes_at(files, 1, above, width_at(1, above, head.size));
+    tile.len() == usize::from(WIDTH) && above.is_ok_and(|above| above.get(at) == Some(&root_of(tile)))
 }
 
 /// Appends a hash to the audit's own tree; compares the tiles above the lowest level that it filled.
