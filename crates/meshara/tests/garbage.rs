@@ -9,6 +9,8 @@ use std::time::Duration;
 use meshara::api::Control;
 use meshara::config::Config;
 use meshara::{Event, Node};
+use meshara_overlay::MeshAddress;
+use meshara_overlay::header::{Class, Header, TAG_LEN};
 use tokio::net::UdpSocket;
 use tokio::sync::broadcast::Receiver;
 
@@ -74,6 +76,21 @@ fn nonsense(n: usize) -> Vec<u8> {
     (0..n % 1500).map(|at| ((n * 31 + at * at) % 256) as u8).collect()
 }
 
+/// A frame that is well-formed, and belongs to no link.
+fn stray(n: usize) -> Vec<u8> {
+    let header = Header {
+        sealed: true,
+        ttl: 8,
+        class: Class::Probe,
+        epoch: 0,
+        link: u32::MAX - n as u32,
+        counter: 1,
+        destination: MeshAddress([0; 16]),
+        source: MeshAddress([0; 16]),
+    };
+    [header.encode().as_slice(), &[0; TAG_LEN]].concat()
+}
+
 async fn counted(node: &Node, name: &str) -> u64 {
     let text = node.control().metrics_text().await.unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix(&format!("meshara_frames_{name}_total ")));
@@ -86,7 +103,7 @@ async fn attack(relay: &Relay, to: SocketAddr) {
     let stranger = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     for n in 0..KEPT {
         let variants = variants(&kept[n % kept.len()], n);
-        for bytes in variants.into_iter().chain([nonsense(n), nonsense(n * 64 + 1)]) {
+        for bytes in variants.into_iter().chain([nonsense(n), nonsense(n * 64 + 1), stray(n)]) {
             relay.back.send_to(&bytes, to).await.unwrap();
             stranger.send_to(&bytes, to).await.unwrap();
         }
