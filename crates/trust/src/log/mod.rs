@@ -33,4 +33,6 @@ pub use note::{KeyName, Note, NoteError, NoteSignature};
 pub use proof::MerkleError;
 pub use reader::Tiles;
 pub use store::{Log, Logged};
+#[doc(hidden)]
+pub use wal::wal_decodes;
 pub use witness::{CosignError, Cosigner, PolicyError, Witness, WitnessError, WitnessPolicy};

@@ -194,6 +194,12 @@ fn parse(file: &[u8]) -> Result<Vec<Frame<'_>>, &'static str> {
     Ok(frames)
 }
 
+/// Entry for fuzzing: reads a write-ahead file; whether it is one, cut off or whole.
+#[doc(hidden)]
+pub fn wal_decodes(file: &[u8]) -> bool {
+    parse(file).is_ok()
+}
+
 struct Head {
     length: usize,
     first: u64,
