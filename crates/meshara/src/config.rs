@@ -41,7 +41,7 @@ pub struct Config {
     pub auto: bool,
     /// Whether sessions may go straight to the peer; `false` keeps them on the overlay.
     pub direct: bool,
-    /// Congestion control of sessions: `bbr`, `cubic` or `newreno`.
+    /// Congestion control of sessions: `bbr`, `cubic`, `newreno` or `quinn-bbr`.
     pub congestion: CongestionControl,
     /// Form of the log of `meshara up`: `human` or `json`.
     pub log: LogForm,
