@@ -46,13 +46,18 @@ const CRUISE_ROUNDS: u64 = 5;
 const MIN_RTT_AGE: Duration = Duration::from_secs(10);
 /// Window while it is measured, in path contents.
 const PROBE_RTT_GAIN: f64 = 0.5;
-/// It takes as long at least: one stall of a virtual machine's clock must not be all that it sees.
-const PROBE_RTT: Duration = Duration::from_millis(20);
+/// It takes as long at least, or one trip if that is longer. Short, since almost nothing is sent meanwhile; a stall that hides the path
+/// makes the trip too long until the first that is shorter.
+const PROBE_RTT: Duration = Duration::from_millis(4);
+/// A trip shorter than this part of quinn's smoothed one is a mistake of the clock.
+const IMPOSSIBLE: u32 = 4;
 /// A round trip within this factor of the shortest confirms it.
 const CONFIRMS: f64 = 1.02;
-/// If even the round below sees every trip longer than the shortest known by this share of it, beyond what our queue explains, the
-/// path has changed (a mesh re-routes), and waiting for [`MIN_RTT_AGE`] would cost ten slow seconds.
-const CHANGED: f64 = 0.5;
+/// Trips longer than the shortest by this share of it, and by more than our queue should be, are a reason to measure it anew: the path has
+/// become longer (a mesh re-routes) or slower, or others fill its queue. Ten seconds would be too long to wait.
+const CHANGED: f64 = 0.1;
+/// Such reasons count once in this time, so that measuring costs less than one part in a hundred.
+const SUSPICION_REST: Duration = Duration::from_secs(1);
 /// Packets that may always be in flight: fewer could leave acknowledgements to their timer.
 const LEAST_PACKETS: u64 = 4;
 
@@ -81,8 +86,9 @@ enum State {
     Down { until: u64 },
     /// Rounds with what it holds, until this one.
     Cruise { until: u64 },
-    /// The shortest trip is measured; since when the flight has been small, and the shortest seen.
-    ProbeRtt { since: Option<Instant>, shortest: Option<Duration> },
+    /// The shortest trip is measured, with a flight of `small` bytes; since when it has been so small, and the shortest trip seen. If it
+    /// is as it was, the trips before were long because the path is slower: it has the rate `slower` of the round before.
+    ProbeRtt { small: u64, slower: Option<f64>, since: Option<Instant>, shortest: Option<Duration> },
 }
 
 /// The controller of one path.
@@ -97,6 +103,8 @@ pub struct Model {
     min_rtt: Option<Duration>,
     /// When a round trip last came near the shortest.
     min_rtt_at: Instant,
+    /// When it was last measured for another reason than its age.
+    suspected_at: Option<Instant>,
     /// A round ends when what was sent after its beginning is acknowledged.
     round: u64,
     round_ends: u64,
@@ -106,6 +114,7 @@ pub struct Model {
     acked: u64,
     newest: Option<Instant>,
     app_limited: bool,
+    smoothed_rtt: Duration,
 }
 
 impl Model {
@@ -119,12 +128,14 @@ impl Model {
             rates: Rates::default(),
             min_rtt: None,
             min_rtt_at: now,
+            suspected_at: None,
             round: 0,
             round_ends: 0,
             round_rtt: None,
             acked: 0,
             newest: None,
             app_limited: false,
+            smoothed_rtt: Duration::ZERO,
         }
     }
 
@@ -137,7 +148,8 @@ impl Model {
         (rate > 0.0).then(|| (held + besides).max(LEAST_PACKETS * self.mtu))
     }
 
-    fn acknowledged(&mut self, sent: Instant, bytes: u64, app_limited: bool) {
+    fn acknowledged(&mut self, sent: Instant, bytes: u64, app_limited: bool, smoothed_rtt: Duration) {
+        self.smoothed_rtt = smoothed_rtt;
         self.acked += bytes;
         self.newest = self.newest.max(Some(sent));
         self.app_limited = app_limited;
@@ -149,15 +161,17 @@ impl Model {
         if let Some(sent) = newest.filter(|_| acked > 0) {
             let trip = now.saturating_duration_since(sent);
             self.saw_trip(now, trip);
-            let (rate, delivered_before) = self.sent.delivered(now, sent, acked);
-            let ends = delivered_before >= self.round_ends;
-            if let Some(rate) = rate {
-                self.rates.add(rate, self.app_limited);
-            }
-            if ends {
-                self.round += 1;
-                self.round_ends = self.sent.total();
-                self.round_ended(now, in_flight);
+            let delayed = self.min_rtt.is_some_and(|min| trip > min.mul_f64(1.0 + CHANGED) + SLACK * 2);
+            // Whoever waits for the path isn't limited by having nothing to send, though the peer's window may stop it besides.
+            let fills = self.contents(1.0, SLACK).is_some_and(|full| in_flight + acked >= full);
+            self.app_limited &= !(delayed && fills);
+            if let Some(sample) = self.sent.delivered(now, sent, acked) {
+                self.rates.add(sample.rate, self.app_limited);
+                if sample.delivered_before >= self.round_ends {
+                    self.round += 1;
+                    self.round_ends = self.sent.total();
+                    self.round_ended(now, in_flight);
+                }
             }
             self.steer(now, acked, in_flight);
         }
@@ -167,7 +181,10 @@ impl Model {
     }
 
     fn saw_trip(&mut self, now: Instant, trip: Duration) {
-        let trip = trip.max(Duration::from_micros(1));
+        // quinn reads the clock before it receives: after a stall in between, packets seem to come before they could.
+        if trip.is_zero() || trip < self.smoothed_rtt / IMPOSSIBLE {
+            return;
+        }
         match self.min_rtt {
             Some(min) if trip > min => {
                 if trip <= min.mul_f64(CONFIRMS) {
@@ -180,22 +197,22 @@ impl Model {
             }
         }
         self.round_rtt = Some(self.round_rtt.map_or(trip, |other| other.min(trip)));
-        if let State::ProbeRtt { since: Some(_), shortest } = &mut self.state {
+        if let State::ProbeRtt { since: Some(_), shortest, .. } = &mut self.state {
             *shortest = Some(shortest.map_or(trip, |other| other.min(trip)));
         }
     }
 
-    /// Whether every trip of the round that ends was longer than the shortest by more than `share` of it and what our queue explains.
-    fn delayed(&self, share: f64) -> bool {
-        self.round_rtt
-            .zip(self.min_rtt)
-            .is_some_and(|(seen, min)| seen > min.mul_f64(1.0 + share) + SLACK * 2)
+    /// Whether every trip of the round that ends was longer than the shortest by more than `share` of it and `queue`.
+    fn delayed(&self, share: f64, queue: Duration) -> bool {
+        self.round_rtt.zip(self.min_rtt).is_some_and(|(seen, min)| seen > min.mul_f64(1.0 + share) + queue)
     }
 
     fn round_ended(&mut self, now: Instant, in_flight: u64) {
         let best = self.rates.best();
         match self.state {
-            State::Startup { .. } if self.delayed(STARTUP_QUEUE) => self.state = State::Drain,
+            State::Startup { .. } if !self.app_limited && self.delayed(STARTUP_QUEUE, SLACK * 2) => {
+                self.state = State::Drain
+            }
             State::Startup { best: before, flat } => {
                 if best >= before * GROWTH {
                     self.state = State::Startup { best, flat: 0 };
@@ -218,13 +235,14 @@ impl Model {
                 };
             }
             State::Down { until } if self.round < until => {}
-            State::Down { .. } => {
-                self.look_for_a_change(now);
-                self.state = State::Cruise { until: self.round + CRUISE_ROUNDS };
-            }
+            // Below what the path holds there is hardly any queue.
+            State::Down { .. } if self.suspects(now, SLACK) => self.suspect(now),
+            State::Down { .. } => self.state = State::Cruise { until: self.round + CRUISE_ROUNDS },
+            State::Cruise { .. } if self.suspects(now, SLACK * 2) => self.suspect(now),
             State::Cruise { until } => {
-                self.look_for_a_change(now);
-                if self.round >= until {
+                if now.saturating_duration_since(self.min_rtt_at) > MIN_RTT_AGE && in_flight > 0 {
+                    self.measure_trip(None);
+                } else if self.round >= until {
                     self.state = State::Up { until: self.round + UP_ROUNDS, rate: best };
                 }
             }
@@ -232,18 +250,38 @@ impl Model {
         }
         self.rates.round(self.app_limited);
         self.round_rtt = None;
-        let old = now.saturating_duration_since(self.min_rtt_at) > MIN_RTT_AGE;
-        if old && in_flight > 0 && matches!(self.state, State::Cruise { .. }) {
-            self.state = State::ProbeRtt { since: None, shortest: None };
-        }
     }
 
-    /// A whole round of trips that neither the path as it was nor our queue explains.
-    fn look_for_a_change(&mut self, now: Instant) {
-        if self.delayed(CHANGED) {
-            self.min_rtt = self.round_rtt;
-            self.min_rtt_at = now;
+    /// Whether the round that ends is a reason to measure the shortest trip, and the last such measurement long ago.
+    fn suspects(&self, now: Instant, queue: Duration) -> bool {
+        let rested = self.suspected_at.is_none_or(|at| now.saturating_duration_since(at) >= SUSPICION_REST);
+        rested && self.delayed(CHANGED, queue)
+    }
+
+    /// The path may be slower or longer than it was.
+    fn suspect(&mut self, now: Instant) {
+        self.suspected_at = Some(now);
+        self.measure_trip(Some(self.rates.latest()));
+    }
+
+    fn measure_trip(&mut self, slower: Option<f64>) {
+        let rate = slower.unwrap_or_else(|| self.rates.best());
+        let small = (rate * self.min_rtt.unwrap_or_default().as_secs_f64() * PROBE_RTT_GAIN) as u64;
+        let small = small.max(LEAST_PACKETS * self.mtu);
+        self.state = State::ProbeRtt { small, slower, since: None, shortest: None };
+    }
+
+    /// The shortest trip has been measured, with hardly anything of ours in the way.
+    fn measured_trip(&mut self, now: Instant, slower: Option<f64>, shortest: Option<Duration>) {
+        if let Some((seen, min)) = shortest.zip(self.min_rtt) {
+            if let Some(rate) = slower.filter(|_| seen <= min.mul_f64(1.0 + CHANGED) + SLACK) {
+                self.rates = Rates::default();
+                self.rates.add(rate, false);
+            }
+            self.min_rtt = Some(seen);
         }
+        self.min_rtt_at = now;
+        self.state = State::Cruise { until: self.round + CRUISE_ROUNDS };
     }
 
     /// Sets the window.
@@ -255,19 +293,15 @@ impl Model {
         if self.state == State::Drain && in_flight <= full {
             self.state = State::Cruise { until: self.round + CRUISE_ROUNDS };
         }
-        let small = self.contents(PROBE_RTT_GAIN, Duration::ZERO).unwrap_or(full);
-        if let State::ProbeRtt { since, shortest } = &mut self.state {
-            match since {
-                None if in_flight <= small => *since = Some(now),
-                Some(since)
-                    if now.saturating_duration_since(*since)
+        if let State::ProbeRtt { small, slower, since, shortest } = &mut self.state {
+            match *since {
+                None if in_flight <= *small => *since = Some(now),
+                Some(begun)
+                    if now.saturating_duration_since(begun)
                         >= PROBE_RTT.max(self.min_rtt.unwrap_or_default()) =>
                 {
-                    if let Some(shortest) = shortest {
-                        self.min_rtt = Some(*shortest);
-                    }
-                    self.min_rtt_at = now;
-                    self.state = State::Cruise { until: self.round + CRUISE_ROUNDS };
+                    let (slower, shortest) = (*slower, *shortest);
+                    self.measured_trip(now, slower, shortest);
                 }
                 None | Some(_) => {}
             }
@@ -283,7 +317,7 @@ impl Model {
             State::Up { .. } => self.contents(UP_GAIN, SLACK.mul_f64(UP_GAIN)),
             State::Down { .. } => self.contents(DOWN_GAIN, SLACK.mul_f64(0.5)),
             State::Cruise { .. } => self.contents(1.0, SLACK),
-            State::ProbeRtt { .. } => Some(small),
+            State::ProbeRtt { small, .. } => Some(small),
         };
         self.window = wanted.unwrap_or(full).max(LEAST_PACKETS * self.mtu);
     }
@@ -298,8 +332,8 @@ impl Controller for Model {
         self.sent.sent(now);
     }
 
-    fn on_ack(&mut self, _now: Instant, sent: Instant, bytes: u64, app_limited: bool, _rtt: &RttEstimator) {
-        self.acknowledged(sent, bytes, app_limited);
+    fn on_ack(&mut self, _now: Instant, sent: Instant, bytes: u64, app_limited: bool, rtt: &RttEstimator) {
+        self.acknowledged(sent, bytes, app_limited, rtt.get());
     }
 
     fn on_end_acks(&mut self, now: Instant, in_flight: u64, _app_limited: bool, _largest: Option<u64>) {

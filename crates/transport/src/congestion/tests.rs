@@ -31,6 +31,8 @@ struct Flow {
     dropped: u64,
     /// Queueing delay of each packet.
     queued: Vec<Duration>,
+    /// The peer's flow control: bytes that may be in flight whatever the window.
+    allowed: u64,
     random: u64,
 }
 
@@ -47,6 +49,7 @@ impl Flow {
             delivered: 0,
             dropped: 0,
             queued: Vec::new(),
+            allowed: u64::MAX,
             random: 7,
         }
     }
@@ -64,7 +67,8 @@ impl Flow {
         self.queued.clear();
         while self.now < end {
             let ack = self.coming.front().map(|coming| coming.0);
-            let may_send = self.in_flight + MTU <= self.model.window();
+            let window = self.model.window().min(self.allowed);
+            let may_send = self.in_flight + MTU <= window;
             let at = match ack {
                 Some(ack) if !may_send || ack <= next_send => ack,
                 _ if may_send => next_send,
@@ -84,7 +88,9 @@ impl Flow {
                     } else {
                         self.delivered += MTU;
                         srtt = (srtt * 7 + (self.now - sent)) / 8;
-                        self.model.acknowledged(sent, MTU, false);
+                        // quinn takes one that the peer's window stops for one without anything to send.
+                        let limited = self.allowed < self.model.window();
+                        self.model.acknowledged(sent, MTU, limited, srtt);
                     }
                 }
                 self.model.acknowledgement_ends(self.now, self.in_flight);
@@ -93,12 +99,12 @@ impl Flow {
                 }
                 continue;
             }
-            let burst = ((self.model.window() - self.in_flight) / MTU).min(10);
+            let burst = ((window - self.in_flight) / MTU).min(10);
             self.model.on_sent(self.now, burst * MTU, 0);
             for _ in 0..burst {
                 self.send(path);
             }
-            let pace = 1.25 * self.model.window() as f64 / srtt.as_secs_f64();
+            let pace = 1.25 * window as f64 / srtt.as_secs_f64();
             next_send = self.now + Duration::from_secs_f64((burst * MTU) as f64 / pace);
         }
         (self.delivered - before) as f64 / lasts.as_secs_f64() / path.rate
@@ -184,6 +190,89 @@ fn it_follows_a_path_that_gets_faster_slower_or_longer() {
 }
 
 #[test]
+fn it_leaves_the_queue_that_a_slower_path_makes_also_when_the_peer_s_window_stops_it() {
+    for (before, after, buffer_s, allowed) in [
+        (40.0, 20.0, 3.0, u64::MAX),
+        (80.0, 8.0, 4.0, u64::MAX),
+        (80.0, 8.0, 4.0, 1 << 20),
+        (80.0, 8.0, 0.1, 1 << 20),
+    ] {
+        let mut flow = Flow::new();
+        flow.allowed = allowed;
+        flow.run(&path(before, 40, 0.0), Duration::from_secs(2));
+        let mut slow = path(after, 40, 0.0);
+        slow.buffer = slow.rate * buffer_s;
+        flow.run(&slow, Duration::from_secs(5));
+        let dropped = flow.dropped;
+        let used = flow.run(&slow, Duration::from_secs(2));
+        let queue = flow.median_queue();
+        println!(
+            "{before} to {after} Mbit/s, {buffer_s} s, {allowed}: {used:.3}, queue {queue:?}, dropped {}",
+            flow.dropped - dropped
+        );
+        assert!(used > 0.93, "{used}");
+        assert!(queue < Duration::from_millis(15), "{queue:?}");
+        assert!(flow.dropped - dropped < 20, "{}", flow.dropped - dropped);
+    }
+}
+
+#[test]
+fn a_trip_that_gets_a_little_longer_costs_little() {
+    for (before, after) in [(1, 4), (1, 5), (20, 26), (20, 30)] {
+        let mut flow = Flow::new();
+        flow.run(&path(80.0, before, 0.0), Duration::from_secs(1));
+        flow.run(&path(80.0, after, 0.0), Duration::from_secs(1));
+        let used = flow.run(&path(80.0, after, 0.0), Duration::from_secs(2));
+        println!("{before} to {after} ms: {used:.3}");
+        assert!(used > 0.93, "{before} to {after} ms: {used}");
+    }
+}
+
+#[test]
+fn more_sendings_than_are_remembered_do_no_harm() {
+    let (mut flow, path) = (Flow::new(), path(1000.0, 200, 0.0));
+    flow.run(&path, Duration::from_secs(4));
+    let used = flow.run(&path, Duration::from_secs(2));
+    println!("{used:.3}, {:?}", flow.median_queue());
+    assert!(used > 0.93, "{used}");
+    assert!(flow.median_queue() < Duration::from_millis(20));
+}
+
+#[test]
+fn a_lone_packet_whose_acknowledgement_waits_does_not_end_the_start() {
+    let mut flow = Flow::new();
+    let rtt = Duration::from_millis(40);
+    for n in 0..5_u32 {
+        let at = flow.now + Duration::from_secs(1) * n;
+        flow.model.on_sent(at, MTU, 0);
+        flow.model.acknowledged(at, MTU, true, Duration::from_millis(40));
+        flow.model.acknowledgement_ends(at + rtt + Duration::from_millis(if n == 0 { 0 } else { 25 }), 0);
+    }
+    assert!(matches!(flow.model.state, State::Startup { .. }), "{:?}", flow.model.state);
+    assert!(flow.model.window() >= 10 * MTU);
+}
+
+#[test]
+fn a_trip_that_is_impossibly_short_is_not_believed() {
+    let mut flow = Flow::new();
+    flow.run(&path(100.0, 40, 0.0), Duration::from_secs(1));
+    let (now, min) = (flow.now, flow.model.min_rtt);
+    flow.model.on_sent(now, MTU, 0);
+    flow.model.acknowledged(now, MTU, false, Duration::from_millis(41));
+    flow.model.acknowledgement_ends(now + Duration::from_micros(1), flow.in_flight);
+    assert_eq!(flow.model.min_rtt, min);
+}
+
+#[test]
+fn what_only_acknowledges_remembers_little() {
+    let mut flow = Flow::new();
+    for n in 0..100_000_u32 {
+        flow.model.on_sent(flow.now + Duration::from_micros(100) * n, 50, 0);
+    }
+    assert!(flow.model.sent.remembered() <= 16);
+}
+
+#[test]
 fn a_short_queue_loses_little() {
     let mut path = path(200.0, 30, 0.0);
     path.buffer = path.rate * 0.003;
@@ -228,7 +317,7 @@ fn a_sender_with_little_to_send_keeps_what_is_known() {
     for n in 1..100_u32 {
         let at = flow.now + Duration::from_millis(50) * n;
         flow.model.on_sent(at, MTU, 0);
-        flow.model.acknowledged(at, MTU, true);
+        flow.model.acknowledged(at, MTU, true, Duration::from_millis(40));
         flow.model.acknowledgement_ends(at + path.rtt, 0);
     }
     assert!(flow.model.window() * 10 > before * 8, "{} after {before}", flow.model.window());
