@@ -126,10 +126,13 @@ async fn dial_any(
 pub(crate) async fn run_accepts(inner: Arc<Inner>) {
     let mut tasks = JoinSet::new();
     let mut sources: HashMap<Source, usize> = HashMap::new();
+    // Whose a task is, also of one that panicked.
+    let mut of_tasks: HashMap<tokio::task::Id, Source> = HashMap::new();
     loop {
         tokio::select! {
-            Some(ended) = tasks.join_next(), if !tasks.is_empty() => {
-                let Ok(source) = ended else { continue };
+            Some(ended) = tasks.join_next_with_id(), if !tasks.is_empty() => {
+                let task = ended.map_or_else(|error| error.id(), |(task, ())| task);
+                let Some(source) = of_tasks.remove(&task) else { continue };
                 if let Entry::Occupied(mut open) = sources.entry(source) {
                     *open.get_mut() -= 1;
                     if *open.get() == 0 {
@@ -147,7 +150,7 @@ pub(crate) async fn run_accepts(inner: Arc<Inner>) {
                 }
                 sources.insert(source, open + 1);
                 let inner = inner.clone();
-                tasks.spawn(async move {
+                let task = tasks.spawn(async move {
                     let from = incoming.remote_address();
                     match inner.endpoints.accept(incoming).await {
                         Ok(Accepted::Link(link)) => run_link(inner, *link),
@@ -155,8 +158,8 @@ pub(crate) async fn run_accepts(inner: Arc<Inner>) {
                         Ok(_) => {}
                         Err(error) => tracing::debug!(%from, %error, "a link was not accepted"),
                     }
-                    source
                 });
+                of_tasks.insert(task.id(), source);
             }
         }
     }

@@ -11,6 +11,8 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 /// Bytes read from TCP at once. 256 KiB is a few milliseconds at 1 Gbit/s and amortises the system call.
 const READ: usize = 256 << 10;
+/// What is read in pieces smaller than this is copied, since each would keep a buffer of `READ` bytes until it is acknowledged.
+const COPY_BELOW: usize = 16 << 10;
 /// Chunks of a stream written to TCP at once. A chunk is what one packet brought, at most 15 KB; a call of its own for each costs more
 /// than its copy, and wakes the reader each time. 32 are more than one receive brings.
 const CHUNKS: usize = 32;
@@ -92,7 +94,14 @@ impl Outward {
                 }
                 Ok(count) => {
                     self.bytes += count as u64;
-                    match self.send.write_chunk(buffer.split().freeze()).await {
+                    let chunk = if count < COPY_BELOW {
+                        let copy = Bytes::copy_from_slice(&buffer);
+                        buffer.clear();
+                        copy
+                    } else {
+                        buffer.split().freeze()
+                    };
+                    match self.send.write_chunk(chunk).await {
                         Ok(()) => {}
                         Err(WriteError::Stopped(_) | WriteError::ConnectionLost(_)) => {
                             return End::StreamReset;

@@ -140,29 +140,31 @@ struct Unread {
     room: u32,
     /// How often the peer had said that the window stops it.
     seen: u64,
-    /// Ticks with traffic since it said so last, if nothing was done about it.
-    blocked: Option<u8>,
+    /// Whether it has said so since the window last moved on; how often that was.
+    blocked: bool,
+    granted: u64,
     /// When it last said so.
     at: Option<Instant>,
 }
 
 impl Unread {
-    /// The room after a tick in which `received` bytes came; the peer has named the window `blocked` times in all.
-    fn decide(&mut self, now: Instant, blocked: u64, received: u64) -> u32 {
+    /// The room after a tick in which `received` bytes came. The peer has named the window `blocked` times in all, and has been told of
+    /// a larger one `granted` times.
+    fn decide(&mut self, now: Instant, blocked: u64, granted: u64, received: u64) -> u32 {
+        if granted > self.granted {
+            // Someone reads: it goes on, and the measured window follows.
+            self.granted = granted;
+            self.blocked = false;
+        }
         if blocked > self.seen {
             self.seen = blocked;
-            self.blocked = Some(0);
+            self.blocked = true;
             self.at = Some(now);
         }
-        // QUIC says it once for each window, before the data that fills it has arrived.
-        match self.blocked {
-            // It goes on coming: the path is only fast, and the measured window follows.
-            Some(ticks) if received >= STANDSTILL => self.blocked = (ticks < 2).then_some(ticks + 1),
-            Some(_) => {
-                self.blocked = None;
-                self.room = (self.room + STREAM_WINDOW).min(STANDING_STREAMS * STREAM_WINDOW);
-            }
-            None => {}
+        // QUIC says it once for each window, before the data that fills it has arrived: on a slow path seconds before.
+        if self.blocked && received < STANDSTILL {
+            self.blocked = false;
+            self.room = (self.room + STREAM_WINDOW).min(STANDING_STREAMS * STREAM_WINDOW);
         }
         if self.at.is_some_and(|at| now.duration_since(at) >= UNREAD_HOLD) {
             self.at = None;
@@ -215,7 +217,7 @@ pub(crate) async fn follow(inner: Arc<Inner>, session: Session) {
     let mut unread = Unread::default();
     let mut pace = Pace::new(at, &before);
     loop {
-        let (wait, quiet) = pace.decide(at, carried(&before), unread.blocked.is_some());
+        let (wait, quiet) = pace.decide(at, carried(&before), unread.blocked);
         tokio::select! {
             _ = connection.closed() => break,
             () = tokio::time::sleep(wait) => {}
@@ -238,7 +240,7 @@ pub(crate) async fn follow(inner: Arc<Inner>, session: Session) {
         {
             measured.window = window;
         }
-        let room = unread.decide(now, stats.frame_rx.data_blocked, received);
+        let room = unread.decide(now, stats.frame_rx.data_blocked, stats.frame_tx.max_data, received);
         let whole = measured.window.saturating_add(room);
         // Also when nothing changes: a writer that the peer's window stops wakes nobody, and only a connection that is awake says so.
         connection.set_receive_window(whole.into());
@@ -269,20 +271,26 @@ mod tests {
     fn a_stream_that_stands_still_gets_room_beside_it() {
         let (mut unread, start) = (Unread::default(), Instant::now());
         let tick = |n: u32| start + MEASURE * n;
-        assert_eq!(unread.decide(tick(1), 0, 0), 0, "idle is not blocked");
+        assert_eq!(unread.decide(tick(1), 0, 0, 0), 0, "idle is not blocked");
         for n in 2..5 {
-            assert_eq!(unread.decide(tick(n), 1, 10 << 20), 0, "fast, and the window follows");
+            assert_eq!(
+                unread.decide(tick(n), n.into(), n.into(), 10 << 20),
+                0,
+                "fast, and the window follows"
+            );
         }
-        assert_eq!(unread.decide(tick(5), 1, 0), 0, "a transfer that ended");
-        assert_eq!(unread.decide(tick(6), 2, 100 << 10), 0, "said before the data came");
-        assert_eq!(unread.decide(tick(6), 2, 4 << 20), 0);
-        assert_eq!(unread.decide(tick(7), 2, 100), STREAM_WINDOW);
-        assert_eq!(unread.decide(tick(8), 2, 100), STREAM_WINDOW, "once for each time");
-        for n in 9..20 {
-            assert!(unread.decide(tick(n), u64::from(n), 100) <= STANDING_STREAMS * STREAM_WINDOW);
+        assert_eq!(unread.decide(tick(5), 4, 5, 0), 0, "a transfer that was read whole, and ended");
+        for n in 6..20 {
+            assert_eq!(unread.decide(tick(n), 5, 5, 400 << 10), 0, "said long before the data came");
         }
-        let later = tick(20) + UNREAD_HOLD;
-        assert_eq!(unread.decide(later, 19, 0), 0);
+        assert_eq!(unread.decide(tick(20), 5, 5, 100), STREAM_WINDOW, "all has come, and nobody reads it");
+        assert_eq!(unread.decide(tick(21), 5, 6, 100), STREAM_WINDOW, "once for each time");
+        for n in 22..40 {
+            let room = unread.decide(tick(n), n.into(), 6, 100);
+            assert!(room <= STANDING_STREAMS * STREAM_WINDOW);
+        }
+        let later = tick(40) + UNREAD_HOLD;
+        assert_eq!(unread.decide(later, 39, 6, 0), 0);
     }
 
     #[test]

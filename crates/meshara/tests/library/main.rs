@@ -34,12 +34,15 @@ async fn a_peer_that_does_not_read_slows_its_stream_and_nothing_else() {
     let chunk = vec![7; 64 << 10];
     let mut written = 0;
     // The writer comes to a stand: what is not read stays bounded on both sides.
-    while written < ALL {
-        match tokio::time::timeout(Duration::from_secs(2), stream.send.write(&chunk)).await {
-            Ok(wrote) => written += wrote.unwrap(),
-            Err(_) => break,
+    soon(async {
+        while written < ALL {
+            match tokio::time::timeout(Duration::from_secs(2), stream.send.write(&chunk)).await {
+                Ok(wrote) => written += wrote.unwrap(),
+                Err(_) => break,
+            }
         }
-    }
+    })
+    .await;
     assert!(written < 64 << 20, "{written} bytes were taken for a peer that reads none");
     assert!(written > 0);
 
@@ -48,12 +51,12 @@ async fn a_peer_that_does_not_read_slows_its_stream_and_nothing_else() {
     assert_eq!(bob.receive().await.unwrap().len(), 1);
 
     // And so does the stream, once its peer reads.
-    let mut stalled = bob.accept_stream().await.unwrap();
+    let mut stalled = soon(bob.accept_stream()).await.unwrap();
     let rest = async {
         stream.send.write_all(&chunk).await.unwrap();
         stream.send.finish().unwrap();
     };
-    let (bytes, ()) = tokio::join!(stalled.receive.read_to_end(ALL), rest);
+    let (bytes, ()) = soon(async { tokio::join!(stalled.receive.read_to_end(ALL), rest) }).await;
     assert_eq!(bytes.unwrap().len(), written + chunk.len());
     bob.shutdown().await;
     alice.shutdown().await;
