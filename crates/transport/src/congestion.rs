@@ -36,6 +36,8 @@ const UP_GAIN: f64 = 1.25;
 const UP_ROUNDS: u64 = 2;
 /// A probe that found this much more is followed by the next at once.
 const FOUND: f64 = 1.1;
+/// After so many in a row the rate is far from known, and the path is probed as at the start.
+const FOUND_IN_A_ROW: u32 = 2;
 /// The rounds after it stay below what the path holds, so that its queue empties.
 const DOWN_GAIN: f64 = 0.95;
 /// The first of them still sees what the probe sent, the second sees the path without our queue.
@@ -80,8 +82,8 @@ enum State {
     Startup { best: f64, flat: u32 },
     /// What the start put into queues leaves them.
     Drain,
-    /// Rounds with more than the path is known to hold, until this one; the rate before them.
-    Up { until: u64, rate: f64 },
+    /// Rounds with more than the path is known to hold, until this one; the rate before them, and how many probes in a row found more.
+    Up { until: u64, rate: f64, found: u32 },
     /// Rounds with less, until this one.
     Down { until: u64 },
     /// Rounds with what it holds, until this one.
@@ -227,11 +229,12 @@ impl Model {
             }
             State::Drain => {}
             State::Up { until, .. } if self.round < until => {}
-            State::Up { rate, .. } => {
-                self.state = if best >= rate * FOUND {
-                    State::Up { until: self.round + UP_ROUNDS, rate: best }
-                } else {
-                    State::Down { until: self.round + DOWN_ROUNDS }
+            State::Up { rate, found, .. } => {
+                let found = if best >= rate * FOUND { found + 1 } else { 0 };
+                self.state = match found {
+                    0 => State::Down { until: self.round + DOWN_ROUNDS },
+                    FOUND_IN_A_ROW => State::Startup { best, flat: 0 },
+                    found => State::Up { until: self.round + UP_ROUNDS, rate: best, found },
                 };
             }
             State::Down { until } if self.round < until => {}
@@ -243,7 +246,7 @@ impl Model {
                 if now.saturating_duration_since(self.min_rtt_at) > MIN_RTT_AGE && in_flight > 0 {
                     self.measure_trip(None);
                 } else if self.round >= until {
-                    self.state = State::Up { until: self.round + UP_ROUNDS, rate: best };
+                    self.state = State::Up { until: self.round + UP_ROUNDS, rate: best, found: 0 };
                 }
             }
             State::ProbeRtt { .. } => {}

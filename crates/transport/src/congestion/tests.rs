@@ -273,6 +273,19 @@ fn what_only_acknowledges_remembers_little() {
 }
 
 #[test]
+fn a_start_that_ended_too_early_is_made_up_for() {
+    let (mut flow, path) = (Flow::new(), path(1000.0, 40, 0.01));
+    flow.run(&path, Duration::from_millis(100));
+    flow.model.state = State::Cruise { until: flow.model.round };
+    flow.model.rates = Rates::default();
+    flow.model.rates.add(1e6, false);
+    flow.run(&path, Duration::from_millis(1200));
+    let used = flow.run(&path, Duration::from_millis(300));
+    println!("{used:.3}");
+    assert!(used > 0.85, "{used}");
+}
+
+#[test]
 fn a_short_queue_loses_little() {
     let mut path = path(200.0, 30, 0.0);
     path.buffer = path.rate * 0.003;
