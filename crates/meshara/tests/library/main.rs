@@ -9,7 +9,7 @@ use std::time::Duration;
 use meshara::Node;
 use meshara::api::{Control, Received};
 
-use common::{build, config, first, joined, reached};
+use common::{build, config, first, joined, reached, soon};
 
 #[path = "../common/mod.rs"]
 mod common;
