@@ -57,8 +57,11 @@ fn main() {
             target: |n| (TargetKind::Service, format!("db-{n}/x"), 0),
         },
         Shape {
-            name: "64 patterns to try on each side",
-            rule: |n| (format!("*{}*x", n % 64), format!("service:*{}*x", n % 64), String::new()),
+            name: "as many patterns to try as are allowed",
+            rule: |n| match n % 2 {
+                0 => (format!("*{}*", n % 32), format!("service:*-{}*", n % 32), String::new()),
+                _ => (format!("spiffe://*{}*", n % 32), format!("service:*{}*s", n % 32), String::new()),
+            },
             target: |n| (TargetKind::Service, format!("db-{n}/postgres"), 0),
         },
         Shape {

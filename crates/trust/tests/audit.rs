@@ -90,6 +90,32 @@ fn a_torn_last_line_is_mended() {
 }
 
 #[test]
+fn a_crash_between_a_new_file_and_its_first_line_breaks_no_chain() {
+    let home = TempDir::new().unwrap();
+    let head = fill(home.path(), 3);
+    for (number, left) in (1..).zip(["", "{\"v\":1,\"seq", ""]) {
+        // A crash leaves the next file empty or with a torn line.
+        let last = files(home.path()).pop().unwrap();
+        let last: u64 = last.to_str().unwrap().rsplit(['-', '.']).nth(1).unwrap().parse().unwrap();
+        fs::write(home.path().join(format!("audit-{:06}.jsonl", last + 1)), left).unwrap();
+        let (mut trail, _) = open(home.path());
+        assert_eq!(trail.append(join("bob"), NOW).unwrap().seq, head.seq + number);
+    }
+    let report = verify(home.path()).unwrap();
+    assert_eq!((report.bad, report.head.seq), (None, head.seq + 3));
+    // Also when the file before holds the damage.
+    let home = TempDir::new().unwrap();
+    fill(home.path(), 2);
+    let file = files(home.path()).pop().unwrap();
+    fs::write(&file, fs::read_to_string(&file).unwrap().replacen("\"count\":0", "\"count\":9", 1)).unwrap();
+    fs::write(home.path().join("audit-000002.jsonl"), "").unwrap();
+    let (trail, repairs) = open(home.path());
+    assert!(matches!(&repairs[..], [Repair::Damage(bad)] if bad.line == 1), "{repairs:?}");
+    assert_eq!(trail.head().seq, 1);
+    assert_eq!(verify(home.path()).unwrap().bad.unwrap().line, 1);
+}
+
+#[test]
 fn every_change_is_found_and_named() {
     let home = TempDir::new().unwrap();
     fill(home.path(), 12);

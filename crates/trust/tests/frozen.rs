@@ -58,7 +58,7 @@ fn sets_freshness_and_evidence() {
     let read = SignedSet::decode(&frozen("set.bin", &made.encode().unwrap())).unwrap();
     assert_eq!((&read.signed.head, &read.body), (&made.signed.head, &made.body));
     let mut holder: Holder<Revocations> = Holder::new(mesh, SILENCE_LIMIT);
-    assert_eq!(holder.offer(read.clone(), &quorum, NOW), Ok(Offered::Accepted));
+    assert_eq!(holder.offer(read.clone(), &quorum), Ok(Offered::Accepted));
 
     let newest = HeadRef::of(&made.signed.head).unwrap();
     let statement = Freshness { mesh, at: NOW, revocations: newest, policy: HeadRef::NONE };

@@ -186,10 +186,10 @@ fn a_policy_travels_as_a_numbered_set() {
     let one = set(None, SetKind::Policy, body, NOW, &[0]);
     let starter = parse(STARTER).unwrap().policy().encode().unwrap();
     let two = set(Some(&one), SetKind::Policy, starter, NOW, &[0]);
-    assert_eq!(holder.offer(one.clone(), &quorum, NOW), Ok(Offered::Accepted));
-    assert_eq!(holder.offer(two, &quorum, NOW), Ok(Offered::Accepted));
+    assert_eq!(holder.offer(one.clone(), &quorum), Ok(Offered::Accepted));
+    assert_eq!(holder.offer(two, &quorum), Ok(Offered::Accepted));
     // Rolled back it is not.
-    assert_eq!(holder.offer(one, &quorum, NOW), Ok(Offered::Stale { held: 2 }));
+    assert_eq!(holder.offer(one, &quorum), Ok(Offered::Stale { held: 2 }));
     assert_eq!(holder.unconfirmed().unwrap().policy().rules().len(), 4);
 }
 

@@ -81,8 +81,7 @@ impl Trail {
         let numbers = numbers(directory)?;
         let number = numbers.last().copied().unwrap_or(1);
         let path = path_of(directory, number);
-        let Scan { head, whole, torn, bad } =
-            if numbers.is_empty() { Scan::default() } else { scan(&path, None, true, |_| Ok(()))? };
+        let Scan { head, whole, torn, bad } = last_lines(directory, &numbers)?;
         let file = open_file(&path, numbers.is_empty())?;
         let directory = directory.to_owned();
         let mut trail = Self {
@@ -177,6 +176,21 @@ impl Trail {
         }
         Ok(())
     }
+}
+
+/// What the last file is found to be. One without a line, from a crash after it was made, goes on from the file before it.
+fn last_lines(directory: &Path, numbers: &[u64]) -> Result<Scan, TrailError> {
+    let mut newest = numbers.iter().rev().map(|number| path_of(directory, *number));
+    let Some(last) = newest.next() else { return Ok(Scan::default()) };
+    let mut found = scan(&last, None, true, |_| Ok(()))?;
+    for before in newest {
+        if found.head.seq > 0 || found.bad.is_some() {
+            break;
+        }
+        let before = scan(&before, None, false, |_| Ok(()))?;
+        (found.head, found.bad) = (before.head, before.bad);
+    }
+    Ok(found)
 }
 
 fn open_file(path: &Path, new: bool) -> Result<File, FileError> {

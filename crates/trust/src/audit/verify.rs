@@ -99,8 +99,8 @@ fn walk(
             report.bad = Some(Bad { file: path, line: 1, what });
             return Ok(report);
         }
-        // What was before the oldest file is gone, so its first line may go on from anything.
-        let before = (at > 0).then_some(report.head);
+        // What was before the oldest line is gone, so it may go on from anything.
+        let before = (report.lines > 0).then_some(report.head);
         let last = at + 1 == numbers.len();
         let found = scan(&path, before, last, |(line, text)| {
             report.lines += 1;

@@ -6,7 +6,8 @@ use std::time::Duration;
 use meshara_identity::{NodeId, UnixMillis};
 
 use super::compiled::Decision;
-use super::rule::{Asked, Rate, TargetKind};
+use super::rate::Rate;
+use super::target::{Asked, TargetKind};
 
 /// The name under which evidence denies.
 pub const EVIDENCE_RULE: &str = "evidence";

@@ -3,7 +3,8 @@
 use meshara_identity::UnixMillis;
 
 use super::compiled::Decision;
-use super::rule::{Asked, Caller, Effect, NAME_MAX, Policy, Rule};
+use super::rule::{Effect, Policy, Rule};
+use super::target::{Asked, Caller, NAME_MAX};
 
 /// What a rule says to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

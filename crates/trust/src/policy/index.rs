@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::glob::Glob;
-use super::rule::NAME_MAX;
+use super::target::NAME_MAX;
 
 /// Values by pattern.
 #[derive(Debug)]
@@ -37,7 +37,8 @@ struct Entry<T> {
 }
 
 impl<T> Index<T> {
-    /// An index of different patterns. No literal may have more than `broad_max` patterns to try; else it is the error.
+    /// An index of different patterns. No name may have more than `broad_max` patterns of one side to try; else the beginning or
+    /// end that has them is the error.
     pub(super) fn build(
         patterns: impl IntoIterator<Item = (Glob, T)>,
         broad_max: usize,
@@ -61,9 +62,7 @@ impl<T> Index<T> {
             });
         }
         for (literals, backwards) in [(&mut index.heads, false), (&mut index.tails, true)] {
-            literals.finish();
-            if let Some(broad) = literals.0.iter().find(|entry| entry.partly.len() > broad_max) {
-                let mut literal = broad.literal.clone();
+            if let Some(mut literal) = literals.finish(broad_max) {
                 if backwards {
                     literal.reverse();
                 }
@@ -89,8 +88,9 @@ impl<T> Index<T> {
 }
 
 impl<T> Literals<T> {
-    /// Sorts, merges entries of one literal, and links each to its parent.
-    fn finish(&mut self) {
+    /// Sorts, merges entries of one literal, and links each to its parent. Gives a literal that has, with its parents, more than
+    /// `broad_max` patterns to try.
+    fn finish(&mut self, broad_max: usize) -> Option<Vec<u8>> {
         self.0.sort_by(|a, b| a.literal.cmp(&b.literal));
         self.0.dedup_by(|from, into| {
             let same = from.literal == into.literal;
@@ -101,14 +101,19 @@ impl<T> Literals<T> {
             same
         });
         // The entries that begin the current one: in sorted order they are a stack.
-        let mut begun: Vec<(usize, Vec<u8>)> = Vec::new();
+        let mut begun: Vec<(usize, usize, Vec<u8>)> = Vec::new();
         for (at, entry) in self.0.iter_mut().enumerate() {
-            while begun.last().is_some_and(|(_, literal)| !entry.literal.starts_with(literal)) {
+            while begun.last().is_some_and(|(.., literal)| !entry.literal.starts_with(literal)) {
                 begun.pop();
             }
-            entry.parent = begun.last().map(|(parent, _)| *parent);
-            begun.push((at, entry.literal.clone()));
+            entry.parent = begun.last().map(|(parent, ..)| *parent);
+            let tries = entry.partly.len() + begun.last().map_or(0, |(_, tries, _)| *tries);
+            if tries > broad_max {
+                return Some(entry.literal.clone());
+            }
+            begun.push((at, tries, entry.literal.clone()));
         }
+        None
     }
 
     fn visit<'a>(&'a self, text: &[u8], name: &str, found: &mut impl FnMut(&'a T)) {
@@ -156,6 +161,8 @@ mod tests {
         let globs = |count: usize| (0..count).map(|n| (format!("*x{n}*").parse::<Glob>().unwrap(), n));
         assert!(Index::build(globs(8), 8).is_ok());
         assert_eq!(Index::build(globs(9), 8).unwrap_err(), "");
+        let longer = (0..2).map(|n| (format!("a*y{n}*").parse::<Glob>().unwrap(), n));
+        assert_eq!(Index::build(globs(7).chain(longer), 8).unwrap_err(), "a");
         let webs = (0..9).map(|n| (format!("*{n}*-web").parse::<Glob>().unwrap(), n));
         assert_eq!(Index::build(webs, 8).unwrap_err(), "-web");
     }

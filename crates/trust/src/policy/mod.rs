@@ -9,6 +9,7 @@ mod glob;
 mod index;
 mod rate;
 mod rule;
+mod target;
 mod text;
 mod window;
 
@@ -16,10 +17,8 @@ pub use compiled::{BROAD_MAX, Compiled, DEFAULT_RULE, Decision, PORT_RANGES_MAX,
 pub use evidence::{EVIDENCE_RULE, Evidence, Ladder, Restriction, Step};
 pub use explain::{Explanation, Looked, Why};
 pub use glob::{GLOB_MAX, Glob, GlobError, STARS_MAX};
-pub use rate::{BUCKETS_MAX, RateTable};
-pub use rule::{
-    Asked, Caller, Effect, NAME_MAX, PATTERNS_MAX, Policy, PolicyError, Ports, RULES_MAX, Rate, RateError,
-    Rule, Target, TargetError, TargetKind, Who,
-};
+pub use rate::{BUCKETS_MAX, Rate, RateError, RateTable};
+pub use rule::{Effect, PATTERNS_MAX, Policy, PolicyError, RULES_MAX, Rule};
+pub use target::{Asked, Caller, NAME_MAX, Ports, Target, TargetError, TargetKind, Who};
 pub use text::{PolicyTextError, Problem, STARTER, parse};
 pub use window::{Window, WindowError};

@@ -1,11 +1,74 @@
-//! Token buckets of rules with a rate: the state that a pure decision doesn't have.
+//! Rates of rules, and their token buckets: the state that a pure decision doesn't have.
 
 use std::collections::HashMap;
 
 use meshara_identity::{NodeId, UnixMillis};
+use serde::{Deserialize, Serialize};
 
 use super::compiled::Decision;
-use super::rule::Rate;
+
+/// Why a rate isn't one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RateError {
+    /// Not `N/s`, `N/min` or `N/h`.
+    #[error("a rate reads N/s, N/min or N/h with N from 1 to 1000000, found {0:?}")]
+    BadRate(String),
+    /// A burst of none, or of too many.
+    #[error("a burst is 1 to 1000000")]
+    BadBurst,
+}
+
+/// Most calls of a rate and of a burst; keeps the bucket's arithmetic far from overflow.
+const RATE_MAX: u32 = 1_000_000;
+
+/// A token bucket: so many in so long, and so many at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "(u32, u32, u32)", into = "(u32, u32, u32)")]
+pub struct Rate {
+    pub(super) count: u32,
+    pub(super) per_seconds: u32,
+    pub(super) burst: u32,
+}
+
+impl TryFrom<(u32, u32, u32)> for Rate {
+    type Error = RateError;
+
+    fn try_from((count, per_seconds, burst): (u32, u32, u32)) -> Result<Self, RateError> {
+        if !(1..=RATE_MAX).contains(&count) || ![1, 60, 3600].contains(&per_seconds) {
+            return Err(RateError::BadRate(format!("{count}/{per_seconds}")));
+        }
+        if !(1..=RATE_MAX).contains(&burst) {
+            return Err(RateError::BadBurst);
+        }
+        Ok(Self { count, per_seconds, burst })
+    }
+}
+
+impl From<Rate> for (u32, u32, u32) {
+    fn from(rate: Rate) -> Self {
+        (rate.count, rate.per_seconds, rate.burst)
+    }
+}
+
+impl Rate {
+    /// From the words of a policy file; without `burst` as many at once as in one unit of time.
+    pub fn parse(text: &str, burst: Option<u32>) -> Result<Self, RateError> {
+        let bad = || RateError::BadRate(text.to_owned());
+        let (count, unit) = text.split_once('/').ok_or_else(bad)?;
+        let seconds = match unit {
+            "s" => 1,
+            "min" => 60,
+            "h" => 3600,
+            _ => return Err(bad()),
+        };
+        let count: u32 = count.parse().map_err(|_| bad())?;
+        match Self::try_from((count, seconds, burst.unwrap_or(count))) {
+            Err(RateError::BadRate(_)) => Err(bad()),
+            other => other,
+        }
+    }
+}
 
 /// Most buckets: ten rated rules for each node of a mesh of 1,000 that all call one node, and room. About 1.5 MB.
 pub const BUCKETS_MAX: usize = 16_384;

@@ -1,16 +1,16 @@
-//! Rules, what they are asked, and the canonical body of a policy set.
+//! Rules, and the canonical body of a policy set.
 
 use std::collections::BTreeSet;
-use std::fmt;
-use std::str::FromStr;
 
+use meshara_identity::NodeName;
 use meshara_identity::wire::{self, WireError};
-use meshara_identity::{NodeName, RoleName};
 use serde::{Deserialize, Serialize};
 
 use super::compiled::{BROAD_MAX, DEFAULT_RULE, PORT_RANGES_MAX, WINDOWS_MAX};
 use super::evidence::EVIDENCE_RULE;
-use super::glob::{Glob, GlobError};
+use super::glob::Glob;
+use super::rate::Rate;
+use super::target::{Ports, Target, TargetKind, Who};
 use super::window::Window;
 use crate::sets::SetKind;
 
@@ -20,9 +20,6 @@ pub const RULES_MAX: usize = 10_000;
 /// Most callers, and most targets, of one rule.
 pub const PATTERNS_MAX: usize = 64;
 
-/// Longest name that is asked for. A longer one matches no rule, so it is denied by default.
-pub const NAME_MAX: usize = 256;
-
 /// Whether a rule allows or denies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Effect {
@@ -30,284 +27,6 @@ pub enum Effect {
     Deny,
     /// Allows what no rule denies.
     Allow,
-}
-
-/// What kind of thing is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[non_exhaustive]
-pub enum TargetKind {
-    /// `NODE/SERVICE` as `meshara connect` names it.
-    Service,
-    /// A topic, the same in the whole mesh.
-    Topic,
-    /// `NODE/FILE`.
-    File,
-    /// `NODE/CALL` of the control API.
-    Control,
-    /// `NODE/PROTOCOL` (tcp, udp, icmp) and a port of the TUN interface.
-    Tun,
-    /// `NODE/ping`, `trace`, `bench`, `message`: what every node does for members.
-    Mesh,
-}
-
-impl TargetKind {
-    /// All kinds.
-    pub const ALL: [Self; 6] = [Self::Service, Self::Topic, Self::File, Self::Control, Self::Tun, Self::Mesh];
-
-    /// The word for it in policy files.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Service => "service",
-            Self::Topic => "topic",
-            Self::File => "file",
-            Self::Control => "control",
-            Self::Tun => "tun",
-            Self::Mesh => "mesh",
-        }
-    }
-}
-
-/// Who asks: as its certificate, which the caller of this crate has verified, says.
-#[derive(Debug, Clone, Copy)]
-pub struct Caller<'a> {
-    /// Name of the node.
-    pub name: &'a str,
-    /// Its SPIFFE ID.
-    pub spiffe_id: &'a str,
-    /// Its roles.
-    pub roles: &'a [RoleName],
-}
-
-/// What is asked for.
-#[derive(Debug, Clone, Copy)]
-pub struct Asked<'a> {
-    /// Its kind.
-    pub kind: TargetKind,
-    /// Its name.
-    pub name: &'a str,
-    /// Its port: TUN alone has one.
-    pub port: u16,
-}
-
-/// Whom a rule is about.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Who {
-    /// Nodes by name.
-    Name(Glob),
-    /// Members by SPIFFE ID.
-    Spiffe(Glob),
-    /// Members with a role.
-    Role(RoleName),
-}
-
-impl Who {
-    /// Whether it names `caller`.
-    pub fn matches(&self, caller: &Caller<'_>) -> bool {
-        match self {
-            Self::Name(glob) => caller.name.len() <= NAME_MAX && glob.matches(caller.name),
-            Self::Spiffe(glob) => caller.spiffe_id.len() <= NAME_MAX && glob.matches(caller.spiffe_id),
-            Self::Role(role) => caller.roles.contains(role),
-        }
-    }
-}
-
-/// Why a text names no caller or target.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum TargetError {
-    /// The pattern.
-    #[error(transparent)]
-    Glob(#[from] GlobError),
-    /// The role.
-    #[error("{0} is not a role: {1}")]
-    BadRole(String, meshara_identity::NameError),
-    /// No kind before the first `:`.
-    #[error("{0:?} has no kind: write service:, topic:, file:, control:, tun: or mesh: before the name")]
-    NoKind(String),
-    /// Ports that aren't.
-    #[error("{0:?} are no ports: one of 1-65535, or two with `-` between and the lower first")]
-    BadPorts(String),
-}
-
-impl FromStr for Who {
-    type Err = TargetError;
-
-    /// `role:ROLE`, a pattern of SPIFFE IDs (`spiffe://…`), or a pattern of node names.
-    fn from_str(text: &str) -> Result<Self, TargetError> {
-        if let Some(role) = text.strip_prefix("role:") {
-            let parsed = role.parse().map_err(|error| TargetError::BadRole(role.to_owned(), error))?;
-            return Ok(Self::Role(parsed));
-        }
-        let glob = text.parse()?;
-        Ok(if text.starts_with("spiffe://") { Self::Spiffe(glob) } else { Self::Name(glob) })
-    }
-}
-
-impl fmt::Display for Who {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Name(glob) | Self::Spiffe(glob) => glob.fmt(f),
-            Self::Role(role) => write!(f, "role:{role}"),
-        }
-    }
-}
-
-/// Ports from the first to the last, both included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "(u16, u16)", into = "(u16, u16)")]
-pub struct Ports {
-    first: u16,
-    last: u16,
-}
-
-impl Ports {
-    /// Every port, and port 0: what has no port.
-    pub const ALL: Self = Self { first: 0, last: u16::MAX };
-
-    /// Whether `port` is one of them.
-    pub fn contains(&self, port: u16) -> bool {
-        (self.first..=self.last).contains(&port)
-    }
-}
-
-impl TryFrom<(u16, u16)> for Ports {
-    type Error = TargetError;
-
-    fn try_from((first, last): (u16, u16)) -> Result<Self, TargetError> {
-        let all = (first, last) == (Self::ALL.first, Self::ALL.last);
-        if all || (first > 0 && first <= last) {
-            Ok(Self { first, last })
-        } else {
-            Err(TargetError::BadPorts(format!("{first}-{last}")))
-        }
-    }
-}
-
-impl From<Ports> for (u16, u16) {
-    fn from(ports: Ports) -> Self {
-        (ports.first, ports.last)
-    }
-}
-
-/// What a rule is about.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Target {
-    /// The kind.
-    pub kind: TargetKind,
-    /// The name.
-    pub name: Glob,
-    /// The ports; [`Ports::ALL`] but for the TUN.
-    pub ports: Ports,
-}
-
-impl Target {
-    /// Whether it covers what is asked for.
-    pub fn matches(&self, asked: &Asked<'_>) -> bool {
-        self.kind == asked.kind
-            && self.ports.contains(asked.port)
-            && asked.name.len() <= NAME_MAX
-            && self.name.matches(asked.name)
-    }
-}
-
-impl FromStr for Target {
-    type Err = TargetError;
-
-    /// `KIND:PATTERN`, and `:PORT` or `:PORT-PORT` behind it for the TUN.
-    fn from_str(text: &str) -> Result<Self, TargetError> {
-        let kind = text.split_once(':').and_then(|(word, name)| {
-            TargetKind::ALL.into_iter().find(|kind| kind.word() == word).map(|kind| (kind, name))
-        });
-        let (kind, name) = kind.ok_or_else(|| TargetError::NoKind(text.to_owned()))?;
-        let (name, ports) = match name.rsplit_once(':').filter(|_| kind == TargetKind::Tun) {
-            Some((name, ports)) => (name, parse_ports(ports)?),
-            None => (name, Ports::ALL),
-        };
-        Ok(Self { kind, name: name.parse()?, ports })
-    }
-}
-
-fn parse_ports(text: &str) -> Result<Ports, TargetError> {
-    let bad = || TargetError::BadPorts(text.to_owned());
-    let (first, last) = text.split_once('-').unwrap_or((text, text));
-    let port =
-        |digits: &str| digits.parse::<u16>().ok().filter(|port| *port > 0 && port.to_string() == digits);
-    let (first, last) = port(first).zip(port(last)).ok_or_else(bad)?;
-    Ports::try_from((first, last)).map_err(|_| bad())
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.kind.word(), self.name)?;
-        match self.ports {
-            Ports::ALL => Ok(()),
-            Ports { first, last } if first == last => write!(f, ":{first}"),
-            Ports { first, last } => write!(f, ":{first}-{last}"),
-        }
-    }
-}
-
-/// Why a rate isn't one.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum RateError {
-    /// Not `N/s`, `N/min` or `N/h`.
-    #[error("a rate reads N/s, N/min or N/h with N from 1 to 1000000, found {0:?}")]
-    BadRate(String),
-    /// A burst of none, or of too many.
-    #[error("a burst is 1 to 1000000")]
-    BadBurst,
-}
-
-/// Most calls of a rate and of a burst; keeps the bucket's arithmetic far from overflow.
-const RATE_MAX: u32 = 1_000_000;
-
-/// A token bucket: so many in so long, and so many at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "(u32, u32, u32)", into = "(u32, u32, u32)")]
-pub struct Rate {
-    pub(super) count: u32,
-    pub(super) per_seconds: u32,
-    pub(super) burst: u32,
-}
-
-impl TryFrom<(u32, u32, u32)> for Rate {
-    type Error = RateError;
-
-    fn try_from((count, per_seconds, burst): (u32, u32, u32)) -> Result<Self, RateError> {
-        if !(1..=RATE_MAX).contains(&count) || ![1, 60, 3600].contains(&per_seconds) {
-            return Err(RateError::BadRate(format!("{count}/{per_seconds}")));
-        }
-        if !(1..=RATE_MAX).contains(&burst) {
-            return Err(RateError::BadBurst);
-        }
-        Ok(Self { count, per_seconds, burst })
-    }
-}
-
-impl From<Rate> for (u32, u32, u32) {
-    fn from(rate: Rate) -> Self {
-        (rate.count, rate.per_seconds, rate.burst)
-    }
-}
-
-impl Rate {
-    /// From the words of a policy file; without `burst` as many at once as in one unit of time.
-    pub fn parse(text: &str, burst: Option<u32>) -> Result<Self, RateError> {
-        let bad = || RateError::BadRate(text.to_owned());
-        let (count, unit) = text.split_once('/').ok_or_else(bad)?;
-        let seconds = match unit {
-            "s" => 1,
-            "min" => 60,
-            "h" => 3600,
-            _ => return Err(bad()),
-        };
-        let count: u32 = count.parse().map_err(|_| bad())?;
-        match Self::try_from((count, seconds, burst.unwrap_or(count))) {
-            Err(RateError::BadRate(_)) => Err(bad()),
-            other => other,
-        }
-    }
 }
 
 /// One rule.
@@ -351,7 +70,7 @@ pub enum PolicyError {
     PortsWithoutTun(NodeName),
     /// Patterns that no index can hold apart.
     #[error(
-        "more than {BROAD_MAX} patterns begin or end with {0:?} and have more behind or before their `*`: write them as one, or as names"
+        "more than {BROAD_MAX} patterns begin or end with {0:?} and have more beyond a `*`: write some as plain names"
     )]
     TooBroad(String),
     /// Too many different windows of time.

@@ -7,7 +7,9 @@ use serde::Deserialize;
 use toml::{Spanned, Value};
 
 use super::compiled::Compiled;
-use super::rule::{Effect, Policy, PolicyError, RULES_MAX, Rate, RateError, Rule, TargetError, check_rule};
+use super::rate::{Rate, RateError};
+use super::rule::{Effect, Policy, PolicyError, RULES_MAX, Rule, check_rule};
+use super::target::TargetError;
 use super::window::{Window, WindowError};
 
 /// The policy of a new mesh, as a file.

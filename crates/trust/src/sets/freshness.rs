@@ -7,8 +7,9 @@ use meshara_identity::wire::{self, WireError};
 use meshara_identity::{KeyError, MeshId, NodeName, RootKey, UnixMillis};
 use serde::{Deserialize, Serialize};
 
+use super::approval::{Approval, ApprovalError, Approvals};
 use super::head::{SetHash, SetHead, SetKind};
-use super::quorum::{Approval, ApprovalError, Approvals, Quorum};
+use super::quorum::Quorum;
 
 /// How often each signer says what is newest: a node that missed the flood of a new set learns of it within a minute.
 pub const FRESHNESS_INTERVAL: Duration = Duration::from_secs(60);

@@ -8,7 +8,7 @@ use meshara_identity::wire::{self, WireError};
 use meshara_identity::{KeyError, MeshId, RootKey, UnixMillis};
 use serde::{Deserialize, Serialize};
 
-use super::quorum::{APPROVALS_MAX, Approval, Approvals};
+use super::approval::{APPROVALS_MAX, Approval, Approvals};
 
 /// Longest signed head: 110 bytes and 64 approvals of 3.4 KB.
 pub const HEAD_MAX: usize = 256 + APPROVALS_MAX * 3500;

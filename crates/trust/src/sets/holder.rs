@@ -1,18 +1,18 @@
 //! Which set a node goes by: what it accepts, refuses, keeps as evidence, and when it has heard nothing for too long.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use meshara_identity::wire::WireError;
 use meshara_identity::{MeshId, NodeName, UnixMillis};
 
+use super::approval::{Approval, KeyId};
 use super::fork::{Claim, ForkEvidence};
 use super::freshness::{HeadRef, SignedFreshness};
 use super::head::{SetHash, SetKind, SignedHead, SignedSet};
-use super::quorum::{ApprovalError, Quorum, SIGNERS_MAX};
+use super::outcome::{HearError, Heard, OfferError, Offered, StaleError};
+use super::quorum::{Quorum, SIGNERS_MAX};
 
-/// How long a node goes on without a word from the signers: a day, so that a weekend's repair of all issuers is noticed, and a
-/// night's is not.
+/// How long a node goes on without a word from the signers: a day, so that a night without issuers ends nothing.
 pub const SILENCE_LIMIT: Duration = Duration::from_secs(24 * 3600);
 
 /// How far a signer's clock may be ahead: what identity allows between members.
@@ -35,125 +35,20 @@ pub trait SetBody: Sized {
     fn may_follow(&self, before: &Self) -> Result<(), Self::Error>;
 }
 
-/// What became of an offered set.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Offered {
-    /// It is the newest and was taken; flood it on.
-    Accepted,
-    /// It is the one held.
-    Same,
-    /// It is older than the one held and was ignored; send the newer one back.
-    Stale {
-        /// Number of the one held.
-        held: u64,
-    },
-    /// Its signers contradict themselves. What was held is still held; flood the evidence.
-    Fork(Box<ForkEvidence>),
-}
-
-/// Why an offered set was refused.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum OfferError<E: std::error::Error> {
-    /// Of another kind.
-    #[error("a set of another kind")]
-    WrongKind,
-    /// Of another mesh.
-    #[error("a set of another mesh")]
-    WrongMesh,
-    /// Body and head don't belong together.
-    #[error("the body is not the one that the head names")]
-    WrongBody,
-    /// Number 0, or number 1 with a predecessor, or a later one without.
-    #[error("number {number} cannot have this predecessor")]
-    BadChain {
-        /// Its number.
-        number: u64,
-    },
-    /// Made later than now.
-    #[error("issued at {issued_at}, and this machine's clock shows {now}: set the clock if that is wrong")]
-    FromTheFuture {
-        /// When it says it was made.
-        issued_at: UnixMillis,
-        /// This machine's clock.
-        now: UnixMillis,
-    },
-    /// Not approved.
-    #[error(transparent)]
-    Approval(#[from] ApprovalError),
-    /// It doesn't encode.
-    #[error(transparent)]
-    Wire(#[from] WireError),
-    /// Approved, but the content can't be used.
-    #[error("the content is refused: {0}")]
-    Body(E),
-}
-
-/// What a statement of freshness told.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Heard {
-    /// What is held is the newest.
-    Newest,
-    /// There is a newer one; ask for it.
-    Behind {
-        /// Its number.
-        number: u64,
-    },
-    /// The signer doesn't know the newest yet.
-    Older,
-    /// Not later than what this signer said before.
-    Known,
-    /// It contradicts a head. Flood the evidence.
-    Fork(Box<ForkEvidence>),
-}
-
-/// Why a statement of freshness was refused.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum HearError {
-    /// Of another mesh.
-    #[error("a statement of another mesh")]
-    WrongMesh,
-    /// Made later than now.
-    #[error("said at {at}, and this machine's clock shows {now}: set the clock if that is wrong")]
-    FromTheFuture {
-        /// The signer's clock.
-        at: UnixMillis,
-        /// This machine's clock.
-        now: UnixMillis,
-    },
-    /// Not by a signer.
-    #[error(transparent)]
-    Approval(#[from] ApprovalError),
-}
-
-/// Nothing was heard from enough signers for longer than the limit: nothing may be accepted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{}", self.text())]
-pub struct StaleError {
-    /// When enough signers last confirmed what is held; `None`: never.
-    pub confirmed: Option<UnixMillis>,
-    /// The limit.
-    pub limit: Duration,
-}
-
-impl StaleError {
-    fn text(self) -> String {
-        let hours = self.limit.as_secs() / 3600;
-        match self.confirmed {
-            Some(at) => format!(
-                "no signer has confirmed revocations and policy since {at}, the limit is {hours} h: connect to a member that \
-                 hears them, and check the clock"
-            ),
-            None => "no signer has confirmed revocations and policy yet".to_owned(),
-        }
-    }
-}
-
 struct Held<B> {
     set: SignedSet,
     reference: HeadRef,
     body: B,
+    /// The keys whose approvals were verified.
+    approved_by: Vec<KeyId>,
+}
+
+impl<B> Held<B> {
+    /// Whether the keys that approved it are still enough.
+    fn is_approved(&self, quorum: &Quorum) -> bool {
+        let signers = self.approved_by.iter().filter_map(|key| quorum.signer_of(key));
+        signers.map(|signer| &signer.name).collect::<BTreeSet<_>>().len() >= quorum.threshold()
+    }
 }
 
 /// The newest set of one kind, and who confirmed that it is the newest.
@@ -171,6 +66,19 @@ impl<B: SetBody> Holder<B> {
     /// Holds nothing yet.
     pub fn new(mesh: MeshId, limit: Duration) -> Self {
         Self { mesh, limit, held: None, recent: VecDeque::new(), heard: BTreeMap::new() }
+    }
+
+    /// Holds the set that this node stored. Its approvals were verified before it was, and its signers may have changed since.
+    pub fn restored(mesh: MeshId, limit: Duration, set: SignedSet) -> Result<Self, OfferError<B::Error>> {
+        let mut holder = Self::new(mesh, limit);
+        let reference = holder.check_form(&set)?;
+        if !set.is_whole() {
+            return Err(OfferError::WrongBody);
+        }
+        let body = B::decode(&set.body).map_err(OfferError::Body)?;
+        let approved_by = set.signed.approvals.iter().map(Approval::key).collect();
+        holder.hold(Held { set, reference, body, approved_by });
+        Ok(holder)
     }
 
     /// The newest set, to store and to send; `None` before the first.
@@ -225,13 +133,41 @@ impl<B: SetBody> Holder<B> {
         self.heard.values()
     }
 
-    /// Takes a set if it is the newest.
-    pub fn offer(
-        &mut self,
-        set: SignedSet,
-        quorum: &Quorum,
-        now: UnixMillis,
-    ) -> Result<Offered, OfferError<B::Error>> {
+    /// Whether the set held has the approvals of the present signers. When it hasn't, since the signers have changed, it goes on being held;
+    /// the new signers must approve its head, so that newcomers take it.
+    pub fn is_approved(&self, quorum: &Quorum) -> bool {
+        self.held.as_ref().is_none_or(|held| held.is_approved(quorum))
+    }
+
+    /// Takes a set if it is the newest. When it was made doesn't matter: a node whose clock is wrong must not miss a revocation.
+    pub fn offer(&mut self, set: SignedSet, quorum: &Quorum) -> Result<Offered, OfferError<B::Error>> {
+        let offered = self.check_form(&set)?;
+        let held = self.newest();
+        // Cheap answers first: a known set costs no verification.
+        if offered.number <= held.number {
+            match self.recent_at(offered.number).map(|(known, _)| *known) {
+                Some(known) if known == offered && known == held => return self.reapprove(set, quorum),
+                Some(known) if known != offered => {}
+                _ => return Ok(Offered::Stale { held: held.number }),
+            }
+        }
+        let approved_by = approved_by(&set.signed, quorum)?;
+        if let Some(evidence) = self.contradicted_by(&set.signed, offered) {
+            return Ok(Offered::Fork(Box::new(evidence)));
+        }
+        if !set.is_whole() {
+            return Err(OfferError::WrongBody);
+        }
+        let body = B::decode(&set.body).map_err(OfferError::Body)?;
+        if let Some(before) = self.unconfirmed() {
+            body.may_follow(before).map_err(OfferError::Body)?;
+        }
+        self.hold(Held { set, reference: offered, body, approved_by });
+        Ok(Offered::Accepted)
+    }
+
+    /// What needs neither clock nor signatures.
+    fn check_form(&self, set: &SignedSet) -> Result<HeadRef, OfferError<B::Error>> {
         let head = &set.signed.head;
         if head.kind != B::KIND {
             return Err(OfferError::WrongKind);
@@ -243,38 +179,32 @@ impl<B: SetBody> Holder<B> {
         if head.number == 0 || (head.number == 1) != first {
             return Err(OfferError::BadChain { number: head.number });
         }
-        let offered = HeadRef::of(head)?;
-        let held = self.newest();
-        // Cheap answers first: a known set costs no verification.
-        if offered.number <= held.number {
-            match self.recent_at(offered.number) {
-                Some((known, _)) if known.hash == offered.hash && known.number == held.number => {
-                    return Ok(Offered::Same);
+        Ok(HeadRef::of(head)?)
+    }
+
+    /// The set that is held, with other approvals: looked at only when those held don't suffice any more.
+    fn reapprove(&mut self, set: SignedSet, quorum: &Quorum) -> Result<Offered, OfferError<B::Error>> {
+        match self.held.as_mut().filter(|held| !held.is_approved(quorum)) {
+            None => Ok(Offered::Same),
+            Some(held) => {
+                held.approved_by = approved_by(&set.signed, quorum)?;
+                held.set.signed = set.signed;
+                // As evidence, too, it must verify under the present signers.
+                let recent = self.recent.iter_mut().find(|(known, _)| *known == held.reference);
+                if let Some((_, signed)) = recent {
+                    signed.clone_from(&held.set.signed);
                 }
-                Some((known, _)) if known.hash != offered.hash => {}
-                _ => return Ok(Offered::Stale { held: held.number }),
+                Ok(Offered::Reapproved)
             }
         }
-        if head.issued_at > now.plus(SKEW_MAX) {
-            return Err(OfferError::FromTheFuture { issued_at: head.issued_at, now });
-        }
-        quorum.check(B::KIND.purpose(), &head.encode()?, &set.signed.approvals)?;
-        if let Some(evidence) = self.contradicted_by(&set.signed, offered) {
-            return Ok(Offered::Fork(Box::new(evidence)));
-        }
-        if !set.is_whole() {
-            return Err(OfferError::WrongBody);
-        }
-        let body = B::decode(&set.body).map_err(OfferError::Body)?;
-        if let Some(before) = self.unconfirmed() {
-            body.may_follow(before).map_err(OfferError::Body)?;
-        }
-        self.recent.push_back((offered, set.signed.clone()));
+    }
+
+    fn hold(&mut self, held: Held<B>) {
+        self.recent.push_back((held.reference, held.set.signed.clone()));
         if self.recent.len() > RECENT_MAX {
             self.recent.pop_front();
         }
-        self.held = Some(Held { set, reference: offered, body });
-        Ok(Offered::Accepted)
+        self.held = Some(held);
     }
 
     /// Takes a signer's word on what is newest.
@@ -302,7 +232,11 @@ impl<B: SetBody> Holder<B> {
         if let Some((_, head)) = self.recent_at(newest.number).filter(|(known, _)| known.hash != newest.hash)
         {
             let other = Claim::Freshness(signed.clone());
-            return Ok(Heard::Fork(Box::new(ForkEvidence { one: Claim::Head(head.clone()), other })));
+            let evidence = ForkEvidence { one: Claim::Head(head.clone()), other };
+            return Ok(match evidence.verify(&self.mesh, quorum) {
+                Ok(_) => Heard::Fork(Box::new(evidence)),
+                Err(_) => Heard::Other { number: newest.number },
+            });
         }
         let held = self.newest().number;
         self.heard.insert(signer.clone(), signed.clone());
@@ -331,4 +265,13 @@ impl<B: SetBody> Holder<B> {
         let (_, head) = same.or(before)?;
         Some(ForkEvidence { one: Claim::Head(head.clone()), other: Claim::Head(signed.clone()) })
     }
+}
+
+/// The keys that approved a head, if their signers are enough.
+fn approved_by<E: std::error::Error>(
+    signed: &SignedHead,
+    quorum: &Quorum,
+) -> Result<Vec<KeyId>, OfferError<E>> {
+    quorum.check(signed.head.kind.purpose(), &signed.head.encode()?, &signed.approvals)?;
+    Ok(signed.approvals.iter().map(Approval::key).filter(|key| quorum.signer_of(key).is_some()).collect())
 }
