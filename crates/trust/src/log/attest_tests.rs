@@ -2,7 +2,7 @@ use super::*;
 use crate::log::checkpoint::tests::key;
 use crate::log::entry::tests::certificate;
 use crate::log::proof::tests::leaves;
-use crate::log::proof::{inclusion, root};
+use crate::log::prove::{inclusion, root};
 use crate::log::{Cosigner, TreeHead, Witness};
 use meshara_identity::{NodeId, RoutingKey};
 

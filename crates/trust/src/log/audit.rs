@@ -1,12 +1,12 @@
 //! The audit: the whole log, read once from its files, entry by entry, in the memory of one bundle and the members' names.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use meshara_identity::issuer::MEMBERS_MAX;
 use meshara_identity::{NodeId, NodeName, UnixMillis};
 
 use super::checkpoint::{CheckpointError, LogPublic, TreeHead};
-use super::entry::{Certificate, Enrolment, Entry, EntryError, Phase};
+use super::entry::{Certificate, Entry, EntryError};
 use super::error::LogError;
 use super::files::{Files, damaged};
 use super::hash::{Hash, root_of};
@@ -14,6 +14,7 @@ use super::history;
 use super::note::Note;
 use super::open::newest;
 use super::reader::{bundle_at, hashes_at};
+use super::rules::Rules;
 use super::tile::{Row, TileId, WIDTH, bundle_entries, width_at};
 use super::tree::Tree;
 use super::witness::{WitnessError, WitnessPolicy};
@@ -48,7 +49,7 @@ pub enum Problem {
         /// Size that its file is named by.
         size: u64,
     },
-    /// Too few witnesses cosigned the newest checkpoint, or one did so wrongly.
+    /// Too few witnesses cosigned any checkpoint that is kept, or one did so wrongly.
     #[error(transparent)]
     Witnesses(#[from] WitnessError),
     /// An entry doesn't decode.
@@ -69,7 +70,7 @@ pub enum Problem {
         /// The name.
         name: NodeName,
     },
-    /// A certificate's name is enrolled for another node, or its node under another name.
+    /// A certificate's name is enrolled for another node, or its node under another name, or not any more.
     #[error("entry {index}: a certificate for {node} as {name}, which contradicts an enrolment", node = node.short())]
     Certificate {
         /// The entry.
@@ -107,9 +108,11 @@ pub struct AuditReport {
     pub entries: u64,
     /// Certificates among them.
     pub certificates: u64,
-    /// Earlier checkpoints that are the beginning of the log, as they must be.
+    /// Earlier checkpoints that were compared.
     pub checkpoints: u64,
-    /// Distinct witnesses of the newest checkpoint.
+    /// Size of the newest checkpoint that enough witnesses cosigned.
+    pub witnessed: u64,
+    /// Distinct witnesses of that checkpoint.
     pub witnesses: usize,
     /// What is wrong, at most [`PROBLEMS_MAX`].
     pub problems: Vec<Problem>,
@@ -123,7 +126,7 @@ impl AuditReport {
         self.problem_count == 0
     }
 
-    fn add(&mut self, problem: impl Into<Problem>) {
+    pub(super) fn add(&mut self, problem: impl Into<Problem>) {
         self.problem_count += 1;
         if self.problems.len() < PROBLEMS_MAX {
             self.problems.push(problem.into());
@@ -143,24 +146,23 @@ pub fn audit(
     now: UnixMillis,
     visit: &mut dyn FnMut(u64, &Entry),
 ) -> Result<AuditReport, LogError> {
+    // Before the newest checkpoint is read, so that of a log that goes on meanwhile none of these is newer.
+    let sizes = history::sizes(files)?;
     let (note, head) = newest(files, log)?;
     let mut report = AuditReport {
         head,
         entries: 0,
         certificates: 0,
         checkpoints: 0,
+        witnessed: 0,
         witnesses: 0,
         problems: Vec::new(),
         problem_count: 0,
     };
-    match witnesses.require(&note, now) {
-        Ok(seen) => report.witnesses = seen.len(),
-        Err(error) => {
-            report.witnesses = witnesses.cosigned(&note, now).map(|seen| seen.len()).unwrap_or_default();
-            report.add(error);
-        }
-    }
-    let kept = kept_heads(files, log, head.size, &mut report)?;
+    let kept = kept_checkpoints(files, log, sizes, &mut report);
+    let newest_first =
+        std::iter::once((head.size, &note)).chain(kept.iter().rev().map(|(size, (_, note))| (*size, note)));
+    check_witnesses(witnesses, newest_first, now, &mut report);
     let mut wanted = BTreeMap::new();
     for certificate in live {
         let entry = Entry::Certificate(certificate.clone()).encode()?;
@@ -173,7 +175,7 @@ pub fn audit(
         for leaf in leaves {
             push(files, &mut tree, leaf, &mut report);
             wanted.remove(&leaf);
-            if kept.get(&tree.size()).is_some_and(|root| *root != tree.root()) {
+            if kept.get(&tree.size()).is_some_and(|(root, _)| *root != tree.root()) {
                 report.add(Problem::Root { size: tree.size() });
             }
         }
@@ -189,28 +191,57 @@ pub fn audit(
     Ok(report)
 }
 
-/// Roots of the checkpoints that are kept, by size.
-fn kept_heads(
+/// The checkpoints that are kept and that the log signed: their roots and themselves, by size.
+fn kept_checkpoints(
     files: &dyn Files,
     log: &LogPublic,
-    newest: u64,
+    sizes: BTreeSet<u64>,
     report: &mut AuditReport,
-) -> Result<BTreeMap<u64, Hash>, LogError> {
-    let mut heads = BTreeMap::new();
-    for size in history::sizes(files)? {
-        let verified = |note: Note| log.verify(&note).map_err(|error| Problem::Checkpoint { size, error });
+) -> BTreeMap<u64, (Hash, Note)> {
+    let mut kept = BTreeMap::new();
+    for size in sizes {
+        let verified = |note: Note| match log.verify(&note) {
+            Ok(checkpoint) => Ok((checkpoint.head, note)),
+            Err(error) => Err(Problem::Checkpoint { size, error }),
+        };
         match history::note(files, size).map_err(Problem::from).and_then(verified) {
-            Ok(checkpoint) if checkpoint.head.size == size && size <= newest => {
-                heads.insert(size, checkpoint.head.root);
+            // A log that goes on lets go of some.
+            Err(Problem::File(LogError::Missing { .. })) => {}
+            Ok((head, note)) if head.size == size && size <= report.head.size => {
+                kept.insert(size, (head.root, note));
             }
             Ok(_) => report.add(Problem::Misplaced { size }),
             Err(problem) => report.add(problem),
         }
     }
-    if heads.get(&0).is_some_and(|root| *root != Hash::empty()) {
+    if kept.get(&0).is_some_and(|(root, _)| *root != Hash::empty()) {
         report.add(Problem::Root { size: 0 });
     }
-    Ok(heads)
+    kept
+}
+
+/// Finds the newest checkpoint that enough witnesses cosigned; the very newest may be a second too young for that.
+fn check_witnesses<'a>(
+    witnesses: &WitnessPolicy,
+    newest_first: impl Iterator<Item = (u64, &'a Note)>,
+    now: UnixMillis,
+    report: &mut AuditReport,
+) {
+    let mut best = 0;
+    for (size, note) in newest_first {
+        match witnesses.require(note, now) {
+            Ok(seen) => {
+                report.witnesses = seen.len();
+                report.witnessed = size;
+                return;
+            }
+            Err(WitnessError::TooFew { found, .. }) => best = best.max(found),
+            Err(error) => report.add(error),
+        }
+    }
+    if report.head.size > 0 {
+        report.add(WitnessError::TooFew { found: best, needed: witnesses.threshold() });
+    }
 }
 
 /// Hashes of a bundle's entries, which it checks. Where bundle and tile differ, or one is unreadable, the other serves, so that the rest
@@ -313,81 +344,6 @@ fn compare(files: &dyn Files, level: u8, index: u64, hashes: &[Hash], report: &m
             report.add(damaged(files, &path, "its hashes aren't those of the tiles below"));
         }
         Err(error) => report.add(error),
-    }
-}
-
-/// What entries must be to each other.
-#[derive(Default)]
-struct Rules {
-    /// Whose a name is, and until when.
-    names: BTreeMap<NodeName, (NodeId, UnixMillis)>,
-    nodes: BTreeMap<NodeId, NodeName>,
-    /// Newest number of each kind; grants by issuer.
-    numbers: BTreeMap<Numbered, u64>,
-    full: bool,
-}
-
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-enum Numbered {
-    Root,
-    Phase,
-    Revocations,
-    Policy,
-    Grant(NodeId),
-}
-
-impl Rules {
-    fn check(&mut self, index: u64, entry: &Entry, report: &mut AuditReport) {
-        let sound = match entry {
-            Entry::Enrolment(enrolment) => return self.enrol(index, enrolment, report),
-            Entry::Certificate(certificate) => {
-                report.certificates += 1;
-                return self.certify(index, certificate, report);
-            }
-            Entry::Grant { issuer, grant } => self.rises(Numbered::Grant(*issuer), grant.number),
-            Entry::Root(statement) => self.rises(Numbered::Root, statement.number),
-            // Phases begin at 0, the other numbers at 1.
-            Entry::Phase(Phase { phase, .. }) => self.rises(Numbered::Phase, u64::from(*phase) + 1),
-            Entry::Revocations(statement) => self.rises(Numbered::Revocations, statement.number),
-            Entry::Policy(statement) => self.rises(Numbered::Policy, statement.number),
-        };
-        if !sound {
-            report.add(Problem::Order { index });
-        }
-    }
-
-    fn rises(&mut self, kind: Numbered, number: u64) -> bool {
-        self.numbers.insert(kind, number).is_none_or(|before| before < number)
-    }
-
-    fn enrol(&mut self, index: u64, enrolment: &Enrolment, report: &mut AuditReport) {
-        let Enrolment { node, name, from, until, .. } = enrolment;
-        // Another node may have the name once the enrolment before has ended; a node never gets a second name.
-        let taken = self.names.get(name).is_some_and(|(other, end)| other != node && end > from);
-        let renamed = self.nodes.get(node).is_some_and(|other| other != name);
-        if taken || renamed {
-            report.add(Problem::Enrolment { index, node: *node, name: name.clone() });
-            return;
-        }
-        if self.nodes.len() as u64 >= MEMBERS_MAX && !self.nodes.contains_key(node) {
-            if !self.full {
-                report.add(Problem::TooManyMembers);
-            }
-            self.full = true;
-            return;
-        }
-        self.names.insert(name.clone(), (*node, *until));
-        self.nodes.insert(*node, name.clone());
-    }
-
-    /// A certificate without an enrolment in this log is no problem: another issuer's log may have it.
-    fn certify(&mut self, index: u64, certificate: &Certificate, report: &mut AuditReport) {
-        let Certificate { node, name, not_before, .. } = certificate;
-        let other_node = self.names.get(name).is_some_and(|(other, end)| other != node && end > not_before);
-        let other_name = self.nodes.get(node).is_some_and(|other| other != name);
-        if other_node || other_name {
-            report.add(Problem::Certificate { index, node: *node, name: name.clone() });
-        }
     }
 }
 

@@ -3,8 +3,9 @@ use std::path::Path;
 use super::*;
 use crate::log::checkpoint::tests::key;
 use crate::log::entry::tests::{certificate, enrolment};
-use crate::log::entry::{Phase, Statement};
-use crate::log::{DiskFiles, Log, LogKey};
+use crate::log::entry::{Ended, Enrolment, Phase, Statement};
+use crate::log::witness::tests::{mesh, routing, sign};
+use crate::log::{DiskFiles, Log, LogKey, Witness};
 
 const NOW: UnixMillis = UnixMillis(1_795_000_000_500);
 
@@ -51,8 +52,15 @@ fn every_damaged_or_missing_file_is_named() {
     let directory = sound();
     let root = directory.path();
     for name in [
-        "tile/0/000", "tile/0/001", "tile/0/002.p/88", "tile/1/000.p/2", "tile/entries/000", "tile/entries/001",
-        "tile/entries/002.p/88", "checkpoints/100", "checkpoints/300",
+        "tile/0/000",
+        "tile/0/001",
+        "tile/0/002.p/88",
+        "tile/1/000.p/2",
+        "tile/entries/000",
+        "tile/entries/001",
+        "tile/entries/002.p/88",
+        "checkpoints/100",
+        "checkpoints/300",
     ] {
         let path = root.join(name);
         let sound = std::fs::read(&path).unwrap();
@@ -125,7 +133,11 @@ fn entries_that_contradict_each_other_are_named() {
         Entry::Enrolment(Enrolment { from: first.until, until: UnixMillis(first.until.0 + 1), ..first })
     };
     let issued = |node, name: &str| {
-        Entry::Certificate(Certificate { node: NodeId([node; 32]), name: name.parse().unwrap(), ..certificate(1) })
+        Entry::Certificate(Certificate {
+            node: NodeId([node; 32]),
+            name: name.parse().unwrap(),
+            ..certificate(1)
+        })
     };
     let statement = |number| Statement { number, hash: [0; 32], at: NOW };
     let phase = |phase| Entry::Phase(Phase { phase, hash: [0; 32], at: NOW });
@@ -134,25 +146,25 @@ fn entries_that_contradict_each_other_are_named() {
         named(1, "alice"),
         named(2, "bob"),
         named(1, "alice"),
-        named(3, "alice"),                     // 3: taken
-        named(2, "carol"),                     // 4: renamed
+        named(3, "alice"), // 3: taken
+        named(2, "carol"), // 4: renamed
         issued(1, "alice"),
         issued(9, "dave"),
-        issued(2, "alice"),                    // 7: another's name
-        issued(9, "bob"),                      // 8: another's name
+        issued(2, "alice"), // 7: another's name
+        issued(9, "bob"),   // 8: another's name
         later(3, "alice"),
-        issued(1, "alice"),                    // 10: no longer its name
+        issued(1, "alice"), // 10: no longer its name
         Entry::Root(statement(1)),
         Entry::Policy(statement(5)),
-        Entry::Policy(statement(5)),           // 13
+        Entry::Policy(statement(5)), // 13
         Entry::Revocations(statement(7)),
-        Entry::Revocations(statement(6)),      // 15
+        Entry::Revocations(statement(6)), // 15
         phase(0),
         phase(1),
-        phase(1),                              // 18
+        phase(1), // 18
         grant(1, 1),
         grant(2, 1),
-        grant(1, 1),                           // 21
+        grant(1, 1), // 21
     ];
     let directory = tempfile::tempdir().unwrap();
     log(directory.path(), &[&entries]);
@@ -167,10 +179,84 @@ fn entries_that_contradict_each_other_are_named() {
         })
         .collect();
     let expected = [
-        "enrolment 3 alice", "enrolment 4 carol", "certificate 7 alice", "certificate 8 bob", "certificate 10 alice",
-        "order 13", "order 15", "order 18", "order 21",
+        "enrolment 3 alice",
+        "enrolment 4 carol",
+        "certificate 7 alice",
+        "certificate 8 bob",
+        "certificate 10 alice",
+        "order 13",
+        "order 15",
+        "order 18",
+        "order 21",
     ];
     assert_eq!(found, expected);
+}
+
+#[test]
+fn an_ended_enrolment_frees_the_name_and_ends_the_certificates() {
+    let named = |node, name: &str| Entry::Enrolment(enrolment(node, name));
+    let issued = |node, name: &str| {
+        Entry::Certificate(Certificate {
+            node: NodeId([node; 32]),
+            name: name.parse().unwrap(),
+            ..certificate(1)
+        })
+    };
+    let ended = |node| Entry::Ended(Ended { node: NodeId([node; 32]), by: 1, at: NOW });
+    let entries = [
+        named(1, "carol"),
+        issued(1, "carol"),
+        ended(1),
+        issued(1, "carol"), // 3: revoked
+        named(2, "carol"),
+        issued(2, "carol"),
+        issued(1, "carol"), // 6: revoked, and another's name
+        ended(9),
+        ended(1),
+        issued(2, "carol"),
+        named(1, "dora"), // reinstated, under another name
+        issued(1, "dora"),
+    ];
+    let directory = tempfile::tempdir().unwrap();
+    log(directory.path(), &[&entries]);
+    let wrong = |index| {
+        let name = "carol".parse().unwrap();
+        Problem::Certificate { index, node: NodeId([1; 32]), name }
+    };
+    assert_eq!(run(directory.path(), &[]).problems, [wrong(3), wrong(6)]);
+}
+
+#[test]
+fn the_newest_witnessed_checkpoint_counts() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = DiskFiles::open(directory.path()).unwrap();
+    let log = Log::create(Box::new(files), key()).unwrap();
+    let bob = routing(11);
+    let name = "bob".parse().unwrap();
+    let witness = Witness::new(&mesh(), NodeId([1; 32]), &name, bob.public_key()).unwrap();
+    let policy = WitnessPolicy::new(1, vec![witness]).unwrap();
+    let audit = || {
+        let files = DiskFiles::read_only(directory.path());
+        audit(&files, key().public(), &policy, &[], NOW, &mut |_, _| {}).unwrap()
+    };
+    assert!(audit().is_ok());
+    log.append_all(&certificates(0, 5)).unwrap();
+    let old = log.publish().unwrap();
+    let few = Problem::Witnesses(WitnessError::TooFew { found: 0, needed: 1 });
+    assert_eq!(audit().problems, [few]);
+    let mut cosigned = old.clone();
+    cosigned.signatures.push(sign(&old, "bob", 11, NOW));
+    log.add_cosignatures(&cosigned, &policy, NOW).unwrap();
+    assert_eq!((audit().is_ok(), audit().witnessed, audit().witnesses), (true, 5, 1));
+    log.append_all(&certificates(5, 5)).unwrap();
+    log.publish().unwrap();
+    assert_eq!((audit().is_ok(), audit().witnessed, audit().witnesses), (true, 5, 1));
+    let mut bad = log.checkpoint();
+    bad.signatures.push(sign(&old, "bob", 11, NOW));
+    drop(log);
+    std::fs::write(directory.path().join("checkpoint"), bad.encode()).unwrap();
+    let wrong = WitnessError::BadSignature("lab.mesh/witness/bob".into());
+    assert_eq!(audit().problems, [Problem::Witnesses(wrong)]);
 }
 
 #[test]

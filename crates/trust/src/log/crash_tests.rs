@@ -120,7 +120,11 @@ impl Files for CrashFiles {
     fn list(&self, directory: &str) -> io::Result<Vec<String>> {
         let disk = self.0.lock().unwrap();
         let below = |path: &String| {
-            let rest = if directory.is_empty() { Some(path.as_str()) } else { path.strip_prefix(directory)?.strip_prefix('/') };
+            let rest = if directory.is_empty() {
+                Some(path.as_str())
+            } else {
+                path.strip_prefix(directory)?.strip_prefix('/')
+            };
             rest.and_then(|rest| rest.split('/').next()).map(str::to_owned)
         };
         Ok(disk.names.keys().filter_map(below).collect::<BTreeSet<_>>().into_iter().collect())
@@ -184,7 +188,8 @@ impl Files for CrashFiles {
         disk.step()?;
         let here = |path: &str| parent(path) == directory;
         disk.synced.retain(|path, _| !here(path));
-        let now: Vec<_> = disk.names.iter().filter(|(path, _)| here(path)).map(|(p, i)| (p.clone(), *i)).collect();
+        let now: Vec<_> =
+            disk.names.iter().filter(|(path, _)| here(path)).map(|(p, i)| (p.clone(), *i)).collect();
         disk.synced.extend(now);
         Ok(())
     }
@@ -243,7 +248,8 @@ fn goes_on(files: &CrashFiles, told: &Told, what: &str) {
     }
     assert!(log.prove(0, &note).is_ok());
     let now = UnixMillis(0);
-    let report = audit(log.files(), log.public(), &WitnessPolicy::default(), &[], now, &mut |_, _| {}).unwrap();
+    let report =
+        audit(log.files(), log.public(), &WitnessPolicy::default(), &[], now, &mut |_, _| {}).unwrap();
     assert_eq!(report.problems, [], "{what}");
     assert_eq!(report.entries, log.size());
 }
@@ -282,7 +288,11 @@ fn stopped_at_any_step_the_log_goes_on() {
         assert!(result.is_err(), "{stop_at}");
         let seed = stop_at as u64;
         for survives in [Survives::Written, Survives::Synced, Survives::Lengths, Survives::Mixed(seed)] {
-            goes_on(&restart(files.disk().after(survives)), &told, &format!("stopped at {stop_at}, {survives:?}"));
+            goes_on(
+                &restart(files.disk().after(survives)),
+                &told,
+                &format!("stopped at {stop_at}, {survives:?}"),
+            );
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What a log records, in one canonical form: a version byte, the kind, its fields.
 
 use meshara_identity::wire::{self, WireError};
-use meshara_identity::{NodeId, NodeName, RoleName, UnixMillis};
+use meshara_identity::{Member, NodeId, NodeName, RoleName, UnixMillis};
 use serde::{Deserialize, Serialize};
 
 use super::hash::Hash;
@@ -70,6 +70,32 @@ pub struct Certificate {
     pub routing_key: [u8; 32],
 }
 
+impl Certificate {
+    /// The entry of a leaf, from what verifying it gave and its DER; `None` when its serial number isn't one of ours.
+    pub fn of(member: &Member, leaf_der: &[u8]) -> Option<Self> {
+        Some(Self {
+            serial: member.serial.as_slice().try_into().ok()?,
+            node: member.node_id,
+            name: member.name.clone(),
+            not_before: member.not_before,
+            not_after: member.not_after,
+            leaf: Hash::of(leaf_der),
+            routing_key: member.routing_key,
+        })
+    }
+}
+
+/// An enrolment was ended before its time, because the node was revoked: its name is free, and it gets no certificate any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// The node.
+    pub node: NodeId,
+    /// Number of the revocation snapshot that names it.
+    pub by: u64,
+    /// When it was logged.
+    pub at: UnixMillis,
+}
+
 /// A numbered statement that is kept elsewhere and proved to be known by its hash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Statement {
@@ -115,6 +141,8 @@ pub enum Entry {
     Revocations(Statement),
     /// A policy set.
     Policy(Statement),
+    /// An enrolment was ended before its time.
+    Ended(Ended),
 }
 
 impl Entry {
@@ -153,142 +181,12 @@ impl Entry {
             {
                 Err(EntryError::Number)
             }
+            Self::Ended(Ended { by: 0, .. }) => Err(EntryError::Number),
             _ => Ok(()),
         }
     }
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use data_encoding::HEXLOWER;
-    use proptest::prelude::*;
-
-    use super::*;
-
-    pub(crate) fn certificate(number: u64) -> Certificate {
-        let mut serial = [0x40; 16];
-        serial[8..].copy_from_slice(&number.to_be_bytes());
-        Certificate {
-            serial,
-            node: NodeId([2; 32]),
-            name: "alice".parse().unwrap(),
-            not_before: UnixMillis(1_795_000_000_000),
-            not_after: UnixMillis(1_795_003_600_000),
-            leaf: Hash([3; 32]),
-            routing_key: [4; 32],
-        }
-    }
-
-    pub(crate) fn enrolment(node: u8, name: &str) -> Enrolment {
-        Enrolment {
-            node: NodeId([node; 32]),
-            name: name.parse().unwrap(),
-            roles: vec!["db".parse().unwrap(), "web".parse().unwrap()],
-            from: UnixMillis(1_795_000_000_000),
-            until: UnixMillis(1_802_776_000_000),
-        }
-    }
-
-    fn statement() -> Statement {
-        Statement { number: 300, hash: [5; 32], at: UnixMillis(1_795_000_000_000) }
-    }
-
-    /// One of each kind, in the order of their numbers.
-    pub(crate) fn all() -> Vec<Entry> {
-        vec![
-            Entry::Enrolment(enrolment(2, "alice")),
-            Entry::Certificate(certificate(7)),
-            Entry::Grant { issuer: NodeId([6; 32]), grant: statement() },
-            Entry::Root(statement()),
-            Entry::Phase(Phase { phase: 2, hash: [7; 32], at: UnixMillis(1_795_000_000_000) }),
-            Entry::Revocations(statement()),
-            Entry::Policy(statement()),
-        ]
-    }
-
-    #[test]
-    fn entries_are_frozen() {
-        let lines: String =
-            all().iter().map(|entry| HEXLOWER.encode(&entry.encode().unwrap()) + "\n").collect();
-        assert_eq!(lines, include_str!("../../tests/fixtures/entries.txt"));
-        for (line, entry) in lines.lines().zip(all()) {
-            assert_eq!(Entry::decode(&HEXLOWER.decode(line.as_bytes()).unwrap()), Ok(entry));
-        }
-    }
-
-    #[test]
-    fn what_is_not_an_entry_is_refused() {
-        let bytes = all()[1].encode().unwrap();
-        let with = |change: &dyn Fn(&mut Vec<u8>)| {
-            let mut changed = bytes.clone();
-            change(&mut changed);
-            Entry::decode(&changed)
-        };
-        let malformed = Err(EntryError::Wire(WireError::Malformed));
-        assert_eq!(with(&|bytes| bytes.push(0)), malformed);
-        assert_eq!(with(&|bytes| bytes.truncate(bytes.len() - 1)), malformed);
-        assert_eq!(with(&|bytes| bytes[1] = 7), malformed);
-        let version = WireError::UnsupportedVersion { found: 2, supported: 1 };
-        assert_eq!(with(&|bytes| bytes[0] = 2), Err(EntryError::Wire(version)));
-        let large = WireError::TooLarge { len: ENTRY_MAX + 1, max: ENTRY_MAX };
-        assert_eq!(with(&|bytes| bytes.resize(ENTRY_MAX + 1, 0)), Err(EntryError::Wire(large)));
-        assert_eq!(Entry::decode(&[]), malformed);
-    }
-
-    #[test]
-    fn values_out_of_range_are_refused() {
-        let refused = |entry: Entry, why: EntryError| {
-            assert_eq!(entry.encode(), Err(why.clone()));
-            assert_eq!(Entry::decode(&wire::encode(&entry).unwrap()), Err(why));
-        };
-        let roles = |roles: &[&str]| {
-            let roles = roles.iter().map(|role| role.parse().unwrap()).collect();
-            Entry::Enrolment(Enrolment { roles, ..enrolment(2, "alice") })
-        };
-        refused(roles(&["web", "db"]), EntryError::Roles);
-        refused(roles(&["db", "db"]), EntryError::Roles);
-        let many: Vec<String> = (10..=10 + ROLES_MAX).map(|number| format!("role-{number}")).collect();
-        refused(roles(&many.iter().map(String::as_str).collect::<Vec<_>>()), EntryError::Roles);
-        let never = UnixMillis(0);
-        refused(Entry::Enrolment(Enrolment { until: never, ..enrolment(2, "a") }), EntryError::Dates);
-        refused(Entry::Certificate(Certificate { not_after: never, ..certificate(1) }), EntryError::Dates);
-        refused(Entry::Phase(Phase { phase: 4, hash: [0; 32], at: never }), EntryError::Phase(4));
-        refused(Entry::Root(Statement { number: 0, ..statement() }), EntryError::Number);
-    }
-
-    #[test]
-    fn the_longest_entry_fits() {
-        let long = |number: usize| format!("{number:02}{}", "x".repeat(61));
-        let entry = Entry::Enrolment(Enrolment {
-            name: long(0).parse().unwrap(),
-            roles: (0..ROLES_MAX).map(|number| long(number).parse().unwrap()).collect(),
-            from: UnixMillis(u64::MAX - 1),
-            until: UnixMillis(u64::MAX),
-            ..enrolment(2, "a")
-        });
-        let bytes = entry.encode().unwrap();
-        assert!(bytes.len() < ENTRY_MAX * 2 / 3, "{}", bytes.len());
-        assert_eq!(Entry::decode(&bytes), Ok(entry));
-    }
-
-    proptest! {
-        #[test]
-        fn certificates_round_trip(
-            serial: [u8; 16], node: [u8; 32], name in "[a-z0-9]{1,63}", from in 0..u64::MAX, leaf: [u8; 32],
-            routing_key: [u8; 32],
-        ) {
-            let entry = Entry::Certificate(Certificate {
-                serial, node: NodeId(node), name: name.parse().unwrap(), not_before: UnixMillis(from),
-                not_after: UnixMillis(from + 1), leaf: Hash(leaf), routing_key,
-            });
-            prop_assert_eq!(Entry::decode(&entry.encode().unwrap()), Ok(entry));
-        }
-
-        #[test]
-        fn only_canonical_bytes_decode(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            if let Ok(entry) = Entry::decode(&bytes) {
-                prop_assert_eq!(entry.encode().unwrap(), bytes);
-            }
-        }
-    }
-}
+#[path = "entry_tests.rs"]
+pub(crate) mod tests;

@@ -38,7 +38,6 @@ pub struct ForkEvidence {
     first: String,
     second: String,
     path: Vec<Hash>,
-    origin: String,
 }
 
 /// What evidence proves.
@@ -60,15 +59,14 @@ impl ForkEvidence {
         let ordered = (a.size, a.root) <= (b.size, b.root);
         let (first, second) = if ordered { (one, other) } else { (other, one) };
         let own = |note: &Note| log.only_own(note).encode();
-        let origin = log.origin().to_string();
-        let evidence = Self { first: own(first), second: own(second), path, origin };
+        let evidence = Self { first: own(first), second: own(second), path };
         evidence.verify(log)?;
         Ok(evidence)
     }
 
     /// The log that it speaks of; [`verify`](Self::verify) decides whether rightly.
     pub fn origin(&self) -> &str {
-        &self.origin
+        self.first.lines().next().unwrap_or_default()
     }
 
     /// Checks everything: both checkpoints, and that they contradict each other.
@@ -102,7 +100,7 @@ mod tests {
     use super::*;
     use crate::log::checkpoint::tests::key;
     use crate::log::proof::tests::{Leaves, leaves};
-    use crate::log::proof::{consistency_written_out, root};
+    use crate::log::prove::{consistency_written_out, root};
 
     fn note(tree: &mut Leaves, size: u64) -> Note {
         let root = root(tree, size).unwrap();

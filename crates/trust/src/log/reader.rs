@@ -7,7 +7,7 @@ use super::entry::ENTRY_MAX;
 use super::error::LogError;
 use super::files::{Files, damaged, failed, read};
 use super::hash::{Hash, root_of};
-use super::proof::{self, Nodes};
+use super::prove::{self, Nodes};
 use super::tile::{HEIGHT, Row, TileId, WIDTH, bundle_entries, tile_hashes, width_at};
 
 /// Longest bundle.
@@ -35,7 +35,7 @@ impl<'a> Tiles<'a> {
     /// The root.
     pub fn root(&mut self) -> Result<Hash, LogError> {
         let size = self.size;
-        proof::root(self, size)
+        prove::root(self, size)
     }
 
     /// Path of an entry to the root (RFC 9162).
@@ -44,7 +44,7 @@ impl<'a> Tiles<'a> {
         if index >= size {
             return Err(LogError::OutOfRange { index, size });
         }
-        proof::inclusion(self, index, size)
+        prove::inclusion(self, index, size)
     }
 
     /// Proof that the log of `first` entries is the beginning of this one, with its starting node written out.
@@ -53,7 +53,7 @@ impl<'a> Tiles<'a> {
         if first > size {
             return Err(LogError::OutOfRange { index: first, size });
         }
-        proof::consistency_written_out(self, first, size)
+        prove::consistency_written_out(self, first, size)
     }
 
     /// Bytes of an entry.
@@ -116,23 +116,26 @@ pub(super) fn bundle_at(files: &dyn Files, index: u64, width: u16) -> Result<(St
 
 /// The tile, or the full one, or a wider partial one: a narrower tile is the beginning of each of these.
 fn tile_at(files: &dyn Files, tile: TileId, max: u64) -> Result<(String, Vec<u8>), LogError> {
-    let exact = tile.to_string();
-    let missing = match read(files, &exact, max) {
-        Err(error @ LogError::Missing { .. }) if tile.width < WIDTH => error,
-        answer => return answer.map(|bytes| (exact, bytes)),
-    };
-    let mut wider = vec![WIDTH];
+    // A log that is published meanwhile may replace what was just listed; it does so at most twice a second.
+    find_tile(files, tile, max).or_else(|_| find_tile(files, tile, max))
+}
+
+fn find_tile(files: &dyn Files, tile: TileId, max: u64) -> Result<(String, Vec<u8>), LogError> {
     let directory = tile.partial_directory();
-    let names =
-        files.list(&directory).map_err(|error: io::Error| failed(files, &directory, "list", &error))?;
-    let widths = names.iter().filter_map(|name| name.parse::<u16>().ok());
-    wider.extend(widths.filter(|width| (tile.width + 1..WIDTH).contains(width)));
-    for width in wider {
+    let mut widths = vec![tile.width];
+    if tile.width < WIDTH {
+        let names =
+            files.list(&directory).map_err(|error: io::Error| failed(files, &directory, "list", &error))?;
+        let listed = names.iter().filter_map(|name| name.parse::<u16>().ok());
+        widths.extend(listed.filter(|width| (tile.width + 1..WIDTH).contains(width)));
+        widths.push(WIDTH);
+    }
+    for width in widths {
         let path = TileId { width, ..tile }.to_string();
         match read(files, &path, max) {
             Err(LogError::Missing { .. }) => {}
             answer => return answer.map(|bytes| (path, bytes)),
         }
     }
-    Err(missing)
+    Err(LogError::Missing { path: files.locate(&tile.to_string()) })
 }

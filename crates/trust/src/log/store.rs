@@ -1,7 +1,7 @@
 //! The log on disk. An entry is durable in a write-ahead file before anything is said about it, then in tiles, then under a
 //! signed checkpoint. Stopped at any point, it goes on from there and contradicts nothing that it signed.
 
-use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use meshara_identity::UnixMillis;
@@ -16,7 +16,6 @@ use super::history;
 use super::note::Note;
 use super::open::{self, Opened};
 use super::reader::Tiles;
-use super::tile::{Row, TileId, WIDTH, append_to_bundle, tile_bytes};
 use super::tree::Tree;
 use super::wal::{Segment, frame_count};
 use super::witness::WitnessPolicy;
@@ -48,42 +47,46 @@ impl Logged {
 }
 
 /// What appends share.
-struct Queue {
+pub(super) struct Queue {
     /// Encoded entries that wait for the next sync, in the order of their indices.
-    waiting: Vec<Vec<u8>>,
+    pub(super) waiting: Vec<Vec<u8>>,
     /// Durable entries that aren't in tiles yet.
-    pending: Vec<Vec<u8>>,
+    pub(super) pending: Vec<Vec<u8>>,
     /// Index of the next entry that is appended.
-    next: u64,
+    pub(super) next: u64,
     /// Every entry below this index is durable.
-    durable: u64,
-    segment: Segment,
+    pub(super) durable: u64,
+    pub(super) segment: Segment,
     /// Somebody writes to `segment`.
-    flushing: bool,
+    pub(super) flushing: bool,
     /// The publisher wants to change `segment`; nobody begins to write to it.
-    rotating: bool,
+    pub(super) rotating: bool,
     /// A write failed: what is on disk is unknown until the log is opened again.
-    stopped: Option<String>,
+    pub(super) stopped: Option<String>,
 }
 
-/// What the publisher works on.
-struct Published {
-    tree: Tree,
+/// What is published.
+#[derive(Clone)]
+pub(super) struct Published {
+    pub(super) tree: Tree,
     /// Entries of the partial bundle.
-    bundle: Vec<u8>,
-    note: Note,
+    pub(super) bundle: Vec<u8>,
+    pub(super) note: Note,
 }
 
 /// A log that is open for writing. Its methods block on the disk; several threads may call them.
 pub struct Log {
-    files: Box<dyn Files>,
-    key: LogKey,
-    queue: Mutex<Queue>,
-    changed: Condvar,
-    published: Mutex<Published>,
+    pub(super) files: Box<dyn Files>,
+    pub(super) key: LogKey,
+    pub(super) queue: Mutex<Queue>,
+    pub(super) changed: Condvar,
+    /// Held by the one who writes tiles and checkpoints; taken before the others.
+    pub(super) publishing: Mutex<()>,
+    /// Held for moments, so that proofs don't wait for the disk of whoever publishes.
+    pub(super) published: Mutex<Published>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing panics while it holds a lock.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -127,7 +130,7 @@ impl Log {
             stopped: None,
         };
         let (queue, published) = (Mutex::new(queue), Mutex::new(published));
-        Self { files, key, queue, changed: Condvar::new(), published }
+        Self { files, key, queue, changed: Condvar::new(), publishing: Mutex::new(()), published }
     }
 
     /// Makes an entry durable; see [`append_all`](Self::append_all).
@@ -142,6 +145,9 @@ impl Log {
         let leaves: Vec<Hash> = encoded.iter().map(|bytes| Hash::leaf(bytes)).collect();
         let mut queue = lock(&self.queue);
         check_running(&queue)?;
+        if encoded.is_empty() {
+            return Ok(Vec::new());
+        }
         if queue.waiting.len() + queue.pending.len() + encoded.len() > PENDING_MAX {
             return Err(LogError::Backlog);
         }
@@ -184,85 +190,6 @@ impl Log {
     /// Signs that an entry is in the log. Only an entry that is durable can be had as [`Logged`].
     pub fn promise(&self, logged: &Logged, now: UnixMillis) -> Result<Promise, LogError> {
         Ok(Promise::sign(&self.key, logged.index, logged.leaf, now)?)
-    }
-
-    /// Moves what is durable into tiles and signs a checkpoint over it; the present one when nothing is new.
-    ///
-    /// Appends go on meanwhile, but for the moment in which the write-ahead file is changed.
-    pub fn publish(&self) -> Result<Note, LogError> {
-        let mut published = lock(&self.published);
-        let result = self.publish_next(&mut published);
-        if let Err(error) = &result {
-            // Tiles may be half written, and only opening the log again knows what to make of them.
-            lock(&self.queue).stopped.get_or_insert_with(|| error.to_string());
-            self.changed.notify_all();
-        }
-        result
-    }
-
-    fn publish_next(&self, published: &mut Published) -> Result<Note, LogError> {
-        let Some((entries, segment)) = self.take_pending()? else { return Ok(published.note.clone()) };
-        let files = &*self.files;
-        let mut writer = Writer::new(files);
-        let (mut tree, mut bundle) = (published.tree.clone(), published.bundle.clone());
-        let mut full = Vec::new();
-        for entry in &entries {
-            append_to_bundle(&mut bundle, entry)?;
-            tree.push(Hash::leaf(entry), &mut full);
-            if tree.size() % u64::from(WIDTH) == 0 {
-                let tile = TileId::full(Row::Entries, tree.size() / u64::from(WIDTH) - 1);
-                writer.create(&tile.to_string(), &bundle)?;
-                bundle.clear();
-            }
-            for tile in full.drain(..) {
-                let path = TileId::full(Row::Hashes(tile.level), tile.index).to_string();
-                writer.create(&path, &tile_bytes(&tile.hashes))?;
-            }
-        }
-        let before: BTreeSet<TileId> = partial(&published.tree).map(|(tile, _)| tile).collect();
-        let mut kept = BTreeSet::new();
-        for (tile, hashes) in partial(&tree) {
-            if !before.contains(&tile) {
-                let bytes = if tile.row == Row::Entries { bundle.clone() } else { tile_bytes(hashes) };
-                writer.create(&tile.to_string(), &bytes)?;
-            }
-            kept.insert(tile);
-        }
-        writer.sync()?;
-
-        let head = TreeHead { size: tree.size(), root: tree.root() };
-        let note = self.key.checkpoint(head)?;
-        history::keep(&mut writer, files, &published.note, head.size)?;
-        writer.replace(CHECKPOINT, note.encode().as_bytes())?;
-        *published = Published { tree, bundle, note: note.clone() };
-        segment.remove_older(files)?;
-        remove_partial(files, &before, &kept)?;
-        Ok(note)
-    }
-
-    /// What is durable and unpublished, and the write-ahead file for what follows; `None` when nothing is new.
-    fn take_pending(&self) -> Result<Option<(Vec<Vec<u8>>, Segment)>, LogError> {
-        let (segment, idle) = {
-            let queue = lock(&self.queue);
-            check_running(&queue)?;
-            (queue.segment, queue.pending.is_empty() && queue.waiting.is_empty() && !queue.flushing)
-        };
-        if idle {
-            return Ok(None);
-        }
-        // Made before the lock is taken: appends need not wait for it. Only the publisher, of whom there is one, changes segments.
-        let segment = segment.next(&*self.files, 0, &[])?;
-        let mut queue = lock(&self.queue);
-        queue.rotating = true;
-        while queue.flushing {
-            queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
-        }
-        queue.rotating = false;
-        self.changed.notify_all();
-        check_running(&queue)?;
-        queue.segment = segment;
-        let pending = std::mem::take(&mut queue.pending);
-        Ok(Some((pending, segment)))
     }
 
     /// The newest checkpoint, with the cosignatures that it has.
@@ -309,10 +236,12 @@ impl Log {
         let size = self.own(cosigned)?.size;
         witnesses.cosigned(cosigned, now)?;
         let lines = witnesses.lines(cosigned);
-        let mut published = lock(&self.published);
-        if published.note.text() == cosigned.text() {
-            published.note = history::cosign(&*self.files, CHECKPOINT, &published.note, &lines)?;
-            return Ok(published.note.clone());
+        let _alone = lock(&self.publishing);
+        let known = self.checkpoint();
+        if known.text() == cosigned.text() {
+            let merged = history::cosign(&*self.files, CHECKPOINT, &known, &lines)?;
+            lock(&self.published).note = merged.clone();
+            return Ok(merged);
         }
         history::cosign_kept(&*self.files, size, cosigned, &lines)
     }
@@ -327,11 +256,10 @@ impl Log {
     fn own(&self, note: &Note) -> Result<TreeHead, LogError> {
         let here = {
             let published = lock(&self.published);
-            let head = TreeHead { size: published.tree.size(), root: published.tree.root() };
             if published.note.text() == note.text() {
-                return Ok(head);
+                return Ok(Checkpoint::parse(note.text()).map_err(|_| LogError::NotOurs)?.head);
             }
-            head.size
+            published.tree.size()
         };
         let Ok(Checkpoint { head, .. }) = self.key.public().verify(note) else {
             return Err(LogError::NotOurs);
@@ -341,40 +269,14 @@ impl Log {
     }
 }
 
-fn check_running(queue: &Queue) -> Result<(), LogError> {
-    queue.stopped.as_ref().map_or(Ok(()), |why| Err(LogError::Stopped(why.clone())))
-}
-
-/// The partial tiles and the partial bundle of a tree; the bundle's hashes are those of its entries.
-fn partial(tree: &Tree) -> impl Iterator<Item = (TileId, &[Hash])> {
-    let bundle = tree.edge().take(1).map(|(tile, hashes)| (TileId { row: Row::Entries, ..tile }, hashes));
-    tree.edge().chain(bundle).filter(|(_, hashes)| !hashes.is_empty())
-}
-
-/// Removes partial tiles that wider or full ones took the place of.
-fn remove_partial(
-    files: &dyn Files,
-    before: &BTreeSet<TileId>,
-    kept: &BTreeSet<TileId>,
-) -> Result<(), LogError> {
-    let writer = Writer::new(files);
-    for tile in before.union(kept) {
-        let directory = tile.partial_directory();
-        let names = files.list(&directory).map_err(|error| failed(files, &directory, "list", &error))?;
-        let mut empty = true;
-        for name in names {
-            let path = format!("{directory}/{name}");
-            if kept.iter().any(|tile| tile.to_string() == path) {
-                empty = false;
-            } else {
-                writer.remove(&path)?;
-            }
-        }
-        if empty {
-            writer.remove_directory(&directory)?;
-        }
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Log({}, {} entries)", self.key.public().origin(), self.size())
     }
-    Ok(())
+}
+
+pub(super) fn check_running(queue: &Queue) -> Result<(), LogError> {
+    queue.stopped.as_ref().map_or(Ok(()), |why| Err(LogError::Stopped(why.clone())))
 }
 
 #[cfg(test)]

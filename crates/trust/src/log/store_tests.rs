@@ -7,7 +7,8 @@ use super::*;
 use crate::log::checkpoint::tests::{head, key};
 use crate::log::entry::tests::{all, certificate};
 use crate::log::proof::tests::Leaves;
-use crate::log::proof::{root, verify_consistency, verify_written_out};
+use crate::log::proof::{verify_consistency, verify_written_out};
+use crate::log::prove::root;
 use crate::log::{
     Cosigner, DiskFiles, Witness, WitnessError, verify_certificate_promise, verify_certificate_proof,
 };
@@ -113,6 +114,19 @@ fn a_log_goes_on_after_it_was_closed_at_any_size() {
     assert_eq!(names("tile/entries"), ["000", "001", "002.p"]);
     assert_eq!(names("tile/entries/002.p"), ["18"]);
     assert_eq!(names("wal").len(), 1);
+}
+
+#[test]
+fn nothing_new_is_not_signed_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = create(directory.path());
+    assert_eq!(log.append_all(&[]), Ok(Vec::new()));
+    let empty = log.publish().unwrap();
+    assert_eq!(empty, log.checkpoint());
+    log.append(&certificates(0, 1)[0]).unwrap();
+    let one = log.publish().unwrap();
+    assert_ne!(one, empty);
+    assert_eq!(log.publish(), Ok(one));
 }
 
 #[test]

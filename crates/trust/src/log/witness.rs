@@ -1,20 +1,16 @@
-//! Witnesses (C2SP tlog-cosignature, `cosignature/v1`): members that cosign a checkpoint after they found it consistent with the
-//! last one that they saw.
+//! Witnesses (C2SP tlog-cosignature, `cosignature/v1`): members whose cosignatures on a checkpoint say that they saw the log grow
+//! and never change. Here they are counted; [`cosign`](super::cosign) is what they do.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use meshara_identity::issuer::CLOCK_SKEW_MAX;
-use meshara_identity::{MeshName, NodeId, NodeName, RoutingKey, UnixMillis, verify_routing};
+use meshara_identity::{MeshName, NodeId, NodeName, UnixMillis, verify_routing};
 
-use super::checkpoint::{Checkpoint, CheckpointError, LogPublic};
-use super::fork::ForkEvidence;
-use super::hash::Hash;
 use super::note::{BadKeyName, KeyId, KeyName, Note, NoteSignature, SIGNATURES_MAX};
-use super::proof::{MerkleError, verify_written_out};
 
 /// Kind of a timestamped Ed25519 cosignature (signed-note).
-const COSIGNATURE: &[u8] = &[0x04];
+pub(super) const COSIGNATURE: &[u8] = &[0x04];
 
 /// Most keys of witnesses that a policy has; a note has no room for more signatures.
 pub const WITNESSES_MAX: usize = SIGNATURES_MAX - 2;
@@ -91,7 +87,7 @@ impl Witness {
 }
 
 /// `<mesh>.mesh/witness/<name>`.
-fn witness_name(mesh: &MeshName, name: &NodeName) -> Result<KeyName, BadKeyName> {
+pub(super) fn witness_name(mesh: &MeshName, name: &NodeName) -> Result<KeyName, BadKeyName> {
     KeyName::new(&format!("{mesh}.mesh/witness/{name}"))
 }
 
@@ -168,7 +164,7 @@ impl WitnessPolicy {
 }
 
 /// What a witness signs: the time in seconds, and the checkpoint.
-fn message(seconds: u64, text: &str) -> Vec<u8> {
+pub(super) fn message(seconds: u64, text: &str) -> Vec<u8> {
     format!("cosignature/v1\ntime {seconds}\n{text}").into_bytes()
 }
 
@@ -180,92 +176,6 @@ fn verify(key: &[u8; 32], text: &str, bytes: &[u8]) -> Option<UnixMillis> {
     seconds.checked_mul(1000).map(UnixMillis)
 }
 
-/// Why a witness doesn't cosign.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum CosignError {
-    /// The checkpoint isn't the log's.
-    #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
-    /// The proof is no proof between these two checkpoints: ask for the right one.
-    #[error("no proof that the log only grew: {0}")]
-    Proof(MerkleError),
-    /// It is older than what was seen; nothing is wrong with the log, but a cosignature says "the largest that I saw".
-    #[error("a checkpoint of {found} entries, after one of {seen}")]
-    Older {
-        /// Entries in the checkpoint shown.
-        found: u64,
-        /// Entries in the last one seen.
-        seen: u64,
-    },
-    /// The log shows two pasts.
-    #[error("the log forked: two checkpoints of {} contradict each other", .0.origin())]
-    Fork(Box<ForkEvidence>),
-    /// The witness has no proper name.
-    #[error(transparent)]
-    Name(#[from] BadKeyName),
-}
-
-/// A witness's key, with the name that stands in its signature lines.
-#[derive(Debug)]
-pub struct Cosigner<'a> {
-    name: KeyName,
-    key: &'a RoutingKey,
-}
-
-impl<'a> Cosigner<'a> {
-    /// The member `name` of `mesh`.
-    pub fn new(mesh: &MeshName, name: &NodeName, key: &'a RoutingKey) -> Result<Self, BadKeyName> {
-        Ok(Self { name: witness_name(mesh, name)?, key })
-    }
-
-    /// Cosigns `note` if `proof` (with its starting node, see [`verify_written_out`]) shows that it continues `last`, the note that this witness cosigned last, `None` for a log that
-    /// it meets for the first time. The witness stores `note` durably before it hands out the line.
-    pub fn cosign(
-        &self,
-        log: &LogPublic,
-        last: Option<&Note>,
-        note: &Note,
-        proof: &[Hash],
-        now: UnixMillis,
-    ) -> Result<NoteSignature, CosignError> {
-        let checkpoint = log.verify(note)?;
-        if let Some(last) = last {
-            continues(log, last, note, &checkpoint, proof)?;
-        }
-        let key = KeyId::of(&self.name, COSIGNATURE, &self.key.public_key());
-        let seconds = now.seconds();
-        let signature = self.key.sign(&message(seconds, note.text()));
-        let bytes = [seconds.to_be_bytes().as_slice(), &signature].concat();
-        Ok(NoteSignature { name: self.name.clone(), key, bytes })
-    }
-}
-
-/// Whether `note` continues `last`; evidence when the two can't belong to one log.
-fn continues(
-    log: &LogPublic,
-    last: &Note,
-    note: &Note,
-    new: &Checkpoint,
-    proof: &[Hash],
-) -> Result<(), CosignError> {
-    let old = log.verify(last)?;
-    if new.head.size < old.head.size {
-        return Err(CosignError::Older { found: new.head.size, seen: old.head.size });
-    }
-    let (old, new) = (old.head, new.head);
-    match verify_written_out(old.size, &old.root, new.size, &new.root, proof) {
-        Ok(()) => Ok(()),
-        Err(MerkleError::NotAPrefix) => {
-            let evidence = ForkEvidence::new(log, last, note, proof.to_vec());
-            Err(evidence.map_or(CosignError::Proof(MerkleError::NotAPrefix), |evidence| {
-                CosignError::Fork(Box::new(evidence))
-            }))
-        }
-        Err(error) => Err(CosignError::Proof(error)),
-    }
-}
-
 #[cfg(test)]
 #[path = "witness_tests.rs"]
-mod tests;
+pub(crate) mod tests;

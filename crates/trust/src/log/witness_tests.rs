@@ -1,16 +1,16 @@
+use meshara_identity::RoutingKey;
+
 use super::*;
 use crate::log::checkpoint::tests::{head, key};
-use crate::log::proof::tests::{Leaves, leaves};
-use crate::log::proof::{consistency_written_out, root};
-use crate::log::{LogKey, TreeHead};
+use crate::log::{Cosigner, NoteSignature};
 
-const NOW: UnixMillis = UnixMillis(1_795_000_000_500);
+pub(crate) const NOW: UnixMillis = UnixMillis(1_795_000_000_500);
 
-fn routing(seed: u8) -> RoutingKey {
+pub(crate) fn routing(seed: u8) -> RoutingKey {
     RoutingKey::from_seed(zeroize::Zeroizing::new([seed; 32])).unwrap()
 }
 
-fn mesh() -> MeshName {
+pub(crate) fn mesh() -> MeshName {
     "lab".parse().unwrap()
 }
 
@@ -18,15 +18,10 @@ fn witness(node: u8, name: &str, seed: u8) -> Witness {
     Witness::new(&mesh(), NodeId([node; 32]), &name.parse().unwrap(), routing(seed).public_key()).unwrap()
 }
 
-fn sign(note: &Note, name: &str, seed: u8, now: UnixMillis) -> NoteSignature {
+pub(crate) fn sign(note: &Note, name: &str, seed: u8, now: UnixMillis) -> NoteSignature {
     let routing = routing(seed);
     let cosigner = Cosigner::new(&mesh(), &name.parse().unwrap(), &routing).unwrap();
     cosigner.cosign(key().public(), None, note, &[], now).unwrap()
-}
-
-fn note(tree: &mut Leaves, size: u64) -> Note {
-    let root = root(tree, size).unwrap();
-    key().checkpoint(TreeHead { size, root }).unwrap()
 }
 
 #[test]
@@ -85,44 +80,4 @@ fn bad_and_future_cosignatures_are_refused() {
     late.signatures.push(sign(&late, "bob", 11, at));
     assert_eq!(policy.require(&late, NOW), Err(WitnessError::Future { name, at, now: NOW }));
     assert!(policy.require(&late, at).is_ok());
-}
-
-/// The bytes of a cosignature, so that other tools' witnesses and ours stay exchangeable.
-#[test]
-fn cosignatures_are_frozen() {
-    let note = key().checkpoint(head(5)).unwrap();
-    let line = sign(&note, "bob", 11, NOW);
-    let text =
-        format!("{} {}", line.name, data_encoding::HEXLOWER.encode(&[&line.key.0[..], &line.bytes].concat()));
-    assert_eq!(text, include_str!("../../tests/fixtures/cosignature.txt").trim_end());
-}
-
-#[test]
-fn witnesses_sign_only_what_continues_what_they_saw() {
-    let (mut honest, mut forked) = (leaves(50), leaves(50));
-    forked.0[3] = Hash::leaf(b"rewritten");
-    let (public, bob) = (key().public().clone(), routing(11));
-    let cosigner = Cosigner::new(&mesh(), &"bob".parse().unwrap(), &bob).unwrap();
-    let last = note(&mut honest, 16);
-    let cosign = |note: &Note, proof: &[Hash]| cosigner.cosign(&public, Some(&last), note, proof, NOW);
-
-    let path = consistency_written_out(&mut honest, 16, 50).unwrap();
-    let next = note(&mut honest, 50);
-    assert!(cosign(&next, &path).is_ok());
-    assert!(cosign(&last, &[]).is_ok());
-    assert!(matches!(cosign(&next, &[]), Err(CosignError::Proof(MerkleError::Length { .. }))));
-    let older = note(&mut honest, 15);
-    assert_eq!(cosign(&older, &[]), Err(CosignError::Older { found: 15, seen: 16 }));
-
-    let bad = note(&mut forked, 50);
-    assert_eq!(cosign(&bad, &path), Err(CosignError::Proof(MerkleError::WrongRoot)));
-    for (size, sizes) in [(50, (16, 50)), (16, (16, 16))] {
-        let path = consistency_written_out(&mut forked, 16, size).unwrap();
-        let Err(CosignError::Fork(evidence)) = cosign(&note(&mut forked, size), &path) else { panic!() };
-        let fork = evidence.verify(&public).unwrap();
-        assert_eq!((fork.first.size, fork.second.size), sizes);
-    }
-    let foreign = LogKey::generate(public.origin().clone()).unwrap().checkpoint(head(60)).unwrap();
-    let unsigned = CheckpointError::Unsigned("Ed25519");
-    assert_eq!(cosign(&foreign, &[]), Err(CosignError::Checkpoint(unsigned)));
 }
