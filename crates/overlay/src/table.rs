@@ -73,7 +73,7 @@ impl Hasher for AddressHasher {
     }
 }
 
-/// Where in a list of routes each address has its place.
+/// Where in a list of routes each address has its place. Only looked up: its order is as random as the graph's index.
 pub(crate) type Places = HashMap<MeshAddress, u32, BuildHasherDefault<AddressHasher>>;
 
 /// Next hops for every destination. Successive tables share what did not change.
@@ -123,9 +123,9 @@ impl ForwardingTable {
         self.len == 0
     }
 
-    /// All routes, in no particular order.
-    pub fn iter(&self) -> impl Iterator<Item = (&MeshAddress, &RouteEntry)> {
-        self.places.iter().filter_map(|(address, place)| Some((address, self.at(*place)?)))
+    /// All routes, in an order that the same inputs to the core give again.
+    pub fn iter(&self) -> impl Iterator<Item = &RouteEntry> {
+        self.routes.iter().flatten()
     }
 
     /// Where a frame for `destination` goes: the first usable link that is not the one it came in on. At the origin
@@ -147,5 +147,39 @@ impl ForwardingTable {
         std::iter::once(route.primary)
             .chain(route.alternates.as_slice().iter().copied())
             .find(|link| Some(*link) != from && usable(*link))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(at: u32) -> NodeId {
+        NodeId(*blake3::hash(&at.to_be_bytes()).as_bytes())
+    }
+
+    #[test]
+    fn routes_come_in_the_order_of_their_places() {
+        let address = |at: u32| MeshAddress::derive(&meshara_identity::MeshId([1; 32]), &node(at));
+        let route = |at: u32| RouteEntry {
+            node: node(at),
+            primary: LinkId(1),
+            alternates: Alternates::default(),
+            hops: 1,
+            metric_us: 1,
+            path_mtu: 1400,
+        };
+        let routes = (0..100).map(|at| (at % 3 > 0).then(|| route(at))).collect();
+        let places = (0..100).rev().map(|at| (address(at), at)).collect();
+        let table = ForwardingTable::new(Arc::new(places), Arc::new(routes), BTreeMap::new());
+        let expected: Vec<RouteEntry> = (0..100).filter(|at| at % 3 > 0).map(route).collect();
+        assert_eq!(table.len(), expected.len());
+        assert!(table.iter().eq(&expected));
+        assert!(
+            expected
+                .iter()
+                .zip((0..100).filter(|at| at % 3 > 0))
+                .all(|(route, at)| { table.lookup(&address(at)) == Some(route) })
+        );
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use meshara_overlay::control::{Aged, Message};
 use meshara_overlay::probe::Probe;
-use meshara_overlay::record::{Kind, Record, encode_addresses};
+use meshara_overlay::record::{Kind, MAX_ADDRESSES, Record, encode_addresses};
 use meshara_overlay::{
     Authenticator, Config, Core, DialTarget, Identity, KnownNode, KnownOrigin, LinkDownReason, LinkId,
     LinkKind, LinkPeer, NodeId, Output,
@@ -168,4 +168,19 @@ fn a_long_partition_ends_though_the_records_have_expired() {
     assert!(core.node(&node_id(1)).unwrap().member.is_none(), "expired");
     let dials = run(&mut core, &mut now, Duration::from_secs(180));
     assert!(dials.iter().any(|target| target.node == Some(node_id(1))), "{dials:?}");
+}
+
+#[test]
+fn the_address_that_worked_last_is_dialled_first_and_old_ones_make_room() {
+    let mut core = core(true);
+    let mut now = ms(0);
+    let more = MAX_ADDRESSES + 4;
+    for (link, at) in (1..).zip((1..=more).chain([10])) {
+        core.link_up(now, LinkId(link), peer(5, Some(socket(at))));
+        core.link_down(now, LinkId(link), LinkDownReason::TimedOut);
+    }
+    let dials = run(&mut core, &mut now, ms(1000));
+    let others = (1..=more).rev().filter(|at| *at != 10).take(MAX_ADDRESSES - 1);
+    let addrs: Vec<_> = [10].into_iter().chain(others).map(socket).collect();
+    assert_eq!(dials[0], DialTarget { node: Some(node_id(5)), addrs });
 }

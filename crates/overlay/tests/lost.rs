@@ -1,4 +1,4 @@
-//! Which neighbours count as lost, for how long, and how many.
+//! Which neighbours are shown as down, for how long, and how many.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
 #[allow(unreachable_pub)]
@@ -13,16 +13,16 @@ use meshara_overlay::probe::Probe;
 use meshara_overlay::record::{Kind, LinkState, Record};
 use meshara_overlay::{
     Authenticator, Config, Core, Identity, KnownNode, KnownOrigin, LinkDownReason, LinkId, LinkKind,
-    LinkPeer, Phase,
+    LinkPeer, Output, Phase,
 };
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use world::{TestAuth, address_of, member_body, ms, node_id};
 
-fn core() -> Core {
+fn core(auto_neighbours: bool) -> Core {
     let us = node_id(0);
     let identity = Identity { node: us, address: address_of(&us) };
-    let config = Config { auto_neighbours: false, ..Config::default() };
+    let config = Config { auto_neighbours, ..Config::default() };
     let rng = ChaCha8Rng::seed_from_u64(1);
     let mut core = Core::new(config, identity, Box::new(TestAuth::of(&us)), rng, ms(0), 1000);
     core.set_member(ms(0), member_body(&us, "us")).unwrap();
@@ -35,15 +35,19 @@ fn socket(at: usize) -> SocketAddr {
 
 /// A link on which probes don't pass yet.
 fn link(core: &mut Core, now: Duration, id: u32, at: usize) {
+    link_from(core, now, id, at, socket(at), false);
+}
+
+fn link_from(core: &mut Core, now: Duration, id: u32, at: usize, remote: SocketAddr, dialled_by_us: bool) {
     let node = node_id(at);
     let peer = LinkPeer {
         node,
         address: address_of(&node),
-        dialled_by_us: false,
+        dialled_by_us,
         kind: LinkKind::Routing,
         mtu: 1400,
         rtt: Some(ms(4)),
-        remote: Some(socket(at)),
+        remote: Some(remote),
     };
     core.link_up(now, LinkId(id), peer);
 }
@@ -60,17 +64,23 @@ fn tell(core: &mut Core, now: Duration, id: u32, at: usize, kind: Kind, sequence
     core.handle_control(now, LinkId(id), &message.encode()).unwrap();
 }
 
-/// Lets time pass.
-fn run(core: &mut Core, now: &mut Duration, span: Duration) {
+/// Lets time pass; returns how often was dialled.
+fn run(core: &mut Core, now: &mut Duration, span: Duration) -> usize {
     let end = *now + span;
+    let mut dials = 0;
     loop {
-        while core.poll_output().is_some() {}
+        while let Some(output) = core.poll_output() {
+            dials += usize::from(matches!(output, Output::Dial { .. }));
+        }
         let Some(next) = core.poll_timeout().filter(|next| *next <= end) else { break };
         *now = next.max(*now);
         core.handle_timeout(*now);
     }
     *now = end;
+    dials
 }
+
+const S: Duration = Duration::from_secs(1);
 
 fn lost(core: &Core) -> Vec<(Option<SocketAddr>, Option<String>, Duration)> {
     core.lost_neighbours().map(|lost| (lost.addr, lost.name, lost.since)).collect()
@@ -78,7 +88,7 @@ fn lost(core: &Core) -> Vec<(Option<SocketAddr>, Option<String>, Duration)> {
 
 #[test]
 fn a_silent_neighbour_is_lost_until_it_is_back() {
-    let mut core = core();
+    let mut core = core(false);
     let mut now = ms(0);
     link(&mut core, now, 1, 1);
     confirm(&mut core, now, 1);
@@ -105,7 +115,7 @@ fn a_silent_neighbour_is_lost_until_it_is_back() {
 
 #[test]
 fn of_two_links_the_last_that_worked_counts() {
-    let mut core = core();
+    let mut core = core(false);
     let now = ms(0);
     link(&mut core, now, 1, 1);
     confirm(&mut core, now, 1);
@@ -121,50 +131,133 @@ fn of_two_links_the_last_that_worked_counts() {
     assert_eq!(lost(&core), []);
 }
 
-#[test]
-fn who_is_parted_with_in_order_is_not_lost() {
-    for reason in [LinkDownReason::Left, LinkDownReason::Redundant, LinkDownReason::Refused] {
-        let mut core = core();
-        let now = ms(0);
-        link(&mut core, now, 1, 1);
-        confirm(&mut core, now, 1);
-        core.link_down(now, LinkId(1), reason);
-        assert_eq!(lost(&core), [], "{reason:?}");
-    }
-    // Nor is one that says goodbye to others later.
-    let mut core = core();
-    let mut now = ms(0);
-    for id in [1, 2] {
-        link(&mut core, now, id, id as usize);
-        confirm(&mut core, now, id);
-    }
-    tell(&mut core, now, 2, 1, Kind::Member, 1, &member_body(&node_id(1), "n1"));
-    core.link_down(now, LinkId(1), LinkDownReason::TimedOut);
-    assert_eq!(lost(&core).len(), 1);
-    let goodbye = LinkState { leaving: true, neighbours: vec![] };
-    tell(&mut core, now, 2, 1, Kind::LinkState, 2, &goodbye.encode());
-    assert_eq!(lost(&core), []);
-    run(&mut core, &mut now, ms(2000));
-    tell(&mut core, now, 2, 1, Kind::LinkState, 3, &LinkState::default().encode());
-    assert_eq!(lost(&core), [], "it is somebody else's neighbour now");
+fn configure(core: &mut Core, now: Duration, node: Option<usize>, at: usize) {
+    let origin = KnownOrigin::Configured;
+    core.add_known(now, KnownNode { node: node.map(node_id), addrs: vec![socket(at)], origin });
 }
 
 #[test]
-fn the_lost_are_shown_as_long_as_they_are_dialled_and_bounded() {
-    let mut core = core();
+fn who_is_parted_with_is_not_down() {
+    use LinkDownReason::{Left, Local, Redundant, Refused, TimedOut};
+    for reason in [Left, Redundant, Refused, Local] {
+        for configured in [false, true] {
+            let mut core = core(true);
+            let now = ms(0);
+            if configured {
+                configure(&mut core, now, Some(1), 1);
+            }
+            link(&mut core, now, 1, 1);
+            confirm(&mut core, now, 1);
+            core.link_down(now, LinkId(1), reason);
+            assert_eq!(lost(&core), [], "{reason:?} {configured}");
+            // Nor is one that failed, came again and was parted with before the new link worked.
+            link(&mut core, now, 2, 1);
+            confirm(&mut core, now, 2);
+            core.link_down(now, LinkId(2), TimedOut);
+            assert_eq!(lost(&core).len(), 1);
+            link(&mut core, now, 3, 1);
+            core.link_down(now, LinkId(3), reason);
+            assert_eq!(lost(&core), [], "{reason:?} {configured}");
+        }
+    }
+}
+
+#[test]
+fn who_says_goodbye_is_not_down() {
+    for goodbye_first in [false, true] {
+        let mut core = core(true);
+        let mut now = ms(0);
+        for id in [1, 2] {
+            link(&mut core, now, id, id as usize);
+            confirm(&mut core, now, id);
+        }
+        tell(&mut core, now, 2, 1, Kind::Member, 1, &member_body(&node_id(1), "n1"));
+        let goodbye = LinkState { leaving: true, neighbours: vec![] }.encode();
+        if goodbye_first {
+            tell(&mut core, now, 2, 1, Kind::LinkState, 2, &goodbye);
+            core.link_down(now, LinkId(1), LinkDownReason::TimedOut);
+        } else {
+            core.link_down(now, LinkId(1), LinkDownReason::TimedOut);
+            assert_eq!(lost(&core).len(), 1);
+            tell(&mut core, now, 2, 1, Kind::LinkState, 2, &goodbye);
+        }
+        assert_eq!(lost(&core), []);
+        run(&mut core, &mut now, ms(900));
+        tell(&mut core, now, 2, 1, Kind::LinkState, 3, &LinkState::default().encode());
+        assert_eq!(lost(&core), [], "it is somebody else's neighbour now");
+    }
+}
+
+#[test]
+fn down_as_long_as_it_is_dialled_as_lost() {
+    for changes in [false, true] {
+        let mut core = core(true);
+        let mut now = ms(0);
+        link_from(&mut core, now, 1, 1, socket(1), true);
+        confirm(&mut core, now, 1);
+        core.link_down(now, LinkId(1), LinkDownReason::TimedOut);
+        let shown = lost(&core);
+        assert_eq!(shown.len(), 1);
+        assert!(run(&mut core, &mut now, 300 * S) > 100);
+        let mut end = 600 * S;
+        if changes {
+            // All redials start again, and go on for as long again.
+            core.network_changed(now);
+            end += now;
+        }
+        while now + 2 * S < end {
+            let dials = run(&mut core, &mut now, 3 * S);
+            assert!(dials > 0 || now > end, "{now:?}");
+            assert!(lost(&core) == shown || now >= end, "{now:?}");
+        }
+        run(&mut core, &mut now, 2 * S);
+        assert_eq!(lost(&core), [], "{now:?}");
+    }
+}
+
+#[test]
+fn where_nobody_dials_it_is_down_for_ten_minutes() {
+    let mut core = core(false);
     let mut now = ms(0);
-    let known =
-        KnownNode { node: Some(node_id(200)), addrs: vec![socket(200)], origin: KnownOrigin::Configured };
-    core.add_known(now, known);
+    link(&mut core, now, 1, 1);
+    confirm(&mut core, now, 1);
+    core.link_down(now, LinkId(1), LinkDownReason::TimedOut);
+    let shown = lost(&core);
+    assert_eq!(run(&mut core, &mut now, 300 * S), 0);
+    core.network_changed(now);
+    assert_eq!(run(&mut core, &mut now, 299 * S), 0);
+    assert_eq!((lost(&core), shown.len()), (shown, 1));
+    assert_eq!(run(&mut core, &mut now, 3 * S), 0);
+    assert_eq!(lost(&core), []);
+}
+
+#[test]
+fn whoever_answers_at_a_configured_address_takes_the_place_of_who_did() {
+    let mut core = core(false);
+    let mut now = ms(0);
+    configure(&mut core, now, None, 7);
+    link_from(&mut core, now, 1, 5, socket(7), true);
+    confirm(&mut core, now, 1);
+    core.link_down(now, LinkId(1), LinkDownReason::TimedOut);
+    run(&mut core, &mut now, 700 * S);
+    assert_eq!(core.lost_neighbours().map(|lost| lost.node).collect::<Vec<_>>(), [node_id(5)]);
+    link_from(&mut core, now, 2, 6, socket(7), true);
+    assert_eq!(lost(&core), []);
+}
+
+#[test]
+fn those_shown_are_bounded_and_who_is_configured_stays() {
+    let mut core = core(false);
+    let mut now = ms(0);
+    configure(&mut core, now, Some(200), 200);
     for at in 100..=240 {
         link(&mut core, now, at as u32, at);
         confirm(&mut core, now, at as u32);
         core.link_down(now, LinkId(at as u32), LinkDownReason::TimedOut);
         run(&mut core, &mut now, ms(10));
     }
-    let shown = lost(&core);
-    assert_eq!(shown.len(), 128);
-    assert!(!shown.iter().any(|(addr, ..)| *addr == Some(socket(112))), "the first make room");
+    let shown: Vec<_> = core.lost_neighbours().map(|lost| lost.node).collect();
+    assert_eq!(shown, (113..=240).rev().map(node_id).collect::<Vec<_>>(), "those that failed last");
     run(&mut core, &mut now, Config::default().redial_give_up + ms(2000));
     let shown: Vec<_> = core.lost_neighbours().map(|lost| lost.node).collect();
     assert_eq!(shown, [node_id(200)], "who is configured is wanted for ever");

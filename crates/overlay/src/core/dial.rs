@@ -1,5 +1,6 @@
 //! Whom to dial: configured peers, lost neighbours, and others until the degree is right.
 
+use std::cmp::Reverse;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -8,11 +9,12 @@ use rand::Rng;
 
 use super::Core;
 use super::links::Link;
+use super::lost::Down;
 use crate::config::Config;
 use crate::record::{Kind, MAX_ADDRESSES, decode_addresses};
 use crate::types::{DialTarget, KnownNode, KnownOrigin, LinkDownReason, LinkKind, LinkPeer, Output};
 
-/// Most targets remembered; those that only gossip named go first.
+/// Most targets remembered; those that only gossip named go first, failed neighbours after them.
 const MAX_TARGETS: usize = 1024;
 /// New neighbours dialled per tick: incoming links may fill the need meanwhile.
 const NEW_PER_TICK: usize = 2;
@@ -40,6 +42,9 @@ struct Target {
     any: bool,
     /// We had it as a neighbour until a failure parted us.
     lost: bool,
+    /// What is shown of it while it is a neighbour that failed: until a new link to it works. A configured peer's stays,
+    /// another's ends with the redials, or where nobody dials when they would.
+    down: Option<Down>,
     /// We had it as a neighbour or chose it as one.
     wanted: bool,
     /// Since when it is wanted or lost; the pace slows with time.
@@ -53,6 +58,32 @@ impl Target {
     /// Only an announcement on the local network tells of it.
     fn announced(&self) -> bool {
         self.origin == KnownOrigin::Multicast && !self.lost
+    }
+
+    /// This node answers at the address, whoever did before.
+    fn answered_by(&mut self, node: NodeId) {
+        if self.node.replace(node).is_some_and(|before| before != node) {
+            self.down = None;
+        }
+    }
+
+    /// This address is tried first from now on.
+    fn prefer(&mut self, addr: SocketAddr) {
+        self.addrs.retain(|before| *before != addr);
+        self.addrs.insert(0, addr);
+        self.addrs.truncate(MAX_ADDRESSES);
+    }
+
+    /// Gives up what was wanted or lost for too long. A failed neighbour that isn't dialled is shown as long as if it were.
+    fn give_up(&mut self, now: Duration, after: Duration) {
+        if self.wanted && now >= self.since + after {
+            self.wanted = false;
+            self.lost = false;
+        }
+        let dialled = self.origin == KnownOrigin::Configured || (self.wanted && self.lost);
+        if !dialled && self.down.as_ref().is_some_and(|down| now >= down.since + after) {
+            self.down = None;
+        }
     }
 
     /// Whether it has one of these addresses, and may be the node.
@@ -93,7 +124,11 @@ impl Dialling {
     fn entry(&mut self, now: Duration, node: Option<NodeId>, addrs: &[SocketAddr]) -> &mut Target {
         let found = self.position(node.as_ref(), addrs).unwrap_or_else(|| {
             if self.targets.len() >= MAX_TARGETS {
-                let victim = self.targets.iter().enumerate().max_by_key(|(_, t)| (!t.wanted, t.origin));
+                let rank = |t: &Target| {
+                    let named = t.origin == KnownOrigin::Configured;
+                    (!named, !t.wanted, t.down.is_none(), t.origin, Reverse(t.since))
+                };
+                let victim = self.targets.iter().enumerate().max_by_key(|(_, target)| rank(target));
                 if let Some(victim) = victim.map(|(at, _)| at) {
                     self.targets.remove(victim);
                 }
@@ -104,6 +139,7 @@ impl Dialling {
                 origin: KnownOrigin::Gossip,
                 any: false,
                 lost: false,
+                down: None,
                 wanted: false,
                 since: now,
                 attempts: 0,
@@ -114,6 +150,23 @@ impl Dialling {
         });
         #[expect(clippy::indexing_slicing, reason = "the index was found in this vector, which isn't empty")]
         &mut self.targets[found]
+    }
+
+    /// A neighbour failed.
+    pub(super) fn down(&mut self, now: Duration, node: NodeId, down: Down) {
+        self.entry(now, Some(node), &[]).down = Some(down);
+    }
+
+    /// A node is a neighbour again, or was parted with.
+    pub(super) fn not_down(&mut self, node: &NodeId) {
+        if let Some(target) = self.find(Some(node), &[]) {
+            target.down = None;
+        }
+    }
+
+    /// The neighbours that failed.
+    pub(super) fn all_down(&self) -> impl Iterator<Item = (NodeId, &Down)> {
+        self.targets.iter().filter_map(|target| target.node.zip(target.down.as_ref()))
     }
 
     /// Somebody on the local network says that a node is there. Anyone can say so, of anybody: it is one more place to
@@ -156,11 +209,9 @@ impl Core {
             }
             target.node = target.node.or(known.node);
             target.origin = target.origin.min(known.origin);
-            for addr in known.addrs.iter().rev() {
-                target.addrs.retain(|before| before != addr);
-                target.addrs.insert(0, *addr);
+            for addr in known.addrs.iter().take(MAX_ADDRESSES).rev() {
+                target.prefer(*addr);
             }
-            target.addrs.truncate(MAX_ADDRESSES);
             target.next_at = target.next_at.min(now);
             self.tick_at = self.tick_at.min(now);
         }
@@ -202,11 +253,11 @@ impl Core {
         let addrs: Vec<SocketAddr> = peer.remote.filter(|_| peer.dialled_by_us).into_iter().collect();
         for target in self.dialling.targets.iter_mut().filter(|target| target.any) {
             if target.addrs.iter().any(|addr| addrs.contains(addr)) {
-                target.node = Some(peer.node);
+                target.answered_by(peer.node);
             }
         }
         if let Some(target) = self.dialling.find(Some(&peer.node), &addrs) {
-            target.node = Some(peer.node);
+            target.answered_by(peer.node);
             target.attempts = 0;
             target.lost = false;
             target.since = now;
@@ -230,6 +281,7 @@ impl Core {
                         target.clone()
                     };
                     first.wanted = wanted;
+                    first.down = first.down.take().or(other.down);
                     if both || !first.any {
                         first.addrs.extend(other.addrs);
                         first.addrs.truncate(MAX_ADDRESSES);
@@ -247,13 +299,9 @@ impl Core {
         let first = self.config.redial_first;
         let wait = first - first / 4 + self.jitter(first / 4);
         let slow = self.config.redial_fast_for;
-        let remote: Vec<SocketAddr> =
-            link.peer.remote.filter(|_| link.peer.dialled_by_us).into_iter().collect();
         let target = self.dialling.entry(now, Some(link.peer.node), &[]);
-        for addr in remote {
-            if !target.any && !target.addrs.contains(&addr) {
-                target.addrs.push(addr);
-            }
+        if let Some(addr) = link.peer.remote.filter(|_| link.peer.dialled_by_us && !target.any) {
+            target.prefer(addr);
         }
         target.attempts = 0;
         target.since = now;
@@ -288,6 +336,8 @@ impl Core {
     pub(super) fn forget_target(&mut self, node: &NodeId) {
         if let Some(target) = self.dialling.find(Some(node), &[]) {
             target.wanted = false;
+            target.lost = false;
+            target.down = None;
         }
     }
 
@@ -366,10 +416,7 @@ impl Core {
             if target.node.is_some_and(|node| node == self.identity.node || neighbours.contains(&node)) {
                 continue;
             }
-            if target.wanted && now >= target.since + self.config.redial_give_up {
-                target.wanted = false;
-                target.lost = false;
-            }
+            target.give_up(now, self.config.redial_give_up);
             let wanted = match target.origin {
                 KnownOrigin::Configured => true,
                 KnownOrigin::Ticket => target.wanted || neighbours.is_empty(),

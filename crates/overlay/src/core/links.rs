@@ -220,7 +220,7 @@ impl Core {
                 self.outputs.push_back(Output::LinkUsable { link: id, usable: true });
                 self.event(Event::LinkUp { link: id, node });
                 if damp {
-                    self.lost.found(&node);
+                    self.dialling.not_down(&node);
                 }
                 if damp && let Some(damping) = self.damping.get_mut(&node) {
                     damping.recovered(now);
@@ -273,7 +273,8 @@ impl Core {
         if !link.routing() {
             return;
         }
-        self.note_lost(now, link, reason);
+        let reason = self.judged(&link.peer.node, reason);
+        self.note_down(now, link, reason);
         if self.has_link(&link.peer.node) {
             return;
         }

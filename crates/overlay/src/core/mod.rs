@@ -20,7 +20,6 @@ use rand_chacha::ChaCha8Rng;
 use self::dial::Dialling;
 use self::flood::Flooding;
 use self::links::{Link, Told};
-use self::lost::LostNeighbours;
 use self::routing::Routing;
 use self::swap::Swapping;
 use self::views::Metrics;
@@ -47,7 +46,6 @@ pub struct Core {
     rng: ChaCha8Rng,
     outputs: VecDeque<Output>,
     links: BTreeMap<LinkId, Link>,
-    lost: LostNeighbours,
     damping: BTreeMap<NodeId, Damping>,
     /// What our newest adverts say of each neighbour.
     told: BTreeMap<NodeId, Told>,
@@ -95,7 +93,6 @@ impl Core {
             rng,
             outputs: VecDeque::new(),
             links: BTreeMap::new(),
-            lost: LostNeighbours::default(),
             damping: BTreeMap::new(),
             told: BTreeMap::new(),
             graph: Graph::default(),
@@ -220,7 +217,6 @@ impl Core {
         self.age_records(now);
         self.compare_databases(now);
         self.settle_duplicates(now);
-        self.forget_lost(now);
         self.damping.retain(|_, damping| !damping.forgotten(now));
         self.routing.check_transit(now, &self.graph);
         let busy = self.dial_wanted(now);

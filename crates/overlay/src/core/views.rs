@@ -36,7 +36,7 @@ pub struct NeighbourView {
     pub cost_us: Option<u32>,
 }
 
-/// A neighbour that failed, and that the node tries to get back.
+/// A neighbour that failed, and that isn't back yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LostView {
     /// Who.
