@@ -146,7 +146,7 @@ pub(crate) struct Net<T> {
     index: HashMap<(usize, usize), usize>,
     /// Places of the nodes, if everyone reaches everyone.
     open: Option<(LinkModel, Vec<(f64, f64)>)>,
-    /// The shortest delay that any link ever had.
+    /// No link ever had, or will get from a dial, a shorter delay.
     shortest: Duration,
 }
 
@@ -155,12 +155,13 @@ impl<T> Net<T> {
         Self { seed, edges: Vec::new(), index: HashMap::new(), open: None, shortest: Duration::MAX }
     }
 
-    /// From now on everyone reaches everyone.
+    /// From now on everyone reaches everyone: dials make links, with `model`'s delay or a longer one.
     pub(crate) fn open(&mut self, model: LinkModel, places: Vec<(f64, f64)>) {
+        self.shortest = self.shortest.min(millis(model.latency_ms));
         self.open = Some((model, places));
     }
 
-    /// Nothing crosses any link faster than this.
+    /// Nothing crosses any link faster than this, also not one that a dial makes now.
     pub(crate) const fn shortest(&self) -> Duration {
         self.shortest
     }
@@ -223,6 +224,27 @@ mod tests {
         assert_eq!(edge.datagram(Duration::ZERO, 1, 954), Some(Duration::from_millis(11)));
         let sent = (0..100).filter(|_| edge.datagram(Duration::ZERO, 0, 954).is_some()).count();
         assert_eq!(sent, 49);
+    }
+
+    #[test]
+    fn no_dial_makes_a_link_that_is_shorter_than_the_shortest() {
+        let model = LinkModel { latency_ms: 3.0, ..LinkModel::default() };
+        let mut net = Net::<u8>::new(1);
+        net.open(model, vec![(0.0, 0.0), (0.5, 0.0), (0.0, 0.0)]);
+        let ms = Duration::from_millis;
+        assert_eq!(net.shortest(), ms(3));
+        let latency = |net: &mut Net<u8>, a, b| {
+            let edge = net.between(a, b).unwrap();
+            net.get(edge).unwrap().latency()
+        };
+        assert_eq!(
+            [latency(&mut net, 0, 1), latency(&mut net, 2, 0)],
+            [Duration::from_micros(16_500), ms(3)]
+        );
+        assert_eq!(net.shortest(), ms(3));
+        net.change(0, LinkModel { latency_ms: 1.0, ..model });
+        net.change(0, LinkModel { latency_ms: 9.0, ..model });
+        assert_eq!(net.shortest(), ms(1), "what was sent meanwhile is still on its way");
     }
 
     #[test]

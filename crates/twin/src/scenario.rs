@@ -110,6 +110,19 @@ impl Default for LinkModel {
     }
 }
 
+impl LinkModel {
+    /// Whether a link can be like this. A shorter delay would cut time into slices too short to get anywhere; the other
+    /// bounds keep every delay that follows far from the longest that a `Duration` holds.
+    pub(crate) fn check(&self) -> Result<(), ScenarioError> {
+        let sane = (0.01..60_000.0).contains(&self.latency_ms)
+            && (0.0..60_000.0).contains(&self.jitter_ms)
+            && (0.0..=1.0).contains(&self.loss)
+            && self.bandwidth_mbit >= 0.001;
+        let why = "a link has a latency from 0.01 ms to 60 s, jitter from 0 to 60 s, loss from 0 to 1, a bandwidth from 0.001 Mbit/s";
+        if sane { Ok(()) } else { Err(ScenarioError::OutOfRange(why)) }
+    }
+}
+
 /// Who chooses the links.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]

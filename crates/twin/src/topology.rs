@@ -43,18 +43,7 @@ impl Plan {
         if !(2..=MAX_NODES).contains(&plan.nodes) {
             return Err(ScenarioError::OutOfRange("a topology has 2 to 20,000 nodes"));
         }
-        let sane = |link: &LinkModel| {
-            link.latency_ms >= 0.01
-                && link.latency_ms < 60_000.0
-                && link.jitter_ms >= 0.0
-                && (0.0..=1.0).contains(&link.loss)
-                && link.bandwidth_mbit > 0.0
-        };
-        if !plan.edges.values().all(sane) || !sane(&link) {
-            return Err(ScenarioError::OutOfRange(
-                "a link has a latency from 0.01 ms to 60 s, jitter from 0, loss from 0 to 1, a bandwidth above 0",
-            ));
-        }
+        plan.edges.values().chain([&link]).try_for_each(LinkModel::check)?;
         Ok(plan)
     }
 

@@ -8,11 +8,14 @@ mod deliver;
 mod faults;
 mod mailing;
 mod node;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -39,7 +42,7 @@ const PROGRESS_EVERY: u64 = 50_000;
 const LONGEST_SLICE: Duration = Duration::from_millis(100);
 /// With fewer nodes to go through, waking another thread takes longer than the work.
 const WORTH_A_THREAD: usize = 48;
-/// Nodes that a thread takes at a time.
+/// Most nodes that a thread takes at a time.
 const BATCH: usize = 8;
 /// An unanswered dial fails after this long.
 const DIAL_TIMEOUT: Duration = Duration::from_millis(1500);
@@ -55,6 +58,8 @@ pub(crate) struct World<'a> {
     shared: Shared,
     pool: Arc<Pool>,
     threads: usize,
+    /// [`WORTH_A_THREAD`]; tests share out fewer nodes.
+    worth_a_thread: usize,
     nodes: Vec<Node>,
     /// When each node's next event is.
     next: Vec<u64>,
@@ -107,12 +112,14 @@ impl<'a> World<'a> {
                 submit_every: Duration::ZERO,
                 submit_until: Duration::MAX,
                 message: bytes::Bytes::new(),
+                helped: AtomicU64::new(0),
             },
             pool: Arc::default(),
             threads: match observer.threads {
                 0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
                 threads => threads,
             },
+            worth_a_thread: WORTH_A_THREAD,
             nodes: (0..nodes).map(Node::new).collect(),
             next: vec![u64::MAX; nodes],
             net,
@@ -259,7 +266,8 @@ impl<'a> World<'a> {
             self.next.iter().enumerate().filter(|(_, next)| **next < end_ns).map(|(at, _)| at).collect();
         let nodes = self.nodes.iter_mut().zip(&self.next).filter(|(_, next)| **next < end_ns);
         let nodes: Vec<&mut Node> = nodes.map(|(node, _)| node).collect();
-        run_all(nodes, &self.shared, end_ns, self.threads);
+        let threads = self.threads.min(nodes.len() / self.worth_a_thread).max(1);
+        run_all(nodes, &self.shared, end_ns, threads);
         let mut happened: Vec<(Happened, usize)> = Vec::new();
         let mut others: Vec<(Duration, usize, Act)> = Vec::new();
         for at in awake {
@@ -434,22 +442,25 @@ impl<'a> World<'a> {
     }
 }
 
-/// Lets each of the nodes run, on as many threads as is worth it.
+/// Lets each of the nodes run, on this many threads.
 fn run_all(nodes: Vec<&mut Node>, shared: &Shared, end_ns: u64, threads: usize) {
-    let threads = threads.min(nodes.len() / WORTH_A_THREAD).max(1);
+    let batch = BATCH.min(nodes.len().div_ceil(threads));
     let waiting = Mutex::new(nodes.into_iter());
     let work = || {
+        let mut count = 0;
         loop {
-            let take = |waiting: &mut std::vec::IntoIter<_>| waiting.take(BATCH).collect();
-            let batch: Vec<&mut Node> = take(&mut waiting.lock().unwrap_or_else(PoisonError::into_inner));
-            if batch.is_empty() {
-                return;
+            let take = |waiting: &mut std::vec::IntoIter<_>| waiting.take(batch).collect();
+            let nodes: Vec<&mut Node> = take(&mut waiting.lock().unwrap_or_else(PoisonError::into_inner));
+            if nodes.is_empty() {
+                return count;
             }
-            batch.into_iter().for_each(|node| node.run(shared, end_ns));
+            count += nodes.len() as u64;
+            nodes.into_iter().for_each(|node| node.run(shared, end_ns));
         }
     };
+    let help = || shared.helped.fetch_add(work(), Ordering::Relaxed);
     std::thread::scope(|scope| {
-        (1..threads).for_each(|_| drop(scope.spawn(work)));
+        (1..threads).for_each(|_| drop(scope.spawn(help)));
         work();
     });
 }

@@ -37,22 +37,23 @@ fn the_same_seed_gives_the_same_trace_to_the_byte() {
     assert!(traced(&scenario, 1).0 != first, "another seed");
 }
 
+/// Neighbours that are chosen have links which only dials make: the first slices must be short enough for them too.
 #[test]
-fn the_trace_does_not_depend_on_the_number_of_threads() {
-    // Large enough that the start and every flood are shared between threads.
-    let scenario = Scenario {
-        seed: 5,
-        campaigns: vec![Campaign { ends: None, ..campaign(FaultKind::Sigkill, 1) }],
-        messages: Some(Messages { pairs: 20, per_second: 10.0, bytes: 100 }),
-        duration_s: 30.0,
-        ..Scenario::new(Topology::BarabasiAlbert { nodes: 120, links: 2 })
-    };
-    let (one, report) = traced(&scenario, 1);
-    assert!(report.ok() && report.messages.acked > 500, "{report}");
-    for threads in [2, 3] {
-        let (more, again) = traced(&scenario, threads);
-        assert!(more == one, "{threads} threads");
-        assert_eq!(Report { wall_s: report.wall_s, ..again }.to_string(), report.to_string());
+fn time_goes_on_where_dials_make_the_links() {
+    for seed in 0..8 {
+        let scenario = Scenario {
+            seed,
+            neighbours: Neighbours::Auto,
+            pings: vec![Pings { from: 0, to: 4, every_ms: 10.0 }],
+            messages: Some(Messages { pairs: 4, per_second: 20.0, bytes: 100 }),
+            duration_s: 10.0,
+            ..Scenario::new(Topology::Line { nodes: 5 })
+        };
+        let (trace, report) = traced(&scenario, 1);
+        assert!(report.ok() && report.messages.acked > 500, "{report}");
+        let trace = String::from_utf8(trace).unwrap();
+        let times = trace.lines().map(|line| line.split(' ').next().unwrap().parse::<u64>().unwrap());
+        assert!(times.is_sorted(), "seed {seed}");
     }
 }
 
@@ -197,6 +198,27 @@ fn scenarios_that_make_no_sense_are_refused_exactly() {
         refused(Scenario { faults: fault(Action::Cut { a: 0, b: 2 }), ..ring() }),
         ScenarioError::NoSuchLink(0, 2)
     );
+    // What a fault makes of a link is held to the same as what it was.
+    let good = LinkModel::default();
+    for link in [
+        LinkModel { bandwidth_mbit: 0.0, ..good },
+        LinkModel { bandwidth_mbit: f64::NAN, ..good },
+        LinkModel { latency_ms: 1e-9, ..good },
+        LinkModel { latency_ms: 1e300, ..good },
+        LinkModel { latency_ms: -1.0, ..good },
+        LinkModel { jitter_ms: 1e300, ..good },
+        LinkModel { loss: 1.1, ..good },
+    ] {
+        let why = ScenarioError::OutOfRange(
+            "a link has a latency from 0.01 ms to 60 s, jitter from 0 to 60 s, loss from 0 to 1, a bandwidth from 0.001 Mbit/s",
+        );
+        let change = Scenario { faults: fault(Action::Change { a: 0, b: 1, link }), ..ring() };
+        assert_eq!(refused(change), why, "{link:?}");
+        assert_eq!(refused(Scenario { link, ..ring() }), why, "{link:?}");
+    }
+    let extreme = LinkModel { latency_ms: 0.01, jitter_ms: 59_999.0, loss: 1.0, bandwidth_mbit: 0.001 };
+    let faults = fault(Action::Change { a: 0, b: 1, link: extreme });
+    assert!(held(&Scenario { faults, duration_s: 5.0, ..ring() }).whole_after_ms.is_some());
     let ends = Campaign { ends: Some((0, 4)), ..campaign(FaultKind::Cut, 1) };
     assert_eq!(refused(Scenario { campaigns: vec![ends], ..ring() }), ScenarioError::NoSuchNode(4));
     for scenario in [

@@ -9,11 +9,14 @@ use super::node::{Due, Node, What};
 use crate::scenario::{Action, ScenarioError};
 
 impl World<'_> {
-    /// Whether an action names nodes and links that exist.
+    /// Whether an action names nodes and links that exist, and makes of a link what a link can be.
     pub(super) fn validate(&mut self, action: &Action) -> Result<(), ScenarioError> {
         let node = |at: usize| {
             if at < self.nodes.len() { Ok(()) } else { Err(ScenarioError::NoSuchNode(at)) }
         };
+        if let Action::Change { link, .. } = action {
+            link.check()?;
+        }
         match action {
             Action::Stop { node: at }
             | Action::Resume { node: at }

@@ -3,6 +3,7 @@
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use meshara_identity::{MeshAddress, NodeId};
@@ -184,6 +185,8 @@ pub(super) struct Shared {
     pub(super) submit_every: Duration,
     pub(super) submit_until: Duration,
     pub(super) message: bytes::Bytes,
+    /// How often a node's events were gone through by another thread than the world's own.
+    pub(super) helped: AtomicU64,
 }
 
 impl Shared {
@@ -222,6 +225,8 @@ pub(super) struct Node {
     queue: BinaryHeap<Reverse<Due>>,
     /// How many events it made, for itself and others.
     made: u64,
+    /// The time that it has come to.
+    at_ns: u64,
     /// What it did since the world looked last, and when.
     pub(super) acts: Vec<(Duration, Act)>,
     /// What happened to it since then.
@@ -246,6 +251,7 @@ impl Node {
             rng: ChaCha8Rng::from_seed([0; 32]),
             queue: BinaryHeap::new(),
             made: 0,
+            at_ns: 0,
             acts: Vec::new(),
             happened: Vec::new(),
         }
@@ -298,6 +304,8 @@ impl Node {
     pub(super) fn run(&mut self, shared: &Shared, end_ns: u64) {
         while self.next_ns() < end_ns {
             let Some(Reverse(Due { at_ns, what, .. })) = self.queue.pop() else { return };
+            debug_assert!(at_ns >= self.at_ns, "node {}: {at_ns} after {}", self.at, self.at_ns);
+            self.at_ns = at_ns;
             self.happened.push((at_ns, what.tag(), what.detail()));
             self.happen(shared, Duration::from_nanos(at_ns), what);
         }
