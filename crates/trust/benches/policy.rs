@@ -10,7 +10,7 @@
 use std::time::Instant;
 
 use meshara_identity::{RoleName, UnixMillis};
-use meshara_trust::policy::{Asked, Caller, Compiled, RULES_MAX, TargetKind, parse};
+use meshara_trust::policy::{Asked, BROAD_MAX, Caller, Compiled, RULES_MAX, TargetKind, parse};
 
 /// A Wednesday at 11:06 UTC.
 const NOW: UnixMillis = UnixMillis(1_795_000_000_000);
@@ -59,8 +59,16 @@ fn main() {
         Shape {
             name: "as many patterns to try as are allowed",
             rule: |n| match n % 2 {
-                0 => (format!("*{}*", n % 32), format!("service:*-{}*", n % 32), String::new()),
-                _ => (format!("spiffe://*{}*", n % 32), format!("service:*{}*s", n % 32), String::new()),
+                0 => (
+                    format!("*{}*", n / 2 % BROAD_MAX),
+                    format!("service:*-{}*", n / 2 % BROAD_MAX),
+                    String::new(),
+                ),
+                _ => (
+                    format!("spiffe://*{}*", n / 2 % BROAD_MAX),
+                    format!("service:*{}*s", n / 2 % BROAD_MAX),
+                    String::new(),
+                ),
             },
             target: |n| (TargetKind::Service, format!("db-{n}/postgres"), 0),
         },

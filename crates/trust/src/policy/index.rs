@@ -95,7 +95,7 @@ impl<T> Literals<T> {
         self.0.dedup_by(|from, into| {
             let same = from.literal == into.literal;
             if same {
-                into.whole = into.whole.take().or(from.whole.take());
+                into.whole = into.whole.take().or_else(|| from.whole.take());
                 into.partly.append(&mut from.partly);
             }
             same

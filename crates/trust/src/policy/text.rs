@@ -145,7 +145,7 @@ fn rule(raw: RawRule) -> Result<Rule, (usize, Problem)> {
         "deny" => Effect::Deny,
         other => return Err((raw.effect.span().start, Problem::Effect(other.to_owned()))),
     };
-    let window_at = raw.hours.as_ref().map(Spanned::span).or(raw.days.as_ref().map(Spanned::span));
+    let window_at = raw.hours.as_ref().map(Spanned::span).or_else(|| raw.days.as_ref().map(Spanned::span));
     let when = match window_at {
         None => None,
         Some(span) => {

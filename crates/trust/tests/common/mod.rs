@@ -7,29 +7,29 @@ use meshara_identity::{NodeId, RootKey, UnixMillis};
 use meshara_trust::sets::{Quorum, SetBody, SetHead, SetKind, SignedHead, SignedSet, Signer};
 use zeroize::Zeroizing;
 
-pub const NOW: UnixMillis = UnixMillis(1_795_000_000_000);
+pub(crate) const NOW: UnixMillis = UnixMillis(1_795_000_000_000);
 
 /// Keys that are the same in every run, so that frozen files verify.
-pub fn key(number: usize) -> &'static RootKey {
+pub(crate) fn key(number: usize) -> &'static RootKey {
     static KEYS: OnceLock<Vec<RootKey>> = OnceLock::new();
     let make = |n: u8| RootKey::from_seeds(&Zeroizing::new([[n + 1; 32], [n + 101; 32]])).unwrap();
     &KEYS.get_or_init(|| (0..8).map(make).collect())[number]
 }
 
-pub fn signer(name: &str, number: usize) -> Signer {
+pub(crate) fn signer(name: &str, number: usize) -> Signer {
     Signer { name: name.parse().unwrap(), key: key(number).public().clone() }
 }
 
-pub fn quorum(threshold: u8, signers: &[(&str, usize)]) -> Quorum {
+pub(crate) fn quorum(threshold: u8, signers: &[(&str, usize)]) -> Quorum {
     Quorum::new(threshold, signers.iter().map(|(name, number)| signer(name, *number)).collect()).unwrap()
 }
 
-pub fn node(number: u8) -> NodeId {
+pub(crate) fn node(number: u8) -> NodeId {
     NodeId([number; 32])
 }
 
 /// A set approved by these keys.
-pub fn set(
+pub(crate) fn set(
     previous: Option<&SignedSet>,
     kind: SetKind,
     body: Vec<u8>,
@@ -46,6 +46,6 @@ pub fn set(
 }
 
 /// Reads a body.
-pub fn body<B: SetBody>(bytes: &[u8]) -> B {
+pub(crate) fn body<B: SetBody>(bytes: &[u8]) -> B {
     B::decode(bytes).unwrap()
 }
