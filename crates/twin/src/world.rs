@@ -442,26 +442,29 @@ impl<'a> World<'a> {
     }
 }
 
-/// Lets each of the nodes run, on this many threads.
-fn run_all(nodes: Vec<&mut Node>, shared: &Shared, end_ns: u64, threads: usize) {
+/// Lets each of the nodes run, on this many threads. Each begins with nodes of its own, and takes more as long as some wait.
+fn run_all<'a>(nodes: Vec<&'a mut Node>, shared: &Shared, end_ns: u64, threads: usize) {
     let batch = BATCH.min(nodes.len().div_ceil(threads));
-    let waiting = Mutex::new(nodes.into_iter());
-    let work = || {
+    let mut waiting = nodes.into_iter();
+    let firsts: Vec<Vec<_>> = (1..threads).map(|_| waiting.by_ref().take(batch).collect()).collect();
+    let waiting = Mutex::new(waiting);
+    let work = |mut nodes: Vec<&'a mut Node>| {
         let mut count = 0;
         loop {
-            let take = |waiting: &mut std::vec::IntoIter<_>| waiting.take(batch).collect();
-            let nodes: Vec<&mut Node> = take(&mut waiting.lock().unwrap_or_else(PoisonError::into_inner));
+            count += nodes.len() as u64;
+            nodes.into_iter().for_each(|node| node.run(shared, end_ns));
+            let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            nodes = waiting.by_ref().take(batch).collect();
             if nodes.is_empty() {
                 return count;
             }
-            count += nodes.len() as u64;
-            nodes.into_iter().for_each(|node| node.run(shared, end_ns));
         }
     };
-    let help = || shared.helped.fetch_add(work(), Ordering::Relaxed);
     std::thread::scope(|scope| {
-        (1..threads).for_each(|_| drop(scope.spawn(help)));
-        work();
+        for first in firsts {
+            scope.spawn(|| shared.helped.fetch_add(work(first), Ordering::Relaxed));
+        }
+        work(Vec::new());
     });
 }
 
