@@ -45,7 +45,7 @@ fn both_signatures_must_be_there_and_good() {
         assert_eq!(key.public().verify(&short), Err(CheckpointError::BadSignature(kind)));
     }
     let mut text = note.clone();
-    text.text_mut().insert_str(0, "x");
+    text.text_mut().insert(0, 'x');
     assert!(matches!(key.public().verify(&text), Err(CheckpointError::Origin { .. })));
     assert_eq!(other.public().verify(&note), Err(CheckpointError::Unsigned("Ed25519")));
 }

@@ -175,7 +175,7 @@ impl Files for CrashFiles {
     fn remove(&self, path: &str) -> io::Result<()> {
         let mut disk = self.0.lock().unwrap();
         disk.step()?;
-        disk.names.remove(path).map(|_| ()).ok_or(io::ErrorKind::NotFound.into())
+        disk.names.remove(path).map(|_| ()).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn remove_directory(&self, path: &str) -> io::Result<()> {
@@ -235,10 +235,13 @@ fn live(files: &CrashFiles, told: &mut Told) -> Result<(), LogError> {
 /// After whatever happened the log opens, holds what it promised, contradicts nothing that it signed, and goes on.
 fn goes_on(files: &CrashFiles, told: &Told, what: &str) {
     let log = open(files).unwrap_or_else(|error| panic!("{what}: {error}"));
-    log.append_all(&entries(5000, 1)).unwrap();
+    // What is appended to what was found must survive a start before it is published.
+    let last = log.append(&entries(5000, 1)[0]).unwrap();
+    drop(log);
+    let log = open(files).unwrap_or_else(|error| panic!("{what}, then again: {error}"));
     let note = log.publish().unwrap();
     let tiles = Tiles::new(log.files(), log.size());
-    for logged in &told.promised {
+    for logged in told.promised.iter().chain([&last]) {
         let entry = tiles.entry(logged.index()).unwrap_or_else(|error| panic!("{what}: {error}"));
         assert_eq!(Hash::leaf(&entry), logged.leaf(), "{what}: entry {} is another", logged.index());
     }

@@ -14,6 +14,12 @@ use super::tile::{Row, TileId, WIDTH, append_to_bundle, tile_bytes};
 use super::tree::Tree;
 use super::wal::Segment;
 
+/// What is to be published, and the write-ahead file that holds none of it.
+struct Pending {
+    entries: Vec<Vec<u8>>,
+    segment: Segment,
+}
+
 impl Log {
     /// Moves what is durable into tiles and signs a checkpoint over it; the present one when nothing is new.
     ///
@@ -30,7 +36,7 @@ impl Log {
     }
 
     fn publish_next(&self) -> Result<Note, LogError> {
-        let Some((entries, segment)) = self.take_pending()? else { return Ok(self.checkpoint()) };
+        let Some(Pending { entries, segment }) = self.take_pending()? else { return Ok(self.checkpoint()) };
         let files = &*self.files;
         let mut writer = Writer::new(files);
         let published = lock(&self.published).clone();
@@ -71,7 +77,7 @@ impl Log {
     }
 
     /// What is durable and unpublished, and the write-ahead file for what follows; `None` when nothing is new.
-    fn take_pending(&self) -> Result<Option<(Vec<Vec<u8>>, Segment)>, LogError> {
+    fn take_pending(&self) -> Result<Option<Pending>, LogError> {
         let (segment, idle) = {
             let queue = lock(&self.queue);
             check_running(&queue)?;
@@ -91,9 +97,9 @@ impl Log {
         self.changed.notify_all();
         check_running(&queue)?;
         queue.segment = segment;
-        let pending = std::mem::take(&mut queue.pending);
+        let entries = std::mem::take(&mut queue.pending);
         // Nothing, when the one who was writing failed, or wrote nothing new: a checkpoint has one signature for each size.
-        Ok(if pending.is_empty() { None } else { Some((pending, segment)) })
+        Ok(if entries.is_empty() { None } else { Some(Pending { entries, segment }) })
     }
 }
 
