@@ -162,7 +162,8 @@ impl Note {
 
 fn parse_line(line: &str) -> Option<NoteSignature> {
     let (name, base64) = line.strip_prefix(LINE_START)?.split_once(' ')?;
-    let bytes = BASE64.decode(base64.as_bytes()).ok()?;
+    // The decoder also takes several padded texts one after the other; only one spelling is written.
+    let bytes = BASE64.decode(base64.as_bytes()).ok().filter(|bytes| BASE64.encode(bytes) == base64)?;
     let (key, bytes) = bytes.split_first_chunk::<4>()?;
     let name = KeyName::new(name).ok()?;
     (!bytes.is_empty()).then(|| NoteSignature { name, key: KeyId(*key), bytes: bytes.to_vec() })
@@ -208,6 +209,8 @@ mod tests {
             ("t\n\n\u{2014} n AAAAAAA\n".into(), NoteError::Signature(1)),
             ("t\n\n\u{2014} n AAAAAA==\n".into(), NoteError::Signature(1)),
             ("t\n\n\u{2014} n AAAAAAB=\n".into(), NoteError::Signature(1)),
+            ("t\n\n\u{2014} n AAAAAAA=AAAA\n".into(), NoteError::Signature(1)),
+            ("t\n\n\u{2014} n AAAAAAA=AA==\n".into(), NoteError::Signature(1)),
             ("t\n\n\u{2014} a+b AAAAAAA=\n".into(), NoteError::Signature(1)),
             ("t\n\n\u{2014}  AAAAAAA=\n".into(), NoteError::Signature(1)),
             ("t\n\n\u{2014} a b AAAAAAA=\n".into(), NoteError::Signature(1)),
