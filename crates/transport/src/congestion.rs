@@ -2,7 +2,7 @@
 //! draft-ietf-ccwg-bbr), so that random loss doesn't slow it and queues stay short.
 //!
 //! quinn asks a controller for a window only, and paces at 1.25 windows a round trip. So this one steers by the window alone: it
-//! stands at what fills the path, plus [`SLACK`]; two rounds in nine go above, to find a rate that has grown, and the next
+//! stands at what fills the path, plus `SLACK`; two rounds in nine go above, to find a rate that has grown, and the next
 //! two below, to see the path without our queue. It knows nothing of packets, frames or the overlay.
 
 mod filters;

@@ -78,9 +78,8 @@ fn one(context: &Context, scenario: &Scenario, trace: Option<&Path>) -> Result<(
         progress.show(&format!("{} {:.1} s simulated{faults}", bar(share), far.virtual_s));
     };
     let report = match trace {
-        None => {
-            run_observed(scenario, Observer { progress: Some(&mut tell), ..Observer::default() }).map_err(failure)?
-        }
+        None => run_observed(scenario, Observer { progress: Some(&mut tell), ..Observer::default() })
+            .map_err(failure)?,
         Some(path) => traced(scenario, path, &mut tell)?,
     };
     progress.clear();
@@ -100,8 +99,8 @@ fn traced(scenario: &Scenario, path: &Path, tell: &mut dyn FnMut(Far)) -> Result
         Failure::from(ApiError::new(ErrorCode::Io, format!("cannot write {}: {error}", path.display())))
     };
     let mut out = BufWriter::new(File::create(path).map_err(cannot)?);
-    let report =
-        run_observed(scenario, Observer { trace: Some(&mut out), progress: Some(tell), threads: 0 }).map_err(failure)?;
+    let report = run_observed(scenario, Observer { trace: Some(&mut out), progress: Some(tell), threads: 0 })
+        .map_err(failure)?;
     out.flush().map_err(cannot)?;
     Ok(report)
 }
