@@ -75,7 +75,7 @@ pub struct JoinOutcome {
 /// [`JoinError`]; a refusal by the issuer ends the attempt at once and consumes no use of the ticket.
 pub async fn join(options: JoinOptions) -> Result<JoinOutcome, JoinError> {
     let JoinOptions { home, ticket, name, peers, passphrase } = options;
-    let ticket: Ticket = ticket.trim().parse()?;
+    let ticket: Ticket = ticket.parse()?;
     if ticket.addrs().is_empty() && peers.is_empty() {
         return Err(JoinError::NoAddress);
     }

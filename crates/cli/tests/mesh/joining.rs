@@ -22,6 +22,8 @@ fn refused_joins_say_why_and_consume_nothing() {
     assert_eq!(attempt("x", "", "x").0, "invalid_ticket");
     assert_eq!(attempt("x", &ticket[..ticket.len() - 1], "x").0, "invalid_ticket");
     assert_eq!(attempt("x", &ticket.to_uppercase(), "x").0, "invalid_ticket");
+    assert_eq!(attempt("x", &format!(" {ticket}"), "x").0, "invalid_ticket");
+    assert_eq!(attempt("x", &format!("{ticket}\n"), "x").0, "invalid_ticket");
     assert_eq!(attempt("x", &format!("{ticket}q"), "x").0, "invalid_ticket");
     assert!(!dir.path().join("x/membership").exists());
 

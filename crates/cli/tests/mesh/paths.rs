@@ -84,6 +84,20 @@ fn a_neighbour_that_died_is_down_until_it_is_back() {
 }
 
 #[test]
+fn a_throughput_run_to_a_node_that_is_gone_ends_soon_after_its_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let nodes = line(&dir, &["alice", "bob"]);
+    nodes[0].object(&["bench", "bob", "--duration", "200ms"]);
+    nodes[1].signal("-STOP");
+    let start = Instant::now();
+    let (code, _) = nodes[0].failure(&["bench", "bob", "--duration", "1s"]);
+    let took = start.elapsed();
+    nodes[1].signal("-CONT");
+    assert!(["unreachable", "timeout"].contains(&code.as_str()), "{code}");
+    assert!(took < Duration::from_secs(15), "{took:?}");
+}
+
+#[test]
 fn pings_are_sent_on_time_and_summed_up() {
     let dir = tempfile::tempdir().unwrap();
     let nodes = line(&dir, &["alice", "bob", "carol"]);

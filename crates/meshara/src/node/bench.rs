@@ -18,6 +18,9 @@ use crate::api::{BenchEvent, BenchProgress};
 const CHUNK: usize = 256 << 10;
 /// Between two reports of the receiver, and two lines of progress.
 const REPORT: Duration = Duration::from_millis(100);
+/// After the run's time the receiver has so long to confirm more. A re-route takes half a second; a node that is gone for good would
+/// otherwise be waited for until its session ends.
+const SILENCE: Duration = Duration::from_secs(5);
 /// Most streams of a run.
 pub(crate) const MAX_STREAMS: u32 = 64;
 /// Longest run.
@@ -74,6 +77,7 @@ pub(crate) async fn run(
     let sum = || confirmed.iter().map(|count| count.load(Relaxed)).sum::<u64>();
     let mut ticks = tokio::time::interval(REPORT);
     let mut last = (start, 0);
+    let mut heard = start;
     let gone = progress.closed();
     tokio::pin!(gone);
     loop {
@@ -87,7 +91,13 @@ pub(crate) async fn run(
                 let now = now.into_std();
                 let bytes = sum();
                 let rate = gigabits(bytes - last.1, now - last.0);
+                if bytes > last.1 {
+                    heard = now;
+                }
                 last = (now, bytes);
+                if now.saturating_duration_since(heard.max(end)) >= SILENCE {
+                    break;
+                }
                 let line = BenchProgress { elapsed_s: (now - start).as_secs_f64(), bytes, gbit_s: rate };
                 let _ = progress.try_send(Ok(BenchEvent::Progress(line)));
             }
@@ -97,7 +107,9 @@ pub(crate) async fn run(
     // What was under way at the end still counts, with the time that it took.
     match sum() {
         0 => Err(SessionError::NothingConfirmed),
-        bytes => Ok(Measured { bytes, elapsed: start.elapsed() }),
+        bytes => {
+            Ok(Measured { bytes, elapsed: if tasks.is_empty() { start.elapsed() } else { heard - start } })
+        }
     }
 }
 

@@ -105,9 +105,10 @@ impl Control for NodeControl {
 
     async fn peers(&self) -> Result<Vec<PeerInfo>> {
         let inner = &self.0;
-        // A link made on demand makes no neighbour.
+        // A link made on demand makes no neighbour, nor does one that has not yet worked both ways.
         let (views, lost): (Vec<_>, Vec<_>) = inner.overlay.view(|core| {
-            let views = core.neighbours().filter(|link| link.kind == LinkKind::Routing);
+            let views =
+                core.neighbours().filter(|link| link.kind == LinkKind::Routing && link.phase != Phase::Init);
             (views.collect(), core.lost_neighbours().collect())
         });
         let now = inner.overlay.now();
@@ -125,8 +126,7 @@ impl Control for NodeControl {
                 addr: link.hop.remote().to_string(),
                 state: match view.phase {
                     Phase::Up => PeerState::Up,
-                    Phase::Suspect => PeerState::Suspect,
-                    _ => PeerState::Down,
+                    _ => PeerState::Suspect,
                 },
                 rtt_ms: view.rtt.map(ms),
                 loss: view.loss,
