@@ -77,7 +77,8 @@ fn print(message: &Received, json: bool) -> Result<(), Failure> {
     let paint = output::stdout_paint();
     let from = text::node(&message.from_name, &message.from);
     let body = match &message.body {
-        Body::Text(body) => text::printable(body),
+        // Further lines stand back, so that no message looks like the beginning of another.
+        Body::Text(body) => text::printable(body).replace('\n', "\n    "),
         Body::Base64(body) => format!("base64 {body}"),
     };
     output::line(format!("{}  {}  {body}", paint.dim(&message.sent_at.to_string()), paint.bold(&from)))?;

@@ -11,7 +11,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::node;
+use crate::{identity, node};
 
 /// Run this node in the foreground
 ///
@@ -35,10 +35,10 @@ pub(crate) struct UpArgs {
     /// Neither look for neighbours by LAN multicast nor be found
     #[arg(long)]
     no_multicast: bool,
-    /// Keep links with configured neighbours only
+    /// Dial configured neighbours only (links that others dial are taken)
     #[arg(long)]
     no_auto: bool,
-    /// Keep sessions on the overlay
+    /// Make no direct paths: sessions go over the overlay
     #[arg(long)]
     no_direct: bool,
     /// Form of the log on stderr [default: human]
@@ -94,7 +94,15 @@ fn configured(mut config: Config, args: UpArgs) -> Config {
 pub(crate) fn config_error(error: &ConfigError) -> ApiError {
     let error_text = error.to_string();
     match error {
-        ConfigError::Read { .. } => ApiError::new(ErrorCode::Io, error_text),
+        ConfigError::Read { kind: io::ErrorKind::IsADirectory, .. } => {
+            ApiError::new(ErrorCode::InvalidConfig, error_text)
+                .hint("move the directory away: the configuration is a file, and not needed")
+        }
+        ConfigError::Read { kind: io::ErrorKind::InvalidData, .. } => {
+            ApiError::new(ErrorCode::InvalidConfig, error_text)
+                .hint("save the file as UTF-8 text, or move it away to run with the defaults")
+        }
+        ConfigError::Read { kind, .. } => identity::io_error(*kind, error_text),
         _ => ApiError::new(ErrorCode::InvalidConfig, error_text).hint(
             "correct the file; the keys are listen, peers, multicast, auto, direct, congestion and log",
         ),
@@ -126,10 +134,15 @@ fn end_with(parent: i32) -> Result<(), Failure> {
     Err(ApiError::new(ErrorCode::Interrupted, "the process that started this node has ended").into())
 }
 
+/// What a log filter looks like.
+const LOG_HINT: &str =
+    "give a level (error, warn, info, debug, trace), or several filters such as meshara=debug,warn";
+
 fn start_log(form: LogForm) -> Result<(), Failure> {
     let filter = match std::env::var("MESHARA_LOG") {
         Ok(text) if !text.is_empty() => EnvFilter::try_new(&text).map_err(|error| {
             ApiError::new(ErrorCode::Usage, format!("MESHARA_LOG={text} is no log filter: {error}"))
+                .hint(LOG_HINT)
         })?,
         _ => EnvFilter::new("info"),
     };
