@@ -18,7 +18,14 @@ pub(crate) fn passphrase(context: &Context) -> Result<Option<Passphrase>, ApiErr
 
 /// The passphrase that a file holds.
 pub(crate) fn passphrase_of(file: &Path) -> Result<Passphrase, ApiError> {
-    Passphrase::from_file(file).map_err(|error| file_error(&error))
+    Passphrase::from_file(file).map_err(|error| match error {
+        FileError::Missing { path } => {
+            let shown = path.display();
+            ApiError::new(ErrorCode::Passphrase, format!("{shown}: no such passphrase file"))
+                .hint(format!("write the passphrase into {shown}, or name the file that holds it"))
+        }
+        other => file_error(&other),
+    })
 }
 
 /// This home's identity.
@@ -55,7 +62,11 @@ pub(crate) fn home_error(error: &HomeError) -> ApiError {
 /// An error of one file for people and programs.
 pub(crate) fn file_error(error: &FileError) -> ApiError {
     let code = match error {
-        FileError::Missing { .. } => ErrorCode::NotInitialised,
+        FileError::Missing { path } => match path.file_name().and_then(|name| name.to_str()) {
+            Some(home::MEMBERSHIP) => ErrorCode::NotInitialised,
+            Some(home::KEYSTORE | home::ISSUER_KEY | home::ISSUER_STATE) => ErrorCode::DamagedFile,
+            _ => ErrorCode::Io,
+        },
         FileError::AlreadyExists { .. } => ErrorCode::AlreadyInitialised,
         FileError::Permissions { .. } => ErrorCode::PermissionDenied,
         FileError::WrongPassphrase { .. }

@@ -91,7 +91,7 @@ pub(crate) async fn join(context: &Context, args: JoinArgs) -> Result<(), Failur
     Ok(())
 }
 
-fn build_error(error: &BuildError) -> ApiError {
+pub(crate) fn build_error(error: &BuildError) -> ApiError {
     let text = error.to_string();
     match error {
         BuildError::Home(error) => identity::home_error(error),

@@ -41,7 +41,7 @@ pub enum HomeError {
     #[error(transparent)]
     File(#[from] FileError),
     /// A file whose checksum is right holds what cannot be used.
-    #[error("{path}: {error}; restore it from a backup, or move it away and join again with a new ticket", path = path.display())]
+    #[error("{path}: {error}; {remedy}", path = path.display(), remedy = sealed::remedy(path))]
     Content {
         /// The file.
         path: PathBuf,
@@ -224,12 +224,12 @@ pub fn load(home: &Path, passphrase: Option<&Passphrase>) -> Result<Identity, Ho
     Ok(Identity { node, routing, membership })
 }
 
-/// Whether this home's node issues certificates.
+/// Whether this home's node issues certificates. One of its two files is enough to say so: the other one was lost.
 pub fn is_issuer(home: &Path) -> bool {
-    home.join(ISSUER_KEY).exists()
+    [ISSUER_KEY, ISSUER_STATE].iter().any(|file| exists(&home.join(file)))
 }
 
-/// Opens the issuer of a home; `None` when the node does not issue.
+/// Opens the issuer of a home; `None` when the node does not issue. Either file without the other is [`FileError::Missing`].
 pub fn open_issuer(
     home: &Path,
     anchors: &TrustAnchors,

@@ -15,6 +15,7 @@ use self::disk::write_temporary;
 pub(crate) use self::disk::{check_mode, link, temporary};
 pub use self::disk::{private_directory, private_options, sync_directory};
 pub use self::error::FileError;
+pub(crate) use self::error::remedy;
 use crate::keys::{KeyError, random};
 
 /// What every file starts with.

@@ -52,7 +52,7 @@ mod store;
 pub use crate::join::{JoinError, JoinOptions, JoinOutcome, MemberError, join};
 pub use crate::node::{
     BuildError, Builder, LockError, Node, OpeningError, Receipt, ResolveError, SendError, ServiceError,
-    SessionError, Stream,
+    SessionError, Stream, examine,
 };
 #[doc(hidden)]
 pub use crate::node::{decode_announcement, decode_opening};

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use meshara::api::{ApiError, ErrorCode};
-use meshara_identity::{Passphrase, home};
+use meshara_identity::home::HomeError;
+use meshara_identity::{FileError, Passphrase, home};
 use serde_json::json;
 
 use crate::context::Context;
@@ -60,7 +61,7 @@ pub(crate) fn run(args: RootArgs, context: &Context) -> Result<(), Failure> {
         RootCommand::Export { to, seal_with } => {
             let backup = backup_passphrase(seal_with.as_deref(), own.as_ref(), "--seal-with")?;
             home::export_root(&context.home, own.as_ref(), &to, &backup)
-                .map_err(|error| identity::home_error(&error))?;
+                .map_err(|error| at_backup(&error, &to, "use another --to: a backup is never overwritten"))?;
             if context.json {
                 return Ok(output::json(&json!({ "file": to }))?);
             }
@@ -70,7 +71,7 @@ pub(crate) fn run(args: RootArgs, context: &Context) -> Result<(), Failure> {
         RootCommand::Import { from, sealed_with } => {
             let backup = backup_passphrase(sealed_with.as_deref(), own.as_ref(), "--sealed-with")?;
             let root = home::import_root(&context.home, own.as_ref(), &from, &backup)
-                .map_err(|error| identity::home_error(&error))?;
+                .map_err(|error| at_backup(&error, &from, "name the backup with --from"))?;
             let mesh_id = root.public().fingerprint().to_string();
             if context.json {
                 return Ok(output::json(&json!({ "mesh_id": mesh_id, "home": context.home }))?);
@@ -83,6 +84,19 @@ pub(crate) fn run(args: RootArgs, context: &Context) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// An error of export or import; `hint` when the backup stands where it must not, or not where it should.
+fn at_backup(error: &HomeError, backup: &Path, hint: &str) -> ApiError {
+    let told = identity::home_error(error);
+    match error {
+        HomeError::File(FileError::AlreadyExists { path } | FileError::Missing { path })
+            if path == backup =>
+        {
+            told.hint(hint)
+        }
+        _ => told,
+    }
 }
 
 /// The passphrase of a backup: of its own file, else the keystore's.

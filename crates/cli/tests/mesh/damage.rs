@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::world::*;
 
 /// Runs `up` on a home that it should refuse; its error, or none when it started (and is ended again).
-fn refused(node: &Node, what: &str) -> Option<(String, String)> {
+pub(super) fn refused(node: &Node, what: &str) -> Option<(String, String)> {
     let mut child = node.up_command().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let start = Instant::now();
     let started = loop {
@@ -37,7 +37,7 @@ fn write(path: &Path, bytes: &[u8]) {
 }
 
 /// A home that has been used.
-fn used(dir: &tempfile::TempDir) -> Node {
+pub(super) fn used(dir: &tempfile::TempDir) -> Node {
     let mut node = Node::first(dir, "alice");
     node.ticket(3);
     node.object(&["serve", "ssh", "--tcp", "127.0.0.1:22"]);

@@ -10,5 +10,6 @@ mod joining;
 mod lifetime;
 mod messages;
 mod paths;
+mod remedies;
 mod services;
 mod world;

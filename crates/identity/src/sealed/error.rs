@@ -3,14 +3,51 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::home::{ISSUER_KEY, ISSUER_STATE, KEYSTORE, MEMBERSHIP, ROOT_KEY};
 use crate::keys::KeyError;
+
+/// What to do about a file whose content is lost, by its name in the home. One clause, without a semicolon.
+pub(crate) fn remedy(path: &Path) -> &'static str {
+    match path.file_name().and_then(|name| name.to_str()) {
+        Some(KEYSTORE) => {
+            "restore it from a backup, or move keystore and membership away and join again with a new ticket under another \
+             --name: a new key cannot have the old name (the mesh's issuer cannot join: it needs the backup)"
+        }
+        Some(MEMBERSHIP) => {
+            "restore it from a backup, or move it away and join again with a new ticket and the same --name (on the node that \
+             made the mesh: `meshara init` again with the same --mesh and --name)"
+        }
+        Some(ISSUER_KEY | ISSUER_STATE) => {
+            "restore it from a backup, without one this node cannot issue any more: move issuer.key and issuer.redb away \
+             together and it runs as a plain member until its certificate ends"
+        }
+        Some(ROOT_KEY) => {
+            "move it away and restore it from the backup of `meshara root export` with `meshara root import --from FILE` (the \
+             node runs without it)"
+        }
+        _ => "restore it from a backup",
+    }
+}
+
+/// The same when the file is not there.
+fn missing_remedy(path: &Path) -> &'static str {
+    match path.file_name().and_then(|name| name.to_str()) {
+        Some(MEMBERSHIP) => "run `meshara init` or `meshara join` first, or restore it from a backup",
+        Some(ROOT_KEY) => {
+            "only the node that made the mesh has it (there, restore it from the backup of `meshara root export` with \
+             `meshara root import --from FILE`)"
+        }
+        Some(KEYSTORE | ISSUER_KEY | ISSUER_STATE) => remedy(path),
+        _ => "check its name",
+    }
+}
 
 /// Why a file was not read or written. Each names the file and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FileError {
     /// No such file.
-    #[error("{path}: no such file; run `meshara init` or `meshara join` first, or restore it from a backup", path = path.display())]
+    #[error("{path}: no such file; {remedy}", path = path.display(), remedy = missing_remedy(path))]
     Missing {
         /// The file.
         path: PathBuf,
@@ -54,7 +91,7 @@ pub enum FileError {
         path: PathBuf,
     },
     /// The content is not what was written.
-    #[error("{path}: damaged ({what}); restore it from a backup, or move it away and join again with a new ticket", path = path.display())]
+    #[error("{path}: damaged ({what}); {remedy}", path = path.display(), remedy = remedy(path))]
     Damaged {
         /// The file.
         path: PathBuf,

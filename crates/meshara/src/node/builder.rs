@@ -250,6 +250,26 @@ impl Opened {
     }
 }
 
+/// Opens issuer, root and store of a home that no node runs on, as [`Builder::build`] opens them, and closes them again: what is wrong
+/// with each. The identity itself is [`meshara_identity::home::load`]'s to check; while that fails, the issuer is not looked at.
+/// Blocks.
+///
+/// # Errors
+/// [`LockError`]: a node runs there, or the home cannot be locked. Nothing was opened then.
+pub fn examine(home: &Path, passphrase: Option<&Passphrase>) -> Result<Vec<BuildError>, LockError> {
+    let _lock = Lock::take(home)?;
+    let mut wrong: Vec<BuildError> = Vec::new();
+    if let Ok(identity) = home::load(home, passphrase) {
+        let issuer = home::open_issuer(home, identity.membership.anchors(), passphrase);
+        wrong.extend(issuer.err().map(BuildError::from));
+    }
+    if home.join(home::ROOT_KEY).symlink_metadata().is_ok() {
+        wrong.extend(home::load_root(home, passphrase).err().map(BuildError::from));
+    }
+    wrong.extend(Store::check(&home.join(store::FILE)).err().map(BuildError::from));
+    Ok(wrong)
+}
+
 /// Setting that remembers the UDP port.
 const PORT_KEY: &str = "port";
 /// Setting that remembers where the members were that the ticket named.

@@ -672,6 +672,7 @@ fn session_error(error: &SessionError, name: &str) -> ApiError {
 impl From<ResolveError> for ApiError {
     fn from(error: ResolveError) -> Self {
         let code = match error {
+            ResolveError::Empty => ErrorCode::InvalidArgument,
             ResolveError::Unknown(_) => ErrorCode::UnknownNode,
             ResolveError::Ambiguous { .. } => ErrorCode::AmbiguousNode,
         };

@@ -43,7 +43,7 @@ use tokio::task::JoinSet;
 
 use self::admission::Admission;
 pub(crate) use self::admission::JOIN_VERSION;
-pub use self::builder::{BuildError, Builder};
+pub use self::builder::{BuildError, Builder, examine};
 pub(crate) use self::builder::{remember_peers, remember_ticket};
 use self::echo::Echoes;
 pub use self::home::LockError;
@@ -252,6 +252,9 @@ impl Node {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ResolveError {
+    /// The text is empty.
+    #[error("the node's name is empty")]
+    Empty,
     /// Nobody has this name, NodeId or prefix.
     #[error("no node called {0} is known")]
     Unknown(String),
@@ -275,6 +278,9 @@ impl Inner {
 
     /// A node's id and name by name, id or unique prefix. The node itself counts.
     pub(crate) fn resolve(&self, text: &str) -> Result<(NodeId, String), ResolveError> {
+        if text.is_empty() {
+            return Err(ResolveError::Empty);
+        }
         let mut nodes: Vec<(NodeId, String)> = self
             .overlay
             .view(|core| core.nodes().map(|node| (node.node, node.name.unwrap_or_default())).collect());

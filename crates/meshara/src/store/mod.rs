@@ -72,6 +72,17 @@ impl Store {
         Self::start(Opener::new(path))
     }
 
+    /// Opens the file as [`Store::open`] does and closes it again; nothing is made where none is. Blocks meanwhile.
+    ///
+    /// # Errors
+    /// [`StoreError`] naming the file and the remedy.
+    pub(crate) fn check(path: &Path) -> Result<(), StoreError> {
+        if open::existing(path)?.is_some() {
+            Opener::new(path).open_checked()?;
+        }
+        Ok(())
+    }
+
     fn start(opener: Opener) -> Result<(Self, Snapshot), StoreError> {
         let (database, batch, snapshot) = opener.open_checked()?;
         let (requests, receiver) = mpsc::channel(REQUESTS_MAX);

@@ -1,7 +1,7 @@
 //! Opening the file: made whole or not at all, readable by its owner only, checked before it is trusted.
 
 use std::{
-    fs::{File, OpenOptions, Permissions},
+    fs::{File, Metadata, OpenOptions, Permissions},
     io,
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     panic::{AssertUnwindSafe, catch_unwind},
@@ -99,8 +99,18 @@ fn builder() -> Builder {
 
 /// Makes the file if nothing is there, and sees that only its owner can read it.
 pub(super) fn prepare(path: &Path) -> Result<(), StoreError> {
+    let Some(metadata) = existing(path)? else { return create(path) };
+    if metadata.permissions().mode() & 0o077 != 0 {
+        let private = Permissions::from_mode(0o600);
+        std::fs::set_permissions(path, private).map_err(|error| StoreError::io(path, &error))?;
+    }
+    Ok(())
+}
+
+/// The file that is there, if it can be a store at all.
+pub(super) fn existing(path: &Path) -> Result<Option<Metadata>, StoreError> {
     let metadata = match path.symlink_metadata() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return create(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(|error| StoreError::io(path, &error))?,
     };
     if !metadata.is_file() {
@@ -110,11 +120,7 @@ pub(super) fn prepare(path: &Path) -> Result<(), StoreError> {
     if metadata.len() == 0 {
         return Err(StoreError::damaged(path, "empty"));
     }
-    if metadata.permissions().mode() & 0o077 != 0 {
-        let private = Permissions::from_mode(0o600);
-        std::fs::set_permissions(path, private).map_err(|error| StoreError::io(path, &error))?;
-    }
-    Ok(())
+    Ok(Some(metadata))
 }
 
 /// Makes the file under another name first, so that a crash meanwhile leaves no half a store.

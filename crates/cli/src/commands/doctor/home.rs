@@ -4,12 +4,14 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
+use meshara::LockError;
 use meshara::api::ErrorCode;
 use meshara_identity::home::{ISSUER_KEY, ISSUER_STATE, KEYSTORE, MEMBERSHIP, ROOT_KEY};
 
 use super::Check;
 use crate::context::Context;
 use crate::identity;
+use crate::node::build_error;
 use crate::text;
 
 /// Files that nobody else may read.
@@ -19,7 +21,7 @@ const SPACE_WARN: u64 = 1 << 30;
 /// Below this a full outbox (hundreds of the largest messages) does not fit.
 const SPACE_FAIL: u64 = 64 << 20;
 
-pub(super) fn check(context: &Context) -> Vec<Check> {
+pub(super) fn check(context: &Context, running: bool) -> Vec<Check> {
     let home = &context.home;
     let shown = home.display();
     let metadata = match fs::metadata(home) {
@@ -49,6 +51,10 @@ pub(super) fn check(context: &Context) -> Vec<Check> {
     }
     checks.extend(PRIVATE.iter().filter_map(|name| private(&home.join(name))));
     checks.push(intact(context));
+    // A running node holds the databases, and says itself when one of them is ill.
+    if !running {
+        checks.extend(opened(context));
+    }
     checks.push(space(home));
     checks
 }
@@ -80,6 +86,28 @@ fn intact(context: &Context) -> Check {
         }
         Err(error) => Check::fail("identity", error.message, error.hint),
     }
+}
+
+/// What `up` opens beside the identity, and the root.
+fn opened(context: &Context) -> Vec<Check> {
+    // Without its file, the identity's check has said so.
+    let Ok(passphrase) = identity::passphrase(context) else { return Vec::new() };
+    let wrong = match meshara::examine(&context.home, passphrase.as_ref()) {
+        Ok(wrong) => wrong,
+        // A node that is just starting.
+        Err(LockError::Held { .. }) => return Vec::new(),
+        Err(error) => {
+            let fix = "run the command as the user that runs the node";
+            return vec![Check::warn("files", error.to_string(), fix)];
+        }
+    };
+    if wrong.is_empty() {
+        return vec![Check::ok("files", "what a node opens beside its identity is intact")];
+    }
+    let told = wrong.iter().map(build_error);
+    // A sealed home was reported with the identity.
+    let told = told.filter(|e| e.code != ErrorCode::Passphrase || context.passphrase_file.is_some());
+    told.map(|error| Check::fail("files", error.message, error.hint)).collect()
 }
 
 fn space(home: &Path) -> Check {

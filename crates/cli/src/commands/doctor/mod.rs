@@ -71,7 +71,7 @@ struct Report {
 pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
     let mut checks = Vec::new();
     let running = node(context, &mut checks).await;
-    checks.extend(home::check(context));
+    checks.extend(home::check(context, running.is_some()));
     let config = Config::load(&context.home).unwrap_or_else(|error| {
         let error = config_error(&error);
         checks.push(Check::fail("config", error.message, error.hint));
