@@ -1,5 +1,6 @@
 //! What the command advises about lost files and wrong input; where the advice is a procedure, that it works.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::damage::{refused, used};
@@ -63,7 +64,7 @@ fn each_lost_file_has_its_own_remedy_and_doctor_tells_the_same() {
         let path = node.home.join(file);
         let kept = away(&path);
         std::fs::write(&path, [0xaa; 3000]).unwrap();
-        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
         is(refused(&node, file).unwrap(), "damaged_file", &path, hint);
         doctor_says(&node.home, check, &path, hint);
         std::fs::remove_file(&path).unwrap();
@@ -76,16 +77,11 @@ fn each_lost_file_has_its_own_remedy_and_doctor_tells_the_same() {
     let store = node.home.join("node.redb");
     let kept = away(&store);
     std::fs::write(&store, b"").unwrap();
-    std::fs::set_permissions(&store, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    std::fs::set_permissions(&store, PermissionsExt::from_mode(0o600)).unwrap();
     let fresh = "restore it from a backup, or move it away to start with an empty outbox and inbox (the node's identity is kept \
                  elsewhere)";
-    let failed_store = failed(&node.home);
-    assert!(
-        failed_store.iter().any(|(name, detail, fix)| name == "files"
-            && detail.contains(store.to_str().unwrap())
-            && format!("{detail}; {fix}").contains(fresh)),
-        "{failed_store:?}"
-    );
+    doctor_says(&node.home, "files", &store, fresh);
+    is(refused(&node, "an empty store").unwrap(), "damaged_file", &store, fresh);
     std::fs::rename(&kept, &store).unwrap();
 
     // The node runs without the root; only the doctor and what uses the root speak of it.
@@ -114,6 +110,68 @@ fn without_both_issuer_files_the_node_runs_as_a_plain_member() {
 }
 
 const NODES: &str = "`meshara routes` lists the nodes; give a name or a longer prefix";
+
+#[test]
+fn a_member_without_its_keystore_joins_again_under_another_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let alice = Node::first(&dir, "alice");
+    let mut bob = Node::beside(&dir, "bob", &alice, &alice.ticket(1));
+    bob.stop("-TERM");
+    away(&bob.home.join("keystore"));
+    away(&bob.home.join("membership"));
+    let ticket = alice.ticket(2);
+    let again = |name| ["join", ticket.as_str(), "--name", name, "--peer", alice.addr.as_str()];
+    assert_eq!(failure(&bob.home, &again("bob")).0, "name_taken");
+    assert_eq!(object(&bob.home, &again("robert"))["name"], "robert");
+    bob.name = "robert".to_owned();
+    bob.up();
+}
+
+#[test]
+fn the_doctor_tells_permissions_and_newer_versions_and_leaves_a_running_node_its_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = used(&dir);
+    std::fs::write(node.home.join("config.toml"), "listen = '127.0.0.1:0'\n").unwrap();
+    for (file, level) in
+        [("issuer.key", 0o644), ("issuer.redb", 0o640), ("root.key", 0o604), ("node.redb", 0o644)]
+    {
+        let path = node.home.join(file);
+        let allow = |mode| std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+        allow(level);
+        let failed = failed(&node.home);
+        let told = failed.iter().any(|(name, detail, fix)| {
+            name == "files"
+                && detail.contains(path.to_str().unwrap())
+                && *fix == format!("chmod 600 {}", path.display())
+        });
+        assert!(told, "{file}: {failed:?}");
+        assert_eq!(
+            path.metadata().unwrap().permissions().mode() & 0o777,
+            level,
+            "{file}: the doctor only looks"
+        );
+        allow(0o600);
+    }
+    for file in ["issuer.key", "root.key"] {
+        let path = node.home.join(file);
+        let good = std::fs::read(&path).unwrap();
+        let mut newer = good[..good.len() - 32].to_vec();
+        // Eight bytes of magic, the kind, then the version.
+        newer[9] = 2;
+        let check = blake3::hash(&newer);
+        std::fs::write(&path, [&newer, check.as_bytes().as_slice()].concat()).unwrap();
+        let failed = failed(&node.home);
+        let [(name, detail, fix)] = failed.as_slice() else { panic!("{failed:?}") };
+        assert_eq!(name, "files");
+        assert_eq!(
+            format!("{detail}; {fix}"),
+            format!("{}: format version 2, this program knows up to 1; update it", path.display())
+        );
+        std::fs::write(&path, &good).unwrap();
+    }
+    node.up();
+    assert_eq!(failed(&node.home), []);
+}
 
 #[test]
 fn init_makes_the_issuers_lost_membership_again() {
