@@ -1,5 +1,5 @@
 //! Congestion control of sessions by a model of the path: its delivery rate and its shortest round trip (the idea of BBR,
-//! draft-ietf-ccwg-bbr), so that random loss doesn't slow it and queues stay short.
+//! draft-ietf-ccwg-bbr), so that random loss isn't taken for congestion and queues stay short.
 //!
 //! quinn asks a controller for a window only, and paces at 1.25 windows a round trip. So this one steers by the window alone: it
 //! stands at what fills the path, plus `SLACK`; two rounds in nine go above, to find a rate that has grown, and the next

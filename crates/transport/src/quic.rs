@@ -58,7 +58,7 @@ const INITIAL_RTT: Duration = Duration::from_millis(100);
 pub enum CongestionControl {
     /// RFC 9438. Halves its rate at loss, whatever the loss means.
     Cubic,
-    /// A model of the path's delivery rate and shortest round trip, after BBR (see [`crate::congestion`]): random loss hardly slows it,
+    /// A model of the path's delivery rate and shortest round trip, after BBR (see [`crate::congestion`]): random loss slows it less,
     /// and queues stay short.
     #[default]
     Bbr,
