@@ -58,6 +58,8 @@ const CONFIRMS: f64 = 1.02;
 /// Trips longer than the shortest by this share of it, and by more than our queue should be, are a reason to measure it anew: the path has
 /// become longer (a mesh re-routes) or slower, or others fill its queue. Ten seconds would be too long to wait.
 const CHANGED: f64 = 0.1;
+/// They are one when so many rounds in a row have nothing but such trips: a round alone may have met ends that waited for a processor.
+const CHANGED_ROUNDS: u32 = 3;
 /// Such reasons count once in this time, so that measuring costs less than one part in a hundred.
 const SUSPICION_REST: Duration = Duration::from_secs(1);
 /// Packets that may always be in flight: fewer could leave acknowledgements to their timer.
@@ -89,7 +91,7 @@ enum State {
     /// Rounds with what it holds, until this one.
     Cruise { until: u64 },
     /// The shortest trip is measured, with a flight of `small` bytes; since when it has been so small, and the shortest trip seen. If it
-    /// is as it was, the trips before were long because the path is slower: it has the rate `slower` of the round before.
+    /// is as it was, the trips before were long because the path is slower: it has the rate `slower` of the rounds before.
     ProbeRtt { small: u64, slower: Option<f64>, since: Option<Instant>, shortest: Option<Duration> },
 }
 
@@ -112,6 +114,8 @@ pub struct Model {
     round_ends: u64,
     /// The shortest trip of this round.
     round_rtt: Option<Duration>,
+    /// Rounds in a row with longer trips only.
+    long_rounds: u32,
     /// Of the acknowledgement being read: bytes, and when its newest packet was sent.
     acked: u64,
     newest: Option<Instant>,
@@ -134,6 +138,7 @@ impl Model {
             round: 0,
             round_ends: 0,
             round_rtt: None,
+            long_rounds: 0,
             acked: 0,
             newest: None,
             app_limited: false,
@@ -211,6 +216,7 @@ impl Model {
 
     fn round_ended(&mut self, now: Instant, in_flight: u64) {
         let best = self.rates.best();
+        self.judge_trips();
         match self.state {
             State::Startup { .. } if !self.app_limited && self.delayed(STARTUP_QUEUE, SLACK * 2) => {
                 self.state = State::Drain
@@ -238,10 +244,8 @@ impl Model {
                 };
             }
             State::Down { until } if self.round < until => {}
-            // Below what the path holds there is hardly any queue.
-            State::Down { .. } if self.suspects(now, SLACK) => self.suspect(now),
+            State::Down { .. } | State::Cruise { .. } if self.suspects(now) => self.suspect(now),
             State::Down { .. } => self.state = State::Cruise { until: self.round + CRUISE_ROUNDS },
-            State::Cruise { .. } if self.suspects(now, SLACK * 2) => self.suspect(now),
             State::Cruise { until } => {
                 if now.saturating_duration_since(self.min_rtt_at) > MIN_RTT_AGE && in_flight > 0 {
                     self.measure_trip(None);
@@ -255,16 +259,31 @@ impl Model {
         self.round_rtt = None;
     }
 
-    /// Whether the round that ends is a reason to measure the shortest trip, and the last such measurement long ago.
-    fn suspects(&self, now: Instant, queue: Duration) -> bool {
+    /// Counts rounds whose trips are longer than our own queue explains: none is left at the end of those below what the path holds.
+    fn judge_trips(&mut self) {
+        let queue = match self.state {
+            State::Cruise { .. } => SLACK * 2,
+            State::Down { until } if self.round >= until => SLACK,
+            _ => return,
+        };
+        if self.delayed(CHANGED, queue) {
+            self.long_rounds += 1;
+        } else if !self.delayed(CHANGED, SLACK) {
+            self.long_rounds = 0;
+        }
+    }
+
+    /// Whether the last rounds are a reason to measure the shortest trip, and the last such measurement long ago.
+    fn suspects(&self, now: Instant) -> bool {
         let rested = self.suspected_at.is_none_or(|at| now.saturating_duration_since(at) >= SUSPICION_REST);
-        rested && self.delayed(CHANGED, queue)
+        rested && self.long_rounds >= CHANGED_ROUNDS
     }
 
     /// The path may be slower or longer than it was.
     fn suspect(&mut self, now: Instant) {
         self.suspected_at = Some(now);
-        self.measure_trip(Some(self.rates.latest()));
+        self.long_rounds = 0;
+        self.measure_trip(Some(self.rates.latest(CHANGED_ROUNDS as usize)));
     }
 
     fn measure_trip(&mut self, slower: Option<f64>) {

@@ -32,7 +32,9 @@ const SESSION_MIN_MTU: u16 = 1200;
 /// connection's window, which moves, does the limiting.
 pub const STREAM_WINDOW: u32 = 32 << 20;
 /// First connection window in bytes, before anything is measured: 1 Gbit/s × 32 ms.
-pub const FIRST_WINDOW: u32 = 4 << 20;
+const FIRST_WINDOW: u32 = 4 << 20;
+/// The same over a long path, where it is the smallest, too: 0.8 Gbit/s × 80 ms, or half of that while lost packets are repeated.
+pub const LONG_FIRST_WINDOW: u32 = 8 << 20;
 /// Streams that a peer may have open at once in a session. Each TCP connection through a service is one.
 const SESSION_STREAMS: u32 = 1024;
 /// A session without any packet from the peer ends after this: long enough for a peer's restart or a re-route at its worst,
@@ -121,6 +123,11 @@ pub fn link_transport() -> TransportConfig {
     config
 }
 
+/// First connection window of a session in bytes, over a short or long path.
+pub fn first_window(long: bool) -> u32 {
+    if long { LONG_FIRST_WINDOW } else { FIRST_WINDOW }
+}
+
 /// Settings of session connections over short or long paths (see `LONG_PATH_US`).
 pub fn session_transport(control: CongestionControl, long: bool) -> TransportConfig {
     let mut config = TransportConfig::default();
@@ -139,7 +146,7 @@ pub fn session_transport(control: CongestionControl, long: bool) -> TransportCon
         .max_concurrent_bidi_streams(VarInt::from_u32(SESSION_STREAMS))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
-        .receive_window(VarInt::from_u32(FIRST_WINDOW))
+        .receive_window(VarInt::from_u32(first_window(long)))
         .send_window(u64::from(STREAM_WINDOW));
     if !long {
         let mut acks = AckFrequencyConfig::default();

@@ -10,6 +10,7 @@ use redb::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::home::ISSUER_STATE;
 use crate::ids::{MeshId, NodeId, UnixMillis};
 use crate::names::NodeName;
 use crate::sealed::{self, FileError};
@@ -66,7 +67,11 @@ pub enum StoreError {
     #[error("issuer store: {0}; free disk space and check the disk")]
     Failed(String),
     /// A record does not decode.
-    #[error("issuer store: damaged record")]
+    #[error(
+        "{file}: damaged record; {remedy}",
+        file = ISSUER_STATE,
+        remedy = sealed::remedy(Path::new(ISSUER_STATE))
+    )]
     DamagedRecord,
 }
 

@@ -385,6 +385,7 @@ impl Client {
         }
         let message = format!("the node on {} ended while answering", socket_path(&self.home).display());
         ApiError::new(ErrorCode::ShuttingDown, message)
+            .hint("its log says why; start it again with `meshara up`")
     }
 
     fn protocol(&self, what: &str) -> ApiError {

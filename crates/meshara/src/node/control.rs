@@ -656,7 +656,8 @@ fn send_error(error: SendError, name: &str) -> ApiError {
         }
         SendError::Timeout { .. } => ApiError::new(ErrorCode::Timeout, format!("{name}: {text}"))
             .hint("it is delivered when the receiver can be reached; `meshara status` shows the outbox"),
-        SendError::Stopping => ApiError::new(ErrorCode::ShuttingDown, text),
+        SendError::Stopping => ApiError::new(ErrorCode::ShuttingDown, text)
+            .hint("start the node again with `meshara up`, then send it again"),
         _ => ApiError::new(ErrorCode::Timeout, text),
     }
 }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use meshara_transport::quic::{FIRST_WINDOW, STREAM_WINDOW};
+use meshara_transport::quic::{LONG_FIRST_WINDOW, STREAM_WINDOW, first_window};
 use quinn::{ConnectionStats, FrameStats};
 
 use super::Inner;
@@ -14,6 +14,8 @@ use super::sessions::Session;
 
 /// How often the path is measured.
 const MEASURE: Duration = Duration::from_millis(250);
+/// A window counts as stopping the peer for this long after it has said so, which it does once for each window.
+const STOPPED: Duration = Duration::from_secs(1);
 /// How often while no stream carries anything: each look wakes the connection, and a node has many that rest.
 const MEASURE_QUIET: Duration = Duration::from_secs(1);
 /// A session is quiet when no stream has carried anything for this long, and none is blocked.
@@ -21,13 +23,18 @@ const QUIET: Duration = Duration::from_secs(2);
 /// The window is this many bandwidth-delay products: one is on the way, one waits for its acknowledgement, and the rate
 /// can double before the next measurement.
 const PRODUCTS: f64 = 4.0;
+/// While the peer says that the window stops it, over a long path it is this many: what arrives after a lost packet waits here for its repetition, and where
+/// one in fifty is lost, some repetition is always lost too and takes three round trips. A reader slower than the path asks for no more: one
+/// window in 16 round trips is little beside what it reads.
+const STOPPED_PRODUCTS: f64 = 16.0;
 /// A new window must differ by this factor from the one in force.
 const HYSTERESIS: f64 = 2.0;
 /// Over a short path at most this part of the socket's receive buffer (as the kernel counts it, which is twice the bytes asked for and
 /// includes its own overhead): while this node isn't scheduled the whole window comes to wait there, and what finds no place is
 /// lost. Over long paths the window must exceed the buffer, since most of it is on the way.
 const BUFFER_SHARE: u32 = 4;
-/// Smaller windows save nothing worth having.
+/// Over short paths smaller windows save nothing worth having. Over long ones the first window is the smallest: a stream's start looks like a
+/// slow path, and the sender may not spend its first second in a window that was fitted to it.
 const MIN_WINDOW: u32 = 1 << 20;
 /// Measurements below this many packets say nothing of loss.
 const MIN_PACKETS: u64 = 50;
@@ -75,10 +82,17 @@ pub(crate) fn tier(rate: f64) -> &'static str {
     }
 }
 
-/// The window for a rate (bytes a second) and a round trip, given the one in force and the largest for this path; `None` to leave it.
-pub(crate) fn window(rate: f64, rtt: Duration, current: u32, largest: u32) -> Option<u32> {
-    let largest = largest.clamp(MIN_WINDOW, STREAM_WINDOW);
-    let wanted = (rate * rtt.as_secs_f64() * PRODUCTS).clamp(f64::from(MIN_WINDOW), f64::from(largest));
+/// The window for a rate (bytes a second) and a round trip, given the one in force, whether it stops the peer, and the smallest and largest
+/// for this path; `None` to leave it.
+pub(crate) fn window(
+    rate: f64,
+    rtt: Duration,
+    current: u32,
+    stops: bool,
+    (least, largest): (u32, u32),
+) -> Option<u32> {
+    let products = if stops { STOPPED_PRODUCTS } else { PRODUCTS };
+    let wanted = (rate * rtt.as_secs_f64() * products).clamp(f64::from(least), f64::from(largest));
     if current > largest {
         return Some(wanted as u32);
     }
@@ -209,13 +223,15 @@ pub(crate) async fn follow(inner: Arc<Inner>, session: Session) {
     let connection = &session.connection;
     let address = session.member.address;
     let buffer = inner.endpoints.plane().wire().buffer_sizes().map_or(0, |(receive, _)| receive);
-    let near = u32::try_from(buffer).unwrap_or(u32::MAX) / BUFFER_SHARE;
+    let near = (u32::try_from(buffer).unwrap_or(u32::MAX) / BUFFER_SHARE).clamp(MIN_WINDOW, STREAM_WINDOW);
     let mut before = connection.stats();
     let mut at = Instant::now();
-    let mut measured = Measured { window: FIRST_WINDOW, ..Measured::default() };
+    let mut measured =
+        Measured { window: first_window(inner.endpoints.is_long(address)), ..Measured::default() };
     let mut choice = ParityChoice::default();
     let mut unread = Unread::default();
     let mut pace = Pace::new(at, &before);
+    let mut stopped: Option<Instant> = None;
     loop {
         let (wait, quiet) = pace.decide(at, carried(&before), unread.blocked);
         tokio::select! {
@@ -234,8 +250,17 @@ pub(crate) async fn follow(inner: Arc<Inner>, session: Session) {
         let sent = stats.udp_tx.bytes.saturating_sub(before.udp_tx.bytes);
         measured.rate = received.max(sent) as f64 / elapsed;
         // The window limits what the peer sends to us, so the receiving rate decides.
-        let largest = if inner.endpoints.is_long(address) { STREAM_WINDOW } else { near };
-        if let Some(window) = window(received as f64 / elapsed, connection.rtt(), measured.window, largest)
+        if stats.frame_rx.data_blocked > before.frame_rx.data_blocked {
+            stopped = Some(now);
+        }
+        let stops = stopped.is_some_and(|said| now.duration_since(said) < STOPPED);
+        let (stops, bounds) = match inner.endpoints.is_long(address) {
+            true => (stops, (LONG_FIRST_WINDOW, STREAM_WINDOW)),
+            // Here a repetition takes no time, and what waits should stay in the processor's cache.
+            false => (false, (MIN_WINDOW, near)),
+        };
+        let rate = received as f64 / elapsed;
+        if let Some(window) = window(rate, connection.rtt(), measured.window, stops, bounds)
             && (window > measured.window || received > 0)
         {
             measured.window = window;
@@ -249,6 +274,13 @@ pub(crate) async fn follow(inner: Arc<Inner>, session: Session) {
             let lost = stats.path.lost_packets.saturating_sub(before.path.lost_packets);
             measured.loss = lost as f64 / packets as f64;
             measured.parity = choice.decide(now, measured.loss, stats.path.current_mtu);
+        }
+        if received.max(sent) >= STANDSTILL {
+            let path = stats.path;
+            tracing::trace!(
+                %address, sent, received, window = whole, congestion_window = path.cwnd, rtt = ?path.rtt, loss = measured.loss,
+                mtu = path.current_mtu, lost = path.lost_packets, black_holes = path.black_holes_detected, "session"
+            );
         }
         // Of several sessions with a peer one decides. It says so each time, as another one may have done so before it.
         if inner.sessions.is_current(&session) {
@@ -306,28 +338,43 @@ mod tests {
 
     #[test]
     fn windows_follow_the_product_with_hysteresis() {
-        let gigabit = 125e6;
+        let (gigabit, any) = (125e6, (MIN_WINDOW, STREAM_WINDOW));
         let rtt = Duration::from_millis(40);
-        assert_eq!(window(gigabit, rtt, 4 << 20, STREAM_WINDOW), Some(20_000_000));
-        assert_eq!(window(gigabit, rtt, 20_000_000, STREAM_WINDOW), None);
+        assert_eq!(window(gigabit, rtt, 4 << 20, false, any), Some(20_000_000));
+        assert_eq!(window(gigabit, rtt, 20_000_000, false, any), None);
         assert_eq!(
-            window(gigabit * 1.2, rtt, 20_000_000, STREAM_WINDOW),
+            window(gigabit * 1.2, rtt, 20_000_000, false, any),
             None,
             "a fifth more is within the margin"
         );
-        assert_eq!(window(gigabit, Duration::from_millis(1), 20_000_000, STREAM_WINDOW), Some(MIN_WINDOW));
-        assert_eq!(window(1e12, rtt, 4 << 20, STREAM_WINDOW), Some(STREAM_WINDOW), "bounded");
+        assert_eq!(window(gigabit, Duration::from_millis(1), 20_000_000, false, any), Some(MIN_WINDOW));
+        assert_eq!(window(1e12, rtt, 4 << 20, false, any), Some(STREAM_WINDOW), "bounded");
+        let near = (MIN_WINDOW, 4 << 20);
         assert_eq!(
-            window(gigabit, rtt, 16 << 20, 4 << 20),
+            window(gigabit, rtt, 16 << 20, false, near),
             Some(4 << 20),
             "what fits in the socket's buffer"
         );
-        assert_eq!(window(gigabit, rtt, 4 << 20, 4 << 20), None);
+        assert_eq!(window(gigabit, rtt, 4 << 20, false, near), None);
+    }
+
+    #[test]
+    fn the_start_of_a_stream_over_a_long_path_keeps_its_first_window() {
+        let long = (LONG_FIRST_WINDOW, STREAM_WINDOW);
+        assert_eq!(window(1e6, Duration::from_millis(40), LONG_FIRST_WINDOW, false, long), None);
         assert_eq!(
-            window(gigabit, rtt, 1 << 20, 100 << 10),
-            None,
-            "a buffer that is smaller than any window"
+            window(1e6, Duration::from_millis(40), STREAM_WINDOW, false, long),
+            Some(LONG_FIRST_WINDOW)
         );
+    }
+
+    #[test]
+    fn a_window_that_stops_the_peer_grows_but_for_a_slow_reader() {
+        let (rtt, long) = (Duration::from_millis(40), (LONG_FIRST_WINDOW, STREAM_WINDOW));
+        // 0.3 Gbit/s, where packets are lost and their repetitions too.
+        assert_eq!(window(37.5e6, rtt, 6 << 20, true, long), Some(24_000_000));
+        assert_eq!(window(37.5e6, rtt, 24_000_000, true, long), None);
+        assert_eq!(window(1e6, rtt, LONG_FIRST_WINDOW, true, long), None);
     }
 
     /// The decision after so much loss for as long as it takes.

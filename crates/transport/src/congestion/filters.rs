@@ -118,9 +118,9 @@ impl Rates {
         self.best
     }
 
-    /// The best of this round, or of the one before if this one has none.
-    pub(super) fn latest(&self) -> f64 {
-        self.rounds.iter().copied().find(|rate| *rate > 0.0).unwrap_or(0.0)
+    /// The best of the last `rounds` in which any was seen, this one included.
+    pub(super) fn latest(&self, rounds: usize) -> f64 {
+        self.rounds.iter().copied().filter(|rate| *rate > 0.0).take(rounds).fold(0.0, f64::max)
     }
 
     /// A rate seen in this round. One of a sender that had nothing more to send counts only upwards.

@@ -16,6 +16,8 @@ struct Path {
     buffer: f64,
     /// Share of packets lost at random.
     loss: f64,
+    /// How often on average, and for how long at most, the link stands still, as one does whose ends wait for a processor.
+    stalls: Option<(Duration, Duration)>,
 }
 
 struct Flow {
@@ -24,6 +26,10 @@ struct Flow {
     now: Instant,
     /// When the link has sent all that waits.
     free: Instant,
+    /// When the link, the way back and the sender stand still next.
+    next_stall: [Option<Instant>; 3],
+    /// Until when the way back stands still.
+    back_free: Instant,
     in_flight: u64,
     /// Acknowledgements under way: when they arrive, when their packets were sent, whether the packet was lost.
     coming: VecDeque<(Instant, Instant, bool)>,
@@ -44,6 +50,8 @@ impl Flow {
             start,
             now: start,
             free: start,
+            next_stall: [None; 3],
+            back_free: start,
             in_flight: 0,
             coming: VecDeque::new(),
             delivered: 0,
@@ -54,9 +62,25 @@ impl Flow {
         }
     }
 
-    fn chance(&mut self, share: f64) -> bool {
+    /// A number from 0 to 1.
+    fn draw(&mut self) -> f64 {
         self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        ((self.random >> 33) as f64) < share * f64::from(1_u32 << 31)
+        (self.random >> 33) as f64 / f64::from(1_u32 << 31)
+    }
+
+    fn chance(&mut self, share: f64) -> bool {
+        self.draw() < share
+    }
+
+    /// Until when `what` stands still: until `free`, or longer if it has begun to again.
+    fn stall(&mut self, path: &Path, what: usize, mut free: Instant) -> Instant {
+        let Some((every, most)) = path.stalls else { return free };
+        let at = self.next_stall[what].unwrap_or(self.now);
+        if at <= self.now {
+            free = free.max(at) + most.mul_f64(self.draw());
+            self.next_stall[what] = Some(self.now + every.mul_f64(-(1.0 - self.draw()).ln()));
+        }
+        free
     }
 
     /// Sends all the time, in bursts of at most ten packets, for so long; acknowledgements come for two packets each.
@@ -66,7 +90,9 @@ impl Flow {
         let mut next_send = self.now;
         self.queued.clear();
         while self.now < end {
-            let ack = self.coming.front().map(|coming| coming.0);
+            self.back_free = self.stall(path, 1, self.back_free);
+            self.now = self.now.max(self.stall(path, 2, self.now));
+            let ack = self.coming.front().map(|coming| coming.0.max(self.back_free));
             let window = self.model.window().min(self.allowed);
             let may_send = self.in_flight + MTU <= window;
             let at = match ack {
@@ -112,6 +138,7 @@ impl Flow {
 
     fn send(&mut self, path: &Path) {
         self.in_flight += MTU;
+        self.free = self.stall(path, 0, self.free);
         let wait = self.free.saturating_duration_since(self.now);
         let full = wait.as_secs_f64() * path.rate > path.buffer;
         if full || self.chance(path.loss) {
@@ -134,7 +161,7 @@ impl Flow {
 
 fn path(mbit: f64, rtt_ms: u64, loss: f64) -> Path {
     let rate = mbit * 125_000.0;
-    Path { rate, rtt: Duration::from_millis(rtt_ms), buffer: rate * 0.05, loss }
+    Path { rate, rtt: Duration::from_millis(rtt_ms), buffer: rate * 0.05, loss, stalls: None }
 }
 
 #[test]
@@ -160,6 +187,23 @@ fn random_loss_does_not_slow_it() {
         let used = flow.run(&path, Duration::from_secs(2));
         println!("{rtt} ms, {loss}: {used:.3}");
         assert!(used > 0.95 * (1.0 - loss), "{rtt} ms, {loss}: {used}");
+    }
+}
+
+#[test]
+fn ends_that_wait_for_a_processor_cost_little_more_than_the_wait() {
+    // Link, way back and sender stand still apart from each other, so less than a third of the time may be left.
+    for (rtt, buffer_ms, every, most, least) in
+        [(40, 5, 10, 8, 0.28), (40, 50, 50, 20, 0.63), (40, 50, 200, 40, 0.77), (1, 5, 200, 20, 0.8)]
+    {
+        let mut path = path(600.0, rtt, 0.01);
+        path.buffer = path.rate * f64::from(buffer_ms) / 1000.0;
+        path.stalls = Some((Duration::from_millis(every), Duration::from_millis(most)));
+        let mut flow = Flow::new();
+        flow.run(&path, Duration::from_secs(1));
+        let used = flow.run(&path, Duration::from_secs(5));
+        println!("{rtt} ms, every {every} ms up to {most} ms: {used:.3}");
+        assert!(used > least, "{rtt} ms, every {every} ms up to {most} ms: {used}");
     }
 }
 
