@@ -23,9 +23,9 @@ const QUIET: Duration = Duration::from_secs(2);
 /// The window is this many bandwidth-delay products: one is on the way, one waits for its acknowledgement, and the rate
 /// can double before the next measurement.
 const PRODUCTS: f64 = 4.0;
-/// While the peer says that the window stops it, over a long path it is this many: what arrives after a lost packet waits here for its repetition, and where
-/// one in fifty is lost, some repetition is always lost too and takes three round trips. A reader slower than the path asks for no more: one
-/// window in 16 round trips is little beside what it reads.
+/// While the peer says that the window stops it, over a long path it is this many: what arrives after a lost packet waits here for its
+/// repetition, and where one in fifty is lost, some repetition is always lost too and takes three round trips. A reader slower than the
+/// path asks for no more: one window in 16 round trips is little beside what it reads.
 const STOPPED_PRODUCTS: f64 = 16.0;
 /// A new window must differ by this factor from the one in force.
 const HYSTERESIS: f64 = 2.0;
