@@ -256,7 +256,7 @@ pub(crate) async fn follow(inner: Arc<Inner>, session: Session) {
         let stops = stopped.is_some_and(|said| now.duration_since(said) < STOPPED);
         let (stops, bounds) = match inner.endpoints.is_long(address) {
             true => (stops, (LONG_FIRST_WINDOW, STREAM_WINDOW)),
-            // Here a repetition takes no time, and what waits should stay in the processor's cache.
+            // Here a repetition takes hardly any time.
             false => (false, (MIN_WINDOW, near)),
         };
         let rate = received as f64 / elapsed;
