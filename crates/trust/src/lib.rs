@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod audit;
+pub mod gossip;
 pub mod log;
 pub mod policy;
 pub mod revocation;

@@ -229,14 +229,19 @@ fn rule() -> impl Strategy<Value = Rule> {
         }),
     ];
     let lists = (proptest::collection::vec(who(), 1..4), proptest::collection::vec(target(), 1..4));
-    (prop_oneof![1 => Just(Effect::Deny), 3 => Just(Effect::Allow)], lists, windows).prop_map(
-        |(effect, (from, to), when)| Rule {
+    let rates = prop_oneof![
+        2 => Just(None::<Rate>),
+        1 => (1u32..100, prop_oneof![Just(1u32), Just(60), Just(3600)], 1u32..100)
+            .prop_map(|parts| Rate::try_from(parts).ok()),
+    ];
+    (prop_oneof![1 => Just(Effect::Deny), 3 => Just(Effect::Allow)], lists, windows, rates).prop_map(
+        |(effect, (from, to), when, rate)| Rule {
             name: "x".parse().unwrap(),
             effect,
             from: from.iter().map(|text| text.parse().unwrap()).collect(),
             to: to.iter().map(|text| text.parse().unwrap()).collect(),
             when,
-            rate: None,
+            rate: rate.filter(|_| effect == Effect::Allow),
         },
     )
 }
@@ -332,6 +337,10 @@ proptest! {
     #[test]
     fn policies_round_trip(policy in policy()) {
         let bytes = policy.encode().unwrap();
+        if Compiled::new(policy.clone()).is_ok() {
+            let text = write(&policy);
+            prop_assert_eq!(parse(&text).map(|read| read.policy().clone()), Ok(policy.clone()), "{}", text);
+        }
         prop_assert_eq!(Policy::decode(&bytes), Ok(policy));
         prop_assert!(Policy::decode(&[&bytes[..], &[0]].concat()).is_err());
         prop_assert!(Policy::decode(&bytes[..bytes.len() - 1]).is_err());

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::home::{ISSUER_KEY, ISSUER_STATE, KEYSTORE, MEMBERSHIP, ROOT_KEY};
+use crate::home::{ISSUER_KEY, ISSUER_STATE, KEYSTORE, MEMBERSHIP, ROOT_KEY, WORKLOAD_KEY};
 use crate::keys::KeyError;
 
 /// What to do about a file whose content is lost, by its name in the home. One clause, without a semicolon.
@@ -24,6 +24,12 @@ pub(crate) fn remedy(path: &Path) -> &'static str {
         Some(ROOT_KEY) => {
             "move it away and restore it from the backup of `meshara root export` with `meshara root import --from FILE` (the \
              node runs without it)"
+        }
+        Some(WORKLOAD_KEY) => {
+            "restore it from a backup, or move it away: the next start makes new roots, and programs get new identities from them"
+        }
+        Some(name) if name.ends_with(".set") => {
+            "move it away: the node asks its neighbours for what it held (a node that signs needs them up first)"
         }
         _ => "restore it from a backup",
     }

@@ -12,6 +12,9 @@ use super::target::{Asked, TargetKind};
 /// The name under which evidence denies.
 pub const EVIDENCE_RULE: &str = "evidence";
 
+/// The name under which a node denies everything that hasn't heard the mesh's signers for too long.
+pub const STALE_RULE: &str = "stale";
+
 /// Most nodes with evidence against them: far more than a mesh that still works has.
 const NODES_MAX: usize = 4096;
 

@@ -14,11 +14,11 @@ mod text;
 mod window;
 
 pub use compiled::{BROAD_MAX, Compiled, DEFAULT_RULE, Decision, PORT_RANGES_MAX, WINDOWS_MAX};
-pub use evidence::{EVIDENCE_RULE, Evidence, Ladder, Restriction, Step};
+pub use evidence::{EVIDENCE_RULE, Evidence, Ladder, Restriction, STALE_RULE, Step};
 pub use explain::{Explanation, Looked, Why};
 pub use glob::{GLOB_MAX, Glob, GlobError, STARS_MAX};
 pub use rate::{BUCKETS_MAX, Rate, RateError, RateTable};
 pub use rule::{Effect, PATTERNS_MAX, Policy, PolicyError, RULES_MAX, Rule};
 pub use target::{Asked, Caller, NAME_MAX, Ports, Target, TargetError, TargetKind, Who};
-pub use text::{PolicyTextError, Problem, STARTER, parse};
+pub use text::{PolicyTextError, Problem, STARTER, parse, write};
 pub use window::{Window, WindowError};

@@ -52,6 +52,16 @@ impl From<Rate> for (u32, u32, u32) {
 }
 
 impl Rate {
+    /// As in a policy file: `N/s`, `N/min` or `N/h`, and the burst if it isn't `N`. What [`parse`](Self::parse) reads.
+    pub fn words(&self) -> (String, Option<u32>) {
+        let unit = match self.per_seconds {
+            1 => "s",
+            60 => "min",
+            _ => "h",
+        };
+        (format!("{}/{unit}", self.count), (self.burst != self.count).then_some(self.burst))
+    }
+
     /// From the words of a policy file; without `burst` as many at once as in one unit of time.
     pub fn parse(text: &str, burst: Option<u32>) -> Result<Self, RateError> {
         let bad = || RateError::BadRate(text.to_owned());

@@ -7,7 +7,7 @@ use meshara_identity::wire::{self, WireError};
 use serde::{Deserialize, Serialize};
 
 use super::compiled::{BROAD_MAX, DEFAULT_RULE, PORT_RANGES_MAX, WINDOWS_MAX};
-use super::evidence::EVIDENCE_RULE;
+use super::evidence::{EVIDENCE_RULE, STALE_RULE};
 use super::glob::Glob;
 use super::rate::Rate;
 use super::target::{Ports, Target, TargetKind, Who};
@@ -127,7 +127,7 @@ impl Policy {
 /// What a rule must be by itself.
 pub(super) fn check_rule(rule: &Rule) -> Result<(), PolicyError> {
     let name = || rule.name.clone();
-    if [DEFAULT_RULE, EVIDENCE_RULE].contains(&rule.name.as_str()) {
+    if [DEFAULT_RULE, EVIDENCE_RULE, STALE_RULE].contains(&rule.name.as_str()) {
         return Err(PolicyError::NameTaken(name()));
     }
     if ![rule.from.len(), rule.to.len()].iter().all(|count| (1..=PATTERNS_MAX).contains(count)) {

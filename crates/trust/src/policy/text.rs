@@ -137,6 +137,42 @@ pub fn parse(text: &str) -> Result<Compiled, PolicyTextError> {
     })
 }
 
+/// A policy as a file that [`parse`] reads to the same rules.
+pub fn write(policy: &Policy) -> String {
+    let mut text = format!("version = {VERSION}\n");
+    for rule in policy.rules() {
+        let effect = if rule.effect == Effect::Allow { "allow" } else { "deny" };
+        text.push_str(&format!("\n[[rule]]\nname = \"{}\"\neffect = \"{effect}\"\n", rule.name));
+        text.push_str(&line("from", list(rule.from.iter().map(ToString::to_string).collect())));
+        text.push_str(&line("to", list(rule.to.iter().map(ToString::to_string).collect())));
+        let (days, hours) = rule.when.map_or((None, None), |when| when.words());
+        let days = days.map(|days| Value::from(days.into_iter().map(str::to_owned).collect::<Vec<_>>()));
+        let (rate, burst) = rule.rate.map_or((None, None), |rate| (Some(rate.words().0), rate.words().1));
+        let optional = [
+            ("days", days),
+            ("hours", hours.map(Value::from)),
+            ("rate", rate.map(Value::from)),
+            ("burst", burst.map(Value::from)),
+        ];
+        for (key, value) in optional {
+            text.extend(value.map(|value| line(key, value)));
+        }
+    }
+    text
+}
+
+fn line(key: &str, value: Value) -> String {
+    format!("{key} = {value}\n")
+}
+
+/// One text, or a list of several.
+fn list(mut texts: Vec<String>) -> Value {
+    match texts.len() {
+        1 => Value::from(texts.remove(0)),
+        _ => Value::from(texts),
+    }
+}
+
 /// One rule; an error comes with its place.
 fn rule(raw: RawRule) -> Result<Rule, (usize, Problem)> {
     let name = raw.name.get_ref().parse().map_err(|error| (raw.name.span().start, Problem::Name(error)))?;

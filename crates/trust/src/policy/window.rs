@@ -76,6 +76,16 @@ impl Window {
         }
     }
 
+    /// Its days, if it hasn't all, and its hours as `HH:MM-HH:MM`, if it hasn't all: what [`parse`](Self::parse) reads.
+    pub fn words(&self) -> (Option<Vec<&'static str>>, Option<String>) {
+        let on = |at: &usize| (self.days >> at) & 1 == 1;
+        let days = DAYS.iter().enumerate().filter(|(at, _)| on(at)).map(|(_, day)| *day);
+        let days = (self.days != 0x7f).then(|| days.collect());
+        let time = |minute: u16| format!("{:02}:{:02}", minute / 60, minute % 60);
+        let hours = (self.start, self.end) != (0, DAY);
+        (days, hours.then(|| format!("{}-{}", time(self.start), time(self.end))))
+    }
+
     /// Whether `now` is within it.
     pub fn contains(&self, now: UnixMillis) -> bool {
         let minutes = now.seconds() / 60;

@@ -7,7 +7,7 @@ use meshara_identity::wire::{self, WireError};
 use meshara_identity::{KeyError, MeshId, NodeName, RootKey, UnixMillis};
 use serde::{Deserialize, Serialize};
 
-use super::approval::{Approval, ApprovalError, Approvals};
+use super::approval::{Approval, ApprovalError, Approvals, KeyId};
 use super::head::{SetHash, SetHead, SetKind};
 use super::quorum::Quorum;
 
@@ -74,6 +74,11 @@ pub struct SignedFreshness {
 }
 
 impl SignedFreshness {
+    /// Whose keys it says it is by.
+    pub fn key(&self) -> KeyId {
+        self.approval.key()
+    }
+
     /// Whose statement it is, if a signer of `quorum` made it.
     pub fn signer<'a>(&self, quorum: &'a Quorum) -> Result<&'a NodeName, ApprovalError> {
         let not_enough = ApprovalError::NotEnough { found: 0, needed: 1 };

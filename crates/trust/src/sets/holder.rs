@@ -81,6 +81,11 @@ impl<B: SetBody> Holder<B> {
         Ok(holder)
     }
 
+    /// How long the signers may be silent.
+    pub fn limit(&self) -> Duration {
+        self.limit
+    }
+
     /// The newest set, to store and to send; `None` before the first.
     pub fn set(&self) -> Option<&SignedSet> {
         self.held.as_ref().map(|held| &held.set)
@@ -126,6 +131,12 @@ impl<B: SetBody> Holder<B> {
     pub fn wanted(&self) -> Option<u64> {
         let numbers = self.heard.values().map(|signed| signed.statement.newest(B::KIND).number);
         numbers.max().filter(|number| *number > self.newest().number)
+    }
+
+    /// The newest set that a signer spoke of.
+    pub fn spoken_of(&self) -> Option<HeadRef> {
+        let newest = self.heard.values().map(|signed| signed.statement.newest(B::KIND));
+        newest.max_by_key(|newest| newest.number)
     }
 
     /// The statements that were heard last, one a signer: for a new neighbour, and for the store.
