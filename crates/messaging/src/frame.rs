@@ -5,6 +5,7 @@
 //! 1 Open        incarnation u64 · settled u64 · next u64
 //! 2 Data        incarnation u64 · settled u64 · first u64 · count u16 · count × (id 16 · sent_at u64 · length u32 · body)
 //! 3 Ack         incarnation u64 · stored u64 · expected u64 · resume u8 · trouble u8 · window u32 · window bytes u64
+//! 4 Denied      length u8 · name of the rule: the receiver's policy denies the messages. For the drivers alone: the core never sees it
 //! ```
 //! The channel carries whole frames; the driver delimits them with their length, at most [`MAX_FRAME`].
 
@@ -29,6 +30,16 @@ const MESSAGE_HEADER: usize = 16 + 8 + 4;
 const OPEN: u8 = 1;
 const DATA: u8 = 2;
 const ACK: u8 = 3;
+const DENIED: u8 = 4;
+
+/// Whether a frame carries messages, which a receiver's policy may deny.
+#[must_use]
+pub fn carries_messages(frame: &[u8]) -> bool {
+    frame.starts_with(&[VERSION, DATA])
+}
+
+/// The beginning of the frame that says which rule denied messages.
+pub const DENIED_HEAD: [u8; 2] = [VERSION, DENIED];
 
 /// A frame.
 #[derive(Clone, Debug, PartialEq, Eq)]

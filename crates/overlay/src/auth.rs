@@ -30,6 +30,9 @@ pub enum MemberError {
     /// Not signed by this mesh's root or an issuer of it.
     #[error("the member record is not signed by this mesh")]
     Untrusted,
+    /// Signed by an issuer that is not known here.
+    #[error("the member record's issuer is not known")]
+    UnknownIssuer,
     /// Names another node than the record's origin.
     #[error("the member record names another node")]
     WrongNode,
@@ -42,10 +45,10 @@ pub enum MemberError {
 }
 
 impl MemberError {
-    /// Whether an honest peer may forward such a record: it may see another time or not know a revocation yet.
+    /// Whether an honest peer may forward such a record: it may see another time, know another issuer or not know a revocation yet.
     #[must_use]
     pub const fn excusable(self) -> bool {
-        matches!(self, Self::OutsideTime | Self::Revoked)
+        matches!(self, Self::OutsideTime | Self::Revoked | Self::UnknownIssuer)
     }
 }
 
@@ -76,6 +79,11 @@ pub trait Authenticator {
     /// # Errors
     /// Says why the record proves nothing.
     fn member(&self, origin: &NodeId, body: &[u8]) -> Result<Member, MemberError>;
+
+    /// Whether the mesh revoked a node: no link with it is kept.
+    fn revoked(&self, _: &NodeId) -> bool {
+        false
+    }
 
     /// The mesh address of a node in this mesh.
     fn address(&self, node: &NodeId) -> MeshAddress;

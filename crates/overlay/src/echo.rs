@@ -16,6 +16,8 @@ pub enum EchoKind {
     Reply,
     /// The frame's TTL ended here; the frame's source address names the node.
     TtlExceeded,
+    /// The node that the frame's source address names answers nothing: its policy denies it. Behind the echo stands the rule.
+    Denied,
 }
 
 /// An echo.
@@ -56,6 +58,7 @@ impl Echo {
             EchoKind::Request => 0,
             EchoKind::Reply => 1,
             EchoKind::TtlExceeded => 2,
+            EchoKind::Denied => 3,
         };
         let [a, b, c, d, e, f, g, h] = self.id.to_be_bytes();
         let [i, j, k, l] = self.seq.to_be_bytes();
@@ -79,6 +82,7 @@ impl Echo {
             0 => EchoKind::Request,
             1 => EchoKind::Reply,
             2 => EchoKind::TtlExceeded,
+            3 => EchoKind::Denied,
             other => return Err(EchoError::UnknownKind(other)),
         };
         Ok(Self { kind, origin_ttl, forward_hops, id: r.u64()?, seq: r.u32()? })
@@ -121,6 +125,8 @@ mod tests {
         assert_eq!(echo.encode(), [1, 0, 32, 0, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 9]);
         let reply = echo.answer(EchoKind::Reply, 30, 32);
         assert_eq!(reply.encode(), [1, 1, 32, 3, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 9]);
+        let denied = echo.answer(EchoKind::Denied, 30, 32);
+        assert_eq!(denied.encode()[..4], [1, 3, 32, 3]);
         assert_eq!(echo.hops(32), 1);
     }
 
@@ -130,8 +136,8 @@ mod tests {
         assert_eq!(Echo::decode(&[1; 17]), Err(EchoError::Length));
         assert_eq!(Echo::decode(&[2; 16]), Err(EchoError::UnknownVersion(2)));
         let mut bytes = [1; 16];
-        bytes[1] = 3;
-        assert_eq!(Echo::decode(&bytes), Err(EchoError::UnknownKind(3)));
+        bytes[1] = 4;
+        assert_eq!(Echo::decode(&bytes), Err(EchoError::UnknownKind(4)));
     }
 
     proptest! {

@@ -126,10 +126,12 @@ pub enum CloseReason {
     Swapped,
     /// This node leaves the mesh.
     Leaving,
+    /// The mesh revoked the node at the other end.
+    Revoked,
 }
 
 impl CloseReason {
-    /// The reason as a number for the wire, 1 to 6.
+    /// The reason as a number for the wire, 1 to 7.
     #[must_use]
     pub const fn code(self) -> u8 {
         match self {
@@ -139,6 +141,7 @@ impl CloseReason {
             Self::Unconfirmed => 4,
             Self::Swapped => 5,
             Self::Leaving => 6,
+            Self::Revoked => 7,
         }
     }
 
@@ -147,7 +150,7 @@ impl CloseReason {
     pub const fn heard(code: u64) -> LinkDownReason {
         match code {
             2 | 5 => LinkDownReason::Redundant,
-            3 => LinkDownReason::Refused,
+            3 | 7 => LinkDownReason::Refused,
             6 => LinkDownReason::Left,
             _ => LinkDownReason::Closed,
         }

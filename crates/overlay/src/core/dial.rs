@@ -164,6 +164,14 @@ impl Dialling {
         }
     }
 
+    /// A node is none that could be dialled any more. What the operator said of an address stays: another one may be there.
+    pub(super) fn forget(&mut self, node: &NodeId) {
+        self.targets.retain(|target| target.any || target.node.as_ref() != Some(node));
+        for target in self.targets.iter_mut().filter(|target| target.node.as_ref() == Some(node)) {
+            (target.node, target.down, target.lost, target.wanted) = (None, None, false, false);
+        }
+    }
+
     /// The neighbours that failed.
     pub(super) fn all_down(&self) -> impl Iterator<Item = (NodeId, &Down)> {
         self.targets.iter().filter_map(|target| target.node.zip(target.down.as_ref()))

@@ -72,6 +72,12 @@ impl Flooding {
         self.link_state_due = Some(self.link_state_due.map_or(soonest, |due| due.min(soonest)));
     }
 
+    /// Passes on nothing of this origin that still waits.
+    pub(super) fn forget(&mut self, origin: &NodeId) {
+        self.queue.retain(|(_, record, _)| record.origin != *origin);
+        self.deferred.retain(|(waiting, _), _| waiting != origin);
+    }
+
     pub(super) fn deadline(&self) -> Option<Duration> {
         [self.link_state_due, self.deferred_at, self.queue_due].into_iter().flatten().min()
     }
@@ -522,6 +528,17 @@ impl Core {
                 self.routing.touch();
             }
         }
+    }
+
+    /// Compares databases with all neighbours: what was ignored before may count now, as when another issuer is trusted.
+    pub fn compare(&mut self, now: Duration) {
+        self.begin(now);
+        let links: Vec<LinkId> =
+            self.links.iter().filter(|(_, link)| link.routing()).map(|(id, _)| *id).collect();
+        for link in links {
+            self.greet(link);
+        }
+        self.finish(now);
     }
 
     /// Now and then compares databases with a random neighbour.

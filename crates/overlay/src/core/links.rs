@@ -305,7 +305,10 @@ impl Core {
             LinkKind::Direct => self.links.values().filter(|link| !link.routing()).count() >= MAX_DIRECT,
         };
         let of_one = self.links.values().filter(|link| link.peer.node == peer.node).count();
-        if full {
+        if self.auth.revoked(&peer.node) {
+            // The handshake was over before the news came.
+            Some(CloseReason::Revoked)
+        } else if full {
             Some(CloseReason::Full)
         } else {
             (of_one >= MAX_LINKS_OF_ONE).then_some(CloseReason::Duplicate)

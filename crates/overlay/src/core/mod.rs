@@ -4,6 +4,7 @@ mod dial;
 mod flood;
 mod links;
 mod lost;
+mod revoke;
 mod routing;
 mod swap;
 pub mod views;

@@ -1,9 +1,9 @@
 //! Several cores against each other in virtual time: wires with latency, silent deaths, pauses, restarts, pings.
 #![allow(dead_code, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
-use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use meshara_overlay::{
@@ -31,11 +31,13 @@ pub fn address_of(node: &NodeId) -> MeshAddress {
 /// Signatures are keyed hashes; the routing key is the secret. Good enough among friends in one process.
 pub struct TestAuth {
     pub key: [u8; 32],
+    /// Whom this node knows to be revoked.
+    pub revoked: Arc<Mutex<BTreeSet<NodeId>>>,
 }
 
 impl TestAuth {
     pub fn of(node: &NodeId) -> Self {
-        Self { key: *blake3::hash(&node.0).as_bytes() }
+        Self { key: *blake3::hash(&node.0).as_bytes(), revoked: Arc::default() }
     }
 }
 
@@ -59,11 +61,17 @@ impl Authenticator for TestAuth {
         }
         let (key, name) = rest.split_first_chunk::<32>().ok_or(MemberError::Malformed)?;
         let name = String::from_utf8(name.to_vec()).map_err(|_| MemberError::Malformed)?;
+        if self.revoked.lock().unwrap().contains(origin) {
+            return Err(MemberError::Revoked);
+        }
         match name.as_str() {
             "expired" => Err(MemberError::OutsideTime),
             "stranger" => Err(MemberError::Untrusted),
             _ => Ok(Member { name, routing_key: *key, expires_in: Duration::from_secs(86_400) }),
         }
+    }
+    fn revoked(&self, node: &NodeId) -> bool {
+        self.revoked.lock().unwrap().contains(node)
     }
     fn address(&self, node: &NodeId) -> MeshAddress {
         address_of(node)
@@ -97,6 +105,7 @@ enum What {
 
 struct Node {
     core: Option<Core>,
+    revoked: Arc<Mutex<BTreeSet<NodeId>>>,
     table: Arc<ForwardingTable>,
     usable: HashMap<LinkId, bool>,
     /// Our link → (peer, its link).
@@ -166,6 +175,7 @@ impl World {
         for at in 0..nodes {
             world.nodes.push(Node {
                 core: None,
+                revoked: Arc::default(),
                 table: Arc::default(),
                 usable: HashMap::new(),
                 links: BTreeMap::new(),
@@ -193,8 +203,8 @@ impl World {
         let rng = ChaCha8Rng::seed_from_u64(self.rng.random());
         let identity = Identity { node: id, address: address_of(&id) };
         let sequence = 1_000 * self.lives;
-        let mut core =
-            Core::new(self.config.clone(), identity, Box::new(TestAuth::of(&id)), rng, self.now, sequence);
+        let auth = TestAuth { revoked: self.nodes[at].revoked.clone(), ..TestAuth::of(&id) };
+        let mut core = Core::new(self.config.clone(), identity, Box::new(auth), rng, self.now, sequence);
         core.set_member(self.now, member_body(&id, &format!("n{at}"))).unwrap();
         core.set_own_addresses(self.now, vec![socket(at)]);
         if !self.config.auto_neighbours {
@@ -220,6 +230,19 @@ impl World {
         let known = KnownNode { node: None, addrs: vec![socket(other)], origin };
         self.core_mut(at).add_known(now, known);
         self.drain(at);
+    }
+
+    /// The node learns that another one is revoked.
+    pub fn revoke(&mut self, at: usize, other: usize) {
+        let now = self.now;
+        self.nodes[at].revoked.lock().unwrap().insert(node_id(other));
+        self.core_mut(at).revoke(now, &node_id(other));
+        self.drain(at);
+    }
+
+    /// Whether the node holds anything of another one.
+    pub fn knows_of(&self, at: usize, other: usize) -> bool {
+        self.core(at).node(&node_id(other)).is_some()
     }
 
     /// SIGKILL without ICMP: the node is gone, nobody is told.
