@@ -1,11 +1,13 @@
 use std::path::Path;
 
+use meshara_identity::NodeId;
+
 use super::*;
 use crate::log::checkpoint::tests::key;
 use crate::log::entry::tests::{certificate, enrolment};
 use crate::log::entry::{Ended, Enrolment, Phase, Statement};
 use crate::log::witness::tests::{mesh, routing, sign};
-use crate::log::{DiskFiles, Log, LogKey, Witness};
+use crate::log::{CheckpointError, DiskFiles, Log, LogKey, PROBLEMS_MAX, Witness};
 
 const NOW: UnixMillis = UnixMillis(1_795_000_000_500);
 

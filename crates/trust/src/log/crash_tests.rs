@@ -9,7 +9,7 @@ use super::*;
 use crate::log::checkpoint::tests::key;
 use crate::log::entry::tests::certificate;
 use crate::log::files::parent;
-use crate::log::{Files, WitnessPolicy, audit};
+use crate::log::{Files, Tiles, WitnessPolicy, audit};
 
 /// Content of a file as programs see it, and as it was when it was synced last.
 #[derive(Debug, Clone, Default)]

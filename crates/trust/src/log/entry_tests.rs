@@ -68,6 +68,11 @@ fn a_leaf_says_what_its_entry_is() {
         not_before: entry.not_before,
         not_after: entry.not_after,
         serial: entry.serial.to_vec(),
+        enrolled: meshara_identity::issuer::Enrolled {
+            roles: Vec::new(),
+            from: entry.not_before,
+            until: entry.not_after,
+        },
     };
     let expected = Certificate { leaf: Hash::of(b"leaf"), ..entry };
     assert_eq!(Certificate::of(&member, b"leaf"), Some(expected));

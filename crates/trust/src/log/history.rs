@@ -51,7 +51,7 @@ pub(super) fn keep(
 }
 
 /// `note` with `lines` of witnesses; of two lines of one key the newer stays.
-fn merge(note: &Note, lines: &[NoteSignature]) -> Note {
+pub(super) fn merge(note: &Note, lines: &[NoteSignature]) -> Note {
     let mut merged = note.clone();
     for line in lines {
         let room = merged.signatures.len() < SIGNATURES_MAX;

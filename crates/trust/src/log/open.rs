@@ -1,6 +1,7 @@
 //! Opening a log: the newest checkpoint, the growing edge that leads to it, and what the write-ahead files hold beyond.
 
 use super::checkpoint::{CheckpointError, LogPublic, TreeHead};
+use super::edge::Edge;
 use super::error::LogError;
 use super::files::{Files, damaged};
 use super::hash::{Hash, root_of};
@@ -14,9 +15,7 @@ use super::wal::{self, Segment};
 
 /// A log as it was found.
 pub(super) struct Opened {
-    pub(super) tree: Tree,
-    /// The partial bundle.
-    pub(super) bundle: Vec<u8>,
+    pub(super) edge: Edge,
     pub(super) note: Note,
     /// Durable entries that aren't in tiles.
     pub(super) pending: Vec<Vec<u8>>,
@@ -25,6 +24,17 @@ pub(super) struct Opened {
 }
 
 pub(super) fn open(files: &dyn Files, log: &LogPublic) -> Result<Opened, LogError> {
+    let (note, edge) = published(files, log)?;
+    let size = edge.tree.size();
+    let (pending, last) = wal::recover(files, size)?;
+    // What was found is written again and synced: after a failed write nobody knows what of it the disk really has.
+    let segment = last.next(files, size, &pending)?;
+    segment.remove_older(files)?;
+    Ok(Opened { edge, note, pending, segment })
+}
+
+/// The newest checkpoint, and the growing edge that leads to it.
+pub(super) fn published(files: &dyn Files, log: &LogPublic) -> Result<(Note, Edge), LogError> {
     let (note, head) = newest(files, log)?;
     let edge: Vec<Vec<Hash>> = partial_tiles(head.size)
         .map(|(tile, width)| match tile.row {
@@ -39,11 +49,7 @@ pub(super) fn open(files: &dyn Files, log: &LogPublic) -> Result<Opened, LogErro
         let tile = partial_tile(head.size, Row::Entries);
         return Err(damaged(files, &tile.to_string(), "its entries don't have the hashes that were signed"));
     }
-    let (pending, last) = wal::recover(files, head.size)?;
-    // What was found is written again and synced: after a failed write nobody knows what of it the disk really has.
-    let segment = last.next(files, head.size, &pending)?;
-    segment.remove_older(files)?;
-    Ok(Opened { tree, bundle, note, pending, segment })
+    Ok((note, Edge { tree, bundle }))
 }
 
 /// The newest checkpoint, verified.

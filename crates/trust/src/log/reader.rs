@@ -69,6 +69,21 @@ impl<'a> Tiles<'a> {
         Ok(entry.to_vec())
     }
 
+    /// Entries from `first` to the end of its bundle, or of the log: at most 256.
+    pub fn entries(&self, first: u64) -> Result<Vec<Vec<u8>>, LogError> {
+        if first >= self.size {
+            return Err(LogError::OutOfRange { index: first, size: self.size });
+        }
+        let bundle = first / u64::from(WIDTH);
+        let width = width_at(0, bundle, self.size);
+        let (path, bytes) = bundle_at(self.files, bundle, width)?;
+        let entries = bundle_entries(&bytes).ok_or_else(|| damaged(self.files, &path, "not a bundle"))?;
+        let from = (first % u64::from(WIDTH)) as usize;
+        let entries = entries.get(from..usize::from(width));
+        let entries = entries.ok_or_else(|| damaged(self.files, &path, "too few entries"))?;
+        Ok(entries.iter().map(|entry| entry.to_vec()).collect())
+    }
+
     fn tile(&mut self, level: u8, index: u64) -> Result<&[Hash], LogError> {
         if self.cache.len() >= CACHE_MAX && !self.cache.contains_key(&(level, index)) {
             self.cache.clear();

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use meshara_identity::issuer::MEMBERS_MAX;
 use meshara_identity::{NodeId, NodeName, UnixMillis};
 
-use super::audit::{AuditReport, Problem};
 use super::entry::{Certificate, Ended, Enrolment, Entry, Phase};
+use super::report::{AuditReport, Problem};
 
 /// What entries must be to each other.
 #[derive(Default)]

@@ -6,8 +6,9 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use meshara_identity::UnixMillis;
 
-use super::attest::{InclusionProof, Promise};
-use super::checkpoint::{Checkpoint, LogKey, TreeHead};
+use super::attest::Promise;
+use super::checkpoint::{LogKey, TreeHead};
+use super::edge::Edge;
 use super::entry::Entry;
 use super::error::LogError;
 use super::files::{Files, Writer, failed};
@@ -15,10 +16,7 @@ use super::hash::Hash;
 use super::history;
 use super::note::Note;
 use super::open::{self, Opened};
-use super::reader::Tiles;
-use super::tree::Tree;
 use super::wal::{Segment, frame_count};
-use super::witness::WitnessPolicy;
 
 /// Where the newest checkpoint is (tlog-tiles).
 pub(super) const CHECKPOINT: &str = "checkpoint";
@@ -68,9 +66,7 @@ pub(super) struct Queue {
 /// What is published.
 #[derive(Clone)]
 pub(super) struct Published {
-    pub(super) tree: Tree,
-    /// Entries of the partial bundle.
-    pub(super) bundle: Vec<u8>,
+    pub(super) edge: Edge,
     pub(super) note: Note,
 }
 
@@ -101,14 +97,14 @@ impl Log {
         let segment = Segment::first(&*files)?;
         let note = key.checkpoint(TreeHead { size: 0, root: Hash::empty() })?;
         Writer::new(&*files).replace(CHECKPOINT, note.encode().as_bytes())?;
-        let published = Published { tree: Tree::default(), bundle: Vec::new(), note };
+        let published = Published { edge: Edge::default(), note };
         Ok(Self::start(files, key, published, segment, Vec::new()))
     }
 
     /// Opens a log, after whatever it was stopped in. Entries that were durable but not published are published next.
     pub fn open(files: Box<dyn Files>, key: LogKey) -> Result<Self, LogError> {
-        let Opened { tree, bundle, note, pending, segment } = open::open(&*files, key.public())?;
-        Ok(Self::start(files, key, Published { tree, bundle, note }, segment, pending))
+        let Opened { edge, note, pending, segment } = open::open(&*files, key.public())?;
+        Ok(Self::start(files, key, Published { edge, note }, segment, pending))
     }
 
     fn start(
@@ -118,7 +114,7 @@ impl Log {
         segment: Segment,
         pending: Vec<Vec<u8>>,
     ) -> Self {
-        let next = published.tree.size() + pending.len() as u64;
+        let next = published.edge.tree.size() + pending.len() as u64;
         let queue = Queue {
             waiting: Vec::new(),
             pending,
@@ -199,7 +195,7 @@ impl Log {
 
     /// Entries under the newest checkpoint.
     pub fn size(&self) -> u64 {
-        lock(&self.published).tree.size()
+        lock(&self.published).edge.tree.size()
     }
 
     /// Public half of the log's keys.
@@ -210,62 +206,6 @@ impl Log {
     /// The log's files, for [`Tiles`] and for serving them.
     pub fn files(&self) -> &dyn Files {
         &*self.files
-    }
-
-    /// Proof that entry `index` is under `checkpoint`, one of this log's own.
-    pub fn prove(&self, index: u64, checkpoint: &Note) -> Result<InclusionProof, LogError> {
-        let size = self.own(checkpoint)?.size;
-        let path = Tiles::new(&*self.files, size).inclusion(index)?;
-        Ok(InclusionProof { index, path, checkpoint: checkpoint.encode() })
-    }
-
-    /// Proof, for witnesses and neighbours, that the log of `first` entries is the beginning of the one under `checkpoint`.
-    pub fn prove_growth(&self, first: u64, checkpoint: &Note) -> Result<Vec<Hash>, LogError> {
-        let size = self.own(checkpoint)?.size;
-        Tiles::new(&*self.files, size).consistency(first)
-    }
-
-    /// Adds the witnesses' signature lines of `cosigned` to the stored checkpoint of that size, and gives the whole. Lines of others
-    /// are left out.
-    pub fn add_cosignatures(
-        &self,
-        cosigned: &Note,
-        witnesses: &WitnessPolicy,
-        now: UnixMillis,
-    ) -> Result<Note, LogError> {
-        let size = self.own(cosigned)?.size;
-        witnesses.cosigned(cosigned, now)?;
-        let lines = witnesses.lines(cosigned);
-        let _alone = lock(&self.publishing);
-        let known = self.checkpoint();
-        if known.text() == cosigned.text() {
-            let merged = history::cosign(&*self.files, CHECKPOINT, &known, &lines)?;
-            lock(&self.published).note = merged.clone();
-            return Ok(merged);
-        }
-        history::cosign_kept(&*self.files, size, cosigned, &lines)
-    }
-
-    /// Whether a note that this log signed, as others show it, is part of what is on disk. [`LogError::RolledBack`] when an old copy
-    /// was restored: to be asked of every head that members know before the first append.
-    pub fn check_signed(&self, note: &Note) -> Result<(), LogError> {
-        self.own(note).map(|_| ())
-    }
-
-    /// The head of a checkpoint of this log, which must be part of its tree; a note that it didn't sign isn't.
-    fn own(&self, note: &Note) -> Result<TreeHead, LogError> {
-        let here = {
-            let published = lock(&self.published);
-            if published.note.text() == note.text() {
-                return Ok(Checkpoint::parse(note.text()).map_err(|_| LogError::NotOurs)?.head);
-            }
-            published.tree.size()
-        };
-        let Ok(Checkpoint { head, .. }) = self.key.public().verify(note) else {
-            return Err(LogError::NotOurs);
-        };
-        let contained = head.size <= here && Tiles::new(&*self.files, head.size).root()? == head.root;
-        if contained { Ok(head) } else { Err(LogError::RolledBack { signed: head.size, here }) }
     }
 }
 

@@ -10,7 +10,8 @@ use crate::log::proof::tests::Leaves;
 use crate::log::proof::{verify_consistency, verify_written_out};
 use crate::log::prove::root;
 use crate::log::{
-    Cosigner, DiskFiles, Witness, WitnessError, verify_certificate_promise, verify_certificate_proof,
+    Cosigner, DiskFiles, Tiles, Witness, WitnessError, WitnessPolicy, verify_certificate_promise,
+    verify_certificate_proof,
 };
 
 const NOW: UnixMillis = UnixMillis(1_795_000_000_500);

@@ -81,7 +81,17 @@ impl Witness {
         Ok(Self { node, name: witness_name(mesh, name)?, key })
     }
 
-    fn id(&self) -> KeyId {
+    /// The node.
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// The name in its signature lines.
+    pub fn name(&self) -> &KeyName {
+        &self.name
+    }
+
+    pub(super) fn id(&self) -> KeyId {
         KeyId::of(&self.name, COSIGNATURE, &self.key)
     }
 }
