@@ -8,12 +8,14 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
-use crate::grant::{GRANTS_MAX, GrantStatement, IssuerGrant};
+use crate::grant::{GRANTS_MAX, GrantOffer, GrantStatement, IssuerGrant};
 use crate::ids::{MeshAddress, MeshId, NodeId, UnixMillis};
-use crate::leaf::{EXTENSION_DER, EXTENSION_HEAD};
+use crate::issuer::Enrolled;
+use crate::keys::{MlDsaPublic, MlDsaSignature, verify_ml_dsa};
+use crate::leaf::{BACKDATE, EXTENSION_DER, Extension};
+use crate::lives::ENROLMENT_LIFE;
 use crate::names::{MeshName, NodeName, SpiffeId};
 use crate::root::RootPublic;
-use crate::wire::VERSION;
 
 /// Longest leaf that is looked at; ours have 5.6 KB.
 pub const LEAF_MAX: usize = 16 * 1024;
@@ -125,6 +127,20 @@ pub struct Member {
     pub not_after: UnixMillis,
     /// Serial number, big-endian.
     pub serial: Vec<u8>,
+    /// Its roles, and how long it belongs to the mesh.
+    pub enrolled: Enrolled,
+}
+
+impl Member {
+    /// When the certificate was issued: its beginning is dated back.
+    pub fn issued_at(&self) -> UnixMillis {
+        self.not_before.plus(BACKDATE)
+    }
+
+    /// For how long the certificate was issued.
+    pub fn life(&self) -> Duration {
+        Duration::from_millis(self.not_after.0.saturating_sub(self.issued_at().0))
+    }
 }
 
 /// The root of a mesh and its granted issuers.
@@ -145,26 +161,42 @@ impl TrustAnchors {
             many if many > GRANTS_MAX => return Err(TrustError::TooManyGrants(many)),
             _ => {}
         }
-        let anchors = grants
-            .iter()
-            .map(|grant| {
-                let statement = &grant.statement;
-                let number = statement.number;
-                if !grant.is_signed_by(&root) {
-                    return Err(TrustError::BadSignature { number });
-                }
-                if statement.mesh != mesh {
-                    return Err(TrustError::WrongMesh { number, found: statement.mesh.clone() });
-                }
-                if statement.version != VERSION {
-                    return Err(TrustError::BadGrant { number });
-                }
-                anchor_from_trusted_cert(&CertificateDer::from(statement.ca_der.as_slice()))
-                    .map(|anchor| anchor.to_owned())
-                    .map_err(|_| TrustError::BadGrant { number })
-            })
-            .collect::<Result<_, _>>()?;
+        let anchors = grants.iter().map(|grant| anchor(&root, &mesh, grant)).collect::<Result<_, _>>()?;
         Ok(Self { mesh_id: root.fingerprint(), root, mesh, grants, anchors })
+    }
+
+    /// With the grants of `others` that it lacks and that have not ended; `None` when there are none. Held ones that have ended make room.
+    ///
+    /// # Errors
+    /// [`TrustError`]: a grant that the root did not sign for this mesh, or more than [`GRANTS_MAX`].
+    pub fn merged(&self, others: &[IssuerGrant], now: UnixMillis) -> Result<Option<Self>, TrustError> {
+        let key = |grant: &IssuerGrant| (grant.statement.issuer, grant.statement.number);
+        let mut merged = self.clone();
+        for grant in others {
+            // Of two with one number the root has contradicted itself; the first stays.
+            if grant.statement.not_after < now || merged.grants.iter().any(|held| key(held) == key(grant)) {
+                continue;
+            }
+            let anchor = anchor(&self.root, &self.mesh, grant)?;
+            if merged.grants.len() >= GRANTS_MAX {
+                let ended = merged.grants.iter().position(|held| held.statement.not_after < now);
+                let ended = ended.ok_or(TrustError::TooManyGrants(GRANTS_MAX + 1))?;
+                merged.grants.remove(ended);
+                merged.anchors.remove(ended);
+            }
+            merged.grants.push(grant.clone());
+            merged.anchors.push(anchor);
+        }
+        Ok((merged.grants != self.grants).then_some(merged))
+    }
+
+    /// Who may issue at `now`, each once.
+    pub fn issuers(&self, now: UnixMillis) -> Vec<NodeId> {
+        let holding = self.grants.iter().filter(|grant| grant.statement.holds_at(now));
+        let mut issuers: Vec<NodeId> = holding.map(|grant| grant.statement.issuer).collect();
+        issuers.sort_unstable();
+        issuers.dedup();
+        issuers
     }
 
     /// The mesh's root.
@@ -214,6 +246,17 @@ impl TrustAnchors {
         self.read_member(der)
     }
 
+    /// The node whose CA key signed a leaf, whatever its dates.
+    pub fn issuer_of(&self, der: &[u8]) -> Option<NodeId> {
+        let (_, certificate) = X509Certificate::from_der(der).ok()?;
+        let signed = certificate.issuer().as_raw();
+        let named = |grant: &&IssuerGrant| {
+            X509Certificate::from_der(&grant.statement.ca_der)
+                .is_ok_and(|(_, ca)| ca.subject().as_raw() == signed)
+        };
+        self.grants.iter().find(named).map(|grant| grant.statement.issuer)
+    }
+
     /// Reads a leaf without regard to today's date: verifies it at its own beginning.
     ///
     /// For showing this node's own identity and for renewing it after its end, never for a peer.
@@ -242,22 +285,77 @@ impl TrustAnchors {
         if *spiffe_id.mesh() != self.mesh {
             return Err(LeafError::WrongMesh { found: spiffe_id.mesh().clone() });
         }
-        let (node_id, routing_key) = read_extension(&certificate)?;
+        let Extension { node_id, routing_key, enrolled } = read_extension(&certificate)?;
         let millis = |time: x509_parser::time::ASN1Time| {
             let seconds = u64::try_from(time.timestamp()).map_err(|_| LeafError::Malformed)?;
             Ok(UnixMillis(seconds.saturating_mul(1000)))
         };
+        let not_before = millis(certificate.validity().not_before)?;
+        let begins = not_before.plus(BACKDATE);
+        // Certificates of version 1 name no enrolment: it is as long as the default.
+        let enrolled = enrolled.unwrap_or_else(|| Enrolled {
+            roles: Vec::new(),
+            from: begins,
+            until: begins.plus(ENROLMENT_LIFE),
+        });
         Ok(Member {
             node_id,
             name: spiffe_id.name().clone(),
             spiffe_id,
             address: MeshAddress::derive(&self.mesh_id, &node_id),
             routing_key,
-            not_before: millis(certificate.validity().not_before)?,
+            not_before,
             not_after: millis(certificate.validity().not_after)?,
             serial: certificate.raw_serial().to_vec(),
+            enrolled,
         })
     }
+}
+
+/// Checks both signatures of a grant, its mesh and its CA certificate.
+fn anchor(
+    root: &RootPublic,
+    mesh: &MeshName,
+    grant: &IssuerGrant,
+) -> Result<TrustAnchor<'static>, TrustError> {
+    let statement = &grant.statement;
+    let number = statement.number;
+    if !grant.is_signed_by(root) {
+        return Err(TrustError::BadSignature { number });
+    }
+    if statement.mesh != *mesh {
+        return Err(TrustError::WrongMesh { number, found: statement.mesh.clone() });
+    }
+    if !statement.is_known() {
+        return Err(TrustError::BadGrant { number });
+    }
+    anchor_from_trusted_cert(&CertificateDer::from(statement.ca_der.as_slice()))
+        .map(|anchor| anchor.to_owned())
+        .map_err(|_| TrustError::BadGrant { number })
+}
+
+/// Whether a certificate is the CA's that `offer` asks for, under this name, and signed by its own key.
+pub(crate) fn is_ca_of(der: &[u8], name: &str, offer: &GrantOffer) -> bool {
+    let Ok((&[], certificate)) = X509Certificate::from_der(der) else { return false };
+    let mut subjects = certificate.subject().iter_common_name();
+    let named = subjects.next().and_then(|subject| subject.as_str().ok()) == Some(name)
+        && subjects.next().is_none()
+        && certificate.subject().as_raw() == certificate.issuer().as_raw();
+    let authority = certificate.basic_constraints().ok().flatten();
+    let authority =
+        authority.is_some_and(|basic| basic.value.ca && basic.value.path_len_constraint == Some(0));
+    let seconds = |time: UnixMillis| i64::try_from(time.seconds()).ok();
+    let validity = certificate.validity();
+    let dated = Some(validity.not_before.timestamp()) == seconds(offer.not_before)
+        && Some(validity.not_after.timestamp()) == seconds(offer.not_after);
+    let subject_key = certificate.public_key();
+    let key = MlDsaPublic::try_from(&*subject_key.subject_public_key.data).ok();
+    let signature = MlDsaSignature::try_from(&*certificate.signature_value.data).ok();
+    let signed = subject_key.algorithm.algorithm.as_bytes() == ML_DSA_65_OID
+        && key.zip(signature).is_some_and(|(key, signature)| {
+            verify_ml_dsa(&key, certificate.tbs_certificate.as_ref(), &signature).is_ok()
+        });
+    named && authority && dated && signed
 }
 
 /// The raw ML-DSA-65 public key of a certificate that was verified before.
@@ -310,15 +408,11 @@ fn spiffe_id(certificate: &X509Certificate<'_>) -> Result<SpiffeId, LeafError> {
     }
 }
 
-fn read_extension(certificate: &X509Certificate<'_>) -> Result<(NodeId, [u8; 32]), LeafError> {
+fn read_extension(certificate: &X509Certificate<'_>) -> Result<Extension, LeafError> {
     let mut found =
         certificate.iter_extensions().filter(|extension| extension.oid.as_bytes() == EXTENSION_DER);
     let (Some(extension), None) = (found.next(), found.next()) else {
         return Err(LeafError::Malformed);
     };
-    let content = extension.value.strip_prefix(&EXTENSION_HEAD).ok_or(LeafError::Malformed)?;
-    let (node, routing) = content.split_at_checked(32).ok_or(LeafError::Malformed)?;
-    let node = node.try_into().map_err(|_| LeafError::Malformed)?;
-    let routing = routing.try_into().map_err(|_| LeafError::Malformed)?;
-    Ok((NodeId(node), routing))
+    Extension::decode(extension.value).ok_or(LeafError::Malformed)
 }

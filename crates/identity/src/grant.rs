@@ -4,11 +4,14 @@ use std::fmt;
 use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyUsagePurpose, PKCS_ML_DSA_65};
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as _, SeqAccess, Visitor};
+use serde::ser::SerializeTuple;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::ids::{NodeId, UnixMillis};
-use crate::keys::{KeyError, MlDsaKey, MlDsaPublic, Seed};
+use crate::keys::{KeyError, MlDsaKey, MlDsaPublic, MlDsaSignature, Seed};
 use crate::leaf::{self, IssueError, IssuedLeaf, LeafSubject};
+use crate::lives::Lives;
 use crate::names::MeshName;
 use crate::root::{HybridSignature, Purpose, RootKey, RootPublic};
 use crate::wire::{self, WireError};
@@ -23,8 +26,13 @@ pub const GRANT_MAX: usize = 16 * 1024;
 /// Most grants a mesh may have at a time: a few issuers and their predecessors. Keeps `MeshInfo` under 256 KiB.
 pub const GRANTS_MAX: usize = 16;
 
+/// Version of statements that are made now.
+const STATEMENT_VERSION: u8 = 2;
+/// The version before, which sets no lives.
+const STATEMENT_VERSION_1: u8 = 1;
+
 /// The root's statement that a CA certificate may issue leaves for a mesh.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GrantStatement {
     /// Version of this statement.
     pub version: u8,
@@ -40,6 +48,76 @@ pub struct GrantStatement {
     pub not_before: UnixMillis,
     /// …to here.
     pub not_after: UnixMillis,
+    /// How long what it issues lasts. The defaults, in version 1.
+    pub lives: Lives,
+}
+
+impl GrantStatement {
+    /// Whether this program knows the statement's version.
+    pub(crate) fn is_known(&self) -> bool {
+        matches!(self.version, STATEMENT_VERSION | STATEMENT_VERSION_1)
+    }
+
+    /// Whether it holds at `now`.
+    pub fn holds_at(&self, now: UnixMillis) -> bool {
+        (self.not_before..=self.not_after).contains(&now)
+    }
+}
+
+/// The fields in order; the lives only from version 2 on, so that what version 1 signed stays as it was.
+impl Serialize for GrantStatement {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let lives = self.version != STATEMENT_VERSION_1;
+        let mut fields = serializer.serialize_tuple(7 + usize::from(lives))?;
+        fields.serialize_element(&self.version)?;
+        fields.serialize_element(&self.number)?;
+        fields.serialize_element(&self.mesh)?;
+        fields.serialize_element(&self.issuer)?;
+        fields.serialize_element(&self.ca_der)?;
+        fields.serialize_element(&self.not_before)?;
+        fields.serialize_element(&self.not_after)?;
+        if lives {
+            fields.serialize_element(&self.lives)?;
+        }
+        fields.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for GrantStatement {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+
+        fn next<'de, A: SeqAccess<'de>, T: Deserialize<'de>>(fields: &mut A) -> Result<T, A::Error> {
+            fields.next_element()?.ok_or_else(|| A::Error::custom("a field is missing"))
+        }
+
+        impl<'de> Visitor<'de> for Fields {
+            type Value = GrantStatement;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a grant's statement")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut fields: A) -> Result<GrantStatement, A::Error> {
+                let version = next(&mut fields)?;
+                Ok(GrantStatement {
+                    version,
+                    number: next(&mut fields)?,
+                    mesh: next(&mut fields)?,
+                    issuer: next(&mut fields)?,
+                    ca_der: next(&mut fields)?,
+                    not_before: next(&mut fields)?,
+                    not_after: next(&mut fields)?,
+                    lives: match version {
+                        STATEMENT_VERSION_1 => Lives::default(),
+                        _ => next(&mut fields)?,
+                    },
+                })
+            }
+        }
+
+        deserializer.deserialize_tuple(8, Fields)
+    }
 }
 
 /// A [`GrantStatement`] signed by the root.
@@ -55,6 +133,12 @@ impl IssuerGrant {
     pub fn is_signed_by(&self, root: &RootPublic) -> bool {
         wire::encode(&self.statement)
             .is_ok_and(|bytes| root.verify(Purpose::IssuerGrant, &bytes, &self.signature).is_ok())
+    }
+
+    /// The CA's public key; `None` when its certificate isn't one of ours.
+    pub fn ca_public(&self) -> Option<MlDsaPublic> {
+        let key = crate::anchors::leaf_public(&self.statement.ca_der)?;
+        MlDsaPublic::try_from(key.as_slice()).ok()
     }
 
     /// Encoded form: a version byte, then postcard.
@@ -92,7 +176,7 @@ impl IssuerKey {
         self.0.public()
     }
 
-    /// Makes the CA certificate of this key and lets the root sign a grant for it.
+    /// Makes the CA certificate of this key and lets the root sign a grant for it, with the default lives.
     pub fn grant(
         &self,
         root: &RootKey,
@@ -101,24 +185,22 @@ impl IssuerKey {
         number: u64,
         now: UnixMillis,
     ) -> Result<IssuerGrant, IssueError> {
-        // Certificates count whole seconds: a grant that began within one would not cover a leaf made at once.
-        let not_before = UnixMillis(now.minus(leaf::BACKDATE).seconds().saturating_mul(1000));
-        let not_after = now.plus(GRANT_LIFE);
-        let mut params = ca_params(mesh, issuer, number);
-        leaf::set_dates(&mut params, not_before, not_after)?;
+        let offer = GrantOffer::new(mesh.clone(), issuer, number, Lives::default(), now);
+        offer.sign(self.ca_certificate(&offer)?, root)
+    }
+
+    /// The CA certificate that `offer` asks for, signed by this key itself: that proves that its holder has it.
+    pub fn ca_certificate(&self, offer: &GrantOffer) -> Result<Vec<u8>, IssueError> {
+        let mut params = ca_params(&offer.mesh, offer.issuer, offer.number);
+        leaf::set_dates(&mut params, offer.not_before, offer.not_after)?;
         params.serial_number = Some(leaf::fresh_serial()?.to_vec().into());
         let certificate = params.self_signed(&CaSigner(&self.0)).map_err(|_| IssueError::Encoding)?;
-        let statement = GrantStatement {
-            version: wire::VERSION,
-            number,
-            mesh: mesh.clone(),
-            issuer,
-            ca_der: certificate.der().to_vec(),
-            not_before,
-            not_after,
-        };
-        let bytes = wire::encode(&statement).map_err(|_| IssueError::Encoding)?;
-        Ok(IssuerGrant { signature: root.sign(Purpose::IssuerGrant, &bytes)?, statement })
+        Ok(certificate.der().to_vec())
+    }
+
+    /// Signs `message`; the caller puts a domain in front of it.
+    pub(crate) fn sign(&self, message: &[u8]) -> Result<MlDsaSignature, KeyError> {
+        self.0.sign(message)
     }
 
     /// Issues a leaf under `grant`, which must be this key's.
@@ -126,11 +208,12 @@ impl IssuerKey {
         &self,
         grant: &GrantStatement,
         subject: &LeafSubject<'_>,
+        life: Duration,
         now: UnixMillis,
     ) -> Result<IssuedLeaf, IssueError> {
         let params = ca_params(&grant.mesh, grant.issuer, grant.number);
         let issuer = rcgen::Issuer::new(params, CaSigner(&self.0));
-        leaf::issue(grant, &issuer, subject, now)
+        leaf::issue(grant, &issuer, subject, life, now)
     }
 }
 
@@ -140,12 +223,71 @@ impl fmt::Debug for IssuerKey {
     }
 }
 
+/// What the holder of the root would sign, but for the CA certificate, which the future issuer makes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrantOffer {
+    /// The mesh.
+    pub mesh: MeshName,
+    /// Who may issue.
+    pub issuer: NodeId,
+    /// Position in the issuer's history.
+    pub number: u64,
+    /// The grant would hold from here…
+    pub not_before: UnixMillis,
+    /// …to here.
+    pub not_after: UnixMillis,
+    /// How long what it issues would last.
+    pub lives: Lives,
+}
+
+/// Longest encoded offer; ours have 150 bytes.
+pub const OFFER_MAX: usize = 512;
+
+impl GrantOffer {
+    /// An offer that holds from a little before `now` for [`GRANT_LIFE`].
+    pub fn new(mesh: MeshName, issuer: NodeId, number: u64, lives: Lives, now: UnixMillis) -> Self {
+        // Certificates count whole seconds: a grant that began within one would not cover a leaf made at once.
+        let not_before = UnixMillis(now.minus(leaf::BACKDATE).seconds().saturating_mul(1000));
+        Self { mesh, issuer, number, not_before, not_after: now.plus(GRANT_LIFE), lives }
+    }
+
+    /// Lets the root sign, if `ca_der` is a CA certificate as offered, by a key whose holder made it.
+    pub fn sign(&self, ca_der: Vec<u8>, root: &RootKey) -> Result<IssuerGrant, IssueError> {
+        if !crate::anchors::is_ca_of(&ca_der, &ca_name(&self.mesh, self.issuer, self.number), self) {
+            return Err(IssueError::Encoding);
+        }
+        let Self { mesh, issuer, number, not_before, not_after, lives } = self.clone();
+        let version = STATEMENT_VERSION;
+        let statement =
+            GrantStatement { version, number, mesh, issuer, ca_der, not_before, not_after, lives };
+        let bytes = wire::encode(&statement).map_err(|_| IssueError::Encoding)?;
+        if bytes.len() > GRANT_MAX / 2 {
+            return Err(IssueError::Encoding);
+        }
+        Ok(IssuerGrant { signature: root.sign(Purpose::IssuerGrant, &bytes)?, statement })
+    }
+
+    /// Version byte and postcard.
+    pub fn encode(&self) -> Result<Vec<u8>, WireError> {
+        wire::encode(self)
+    }
+
+    /// Reads [`encode`](Self::encode)'s form.
+    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        wire::decode(bytes, OFFER_MAX)
+    }
+}
+
+/// The common name of a CA.
+fn ca_name(mesh: &MeshName, issuer: NodeId, number: u64) -> String {
+    format!("{mesh} issuer {} {number}", issuer.short())
+}
+
 /// What a CA certificate says apart from its dates; the same again at each issuance, because a leaf names its issuer.
 fn ca_params(mesh: &MeshName, issuer: NodeId, number: u64) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
-    let subject = format!("{mesh} issuer {} {number}", issuer.short());
-    params.distinguished_name.push(DnType::CommonName, subject);
+    params.distinguished_name.push(DnType::CommonName, ca_name(mesh, issuer, number));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params

@@ -6,12 +6,13 @@ use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::anchors::{TrustAnchors, TrustError};
-use crate::grant::{IssuerGrant, IssuerKey};
+use crate::grant::{GrantOffer, IssuerGrant, IssuerKey};
 use crate::ids::{NodeId, UnixMillis};
 use crate::issuer::{Issuer, IssuerError};
 use crate::join::{JoinClient, JoinError};
 use crate::keys::{KeyError, LeafKey, NodeKey, RoutingKey};
-use crate::leaf::{IssueError, LEAF_LIFE};
+use crate::leaf::IssueError;
+use crate::lives::Lives;
 use crate::membership::{Membership, MembershipError};
 use crate::names::{MeshName, NodeName};
 use crate::root::RootKey;
@@ -29,6 +30,8 @@ pub const ISSUER_KEY: &str = "issuer.key";
 pub const ISSUER_STATE: &str = "issuer.redb";
 /// File of the mesh root, on the node that made the mesh.
 pub const ROOT_KEY: &str = "root.key";
+/// File of the workload roots, on a node that issues.
+pub const WORKLOAD_KEY: &str = "workload.key";
 
 /// Longest content of the small key files.
 const KEY_FILE_MAX: usize = 64 * 1024;
@@ -117,9 +120,7 @@ struct RootContent {
     seeds: [[u8; 32]; 2],
 }
 
-/// `init`: makes root, issuer, keystore, own leaf. The membership comes last and makes the home a member's: until it is there
-/// nothing counts as made. Each file that is there already is used as it is and never overwritten, so an interrupted `init`
-/// is finished by the next one, a keystore left by a refused join serves, and a mesh begins from an imported root.
+/// As [`create_mesh_with`], with the default lives.
 pub fn create_mesh(
     home: &Path,
     mesh: &MeshName,
@@ -127,17 +128,34 @@ pub fn create_mesh(
     passphrase: Option<&Passphrase>,
     now: UnixMillis,
 ) -> Result<Identity, HomeError> {
+    create_mesh_with(home, mesh, name, Lives::default(), passphrase, now)
+}
+
+/// `init`: makes root, issuer, keystore, own leaf. The membership comes last and makes the home a member's: until it is there
+/// nothing counts as made. Each file that is there already is used as it is and never overwritten, so an interrupted `init`
+/// is finished by the next one (with the lives of the first), a keystore left by a refused join serves, and a mesh begins from an imported
+/// root.
+pub fn create_mesh_with(
+    home: &Path,
+    mesh: &MeshName,
+    name: &NodeName,
+    lives: Lives,
+    passphrase: Option<&Passphrase>,
+    now: UnixMillis,
+) -> Result<Identity, HomeError> {
     refuse_existing(&home.join(MEMBERSHIP))?;
     let (node, routing) = load_or_create_keys(home, passphrase)?;
     let root = load_or_create_root(home, passphrase)?;
-    let (issuer_key, grant) = load_or_create_issuer(home, &root, mesh, node.node_id(), passphrase, now)?;
+    let offer = GrantOffer::new(mesh.clone(), node.node_id(), 1, lives, now);
+    let (issuer_key, grant) = load_or_create_issuer(home, &root, &offer, passphrase)?;
     let anchors = TrustAnchors::new(root.public().clone(), mesh.clone(), vec![grant.clone()])?;
 
     let state = home.join(ISSUER_STATE);
     let make = if exists(&state) { Issuer::open } else { Issuer::create };
     let issuer = make(&state, issuer_key, grant, anchors.clone())?;
     let leaf_key = LeafKey::generate()?;
-    let leaf = issuer.enrol_self(name, node.node_id(), routing.public_key(), leaf_key.public_key(), now)?;
+    let leaf =
+        issuer.enrol_self(name, node.node_id(), routing.public_key(), leaf_key.public_key(), None, now)?;
     let path = home.join(MEMBERSHIP);
     let membership =
         Membership::new(anchors, leaf, leaf_key).map_err(|error| HomeError::Content { path, error })?;
@@ -170,7 +188,7 @@ pub fn finish(
     passphrase: Option<&Passphrase>,
 ) -> Result<Identity, HomeError> {
     let path = home.join(MEMBERSHIP);
-    check_same_node(&path, &node, &membership)?;
+    check_same_node(&path, node.node_id(), &membership)?;
     sealed::create(&path, FileKind::Membership, &membership.encode()?, passphrase)?;
     Ok(Identity { node, routing, membership })
 }
@@ -182,15 +200,42 @@ pub fn renew(
     membership: Membership,
     passphrase: Option<&Passphrase>,
 ) -> Result<(), HomeError> {
-    let path = home.join(MEMBERSHIP);
-    check_same_node(&path, &identity.node, &membership)?;
-    sealed::replace(&path, FileKind::Membership, &membership.encode()?, passphrase)?;
+    store_membership(home, identity.node.node_id(), &membership, passphrase)?;
     identity.membership = membership;
     Ok(())
 }
 
-/// Renews the leaf of the node that issues when less than half of its life is left: nobody else can. Tells whether it did. A leaf that
-/// has not begun stays: then the clock is wrong. So does one that lasts as long as the issuer's grant.
+/// Replaces the membership of a home, of the same node.
+pub fn store_membership(
+    home: &Path,
+    node: NodeId,
+    membership: &Membership,
+    passphrase: Option<&Passphrase>,
+) -> Result<(), HomeError> {
+    let path = home.join(MEMBERSHIP);
+    check_same_node(&path, node, membership)?;
+    Ok(sealed::replace(&path, FileKind::Membership, &membership.encode()?, passphrase)?)
+}
+
+/// Makes a member an issuer: writes its CA key with the grant, and an empty state. It counts as one once the membership holds the grant, so
+/// what an interruption leaves is nothing, and is written over.
+pub fn become_issuer(
+    home: &Path,
+    key: IssuerKey,
+    grant: IssuerGrant,
+    anchors: TrustAnchors,
+    passphrase: Option<&Passphrase>,
+) -> Result<Issuer, HomeError> {
+    let content = IssuerContent { seed: **key.seed(), grant: grant.clone() };
+    let bytes = Zeroizing::new(wire::encode(&content)?);
+    sealed::replace(&home.join(ISSUER_KEY), FileKind::Issuer, &bytes, passphrase)?;
+    let state = home.join(ISSUER_STATE);
+    let make = if exists(&state) { Issuer::open } else { Issuer::create };
+    Ok(make(&state, key, grant, anchors)?)
+}
+
+/// Renews the leaf of a node that issues when less than half of its life is left. Tells whether it did. A leaf that has not begun stays:
+/// then the clock is wrong. So does one that would not last longer, since the issuer's grant ends.
 pub fn renew_issuer(
     home: &Path,
     identity: &mut Identity,
@@ -199,13 +244,14 @@ pub fn renew_issuer(
     now: UnixMillis,
 ) -> Result<bool, HomeError> {
     let member = identity.membership.member();
-    let fresh = now.plus(LEAF_LIFE / 2) <= member.not_after || issuer.grant_end() <= member.not_after;
+    let fresh = now.plus(member.life() / 2) <= member.not_after || issuer.grant_end() <= member.not_after;
     if now < member.not_before || fresh {
         return Ok(false);
     }
     let leaf_key = LeafKey::generate()?;
     let (name, node_id, routing) = (&member.name, member.node_id, identity.routing.public_key());
-    let leaf = issuer.enrol_self(name, node_id, routing, leaf_key.public_key(), now)?;
+    let leaf =
+        issuer.enrol_self(name, node_id, routing, leaf_key.public_key(), Some(&member.enrolled), now)?;
     let membership = Membership::new(identity.membership.anchors().clone(), leaf, leaf_key)
         .map_err(|error| HomeError::Content { path: home.join(MEMBERSHIP), error })?;
     renew(home, identity, membership, passphrase)?;
@@ -220,7 +266,7 @@ pub fn load(home: &Path, passphrase: Option<&Passphrase>) -> Result<Identity, Ho
     let (node, routing) = load_keys(&home.join(KEYSTORE), passphrase)?;
     let membership =
         Membership::decode(&bytes).map_err(|error| HomeError::Content { path: path.clone(), error })?;
-    check_same_node(&path, &node, &membership)?;
+    check_same_node(&path, node.node_id(), &membership)?;
     Ok(Identity { node, routing, membership })
 }
 
@@ -229,7 +275,8 @@ pub fn is_issuer(home: &Path) -> bool {
     [ISSUER_KEY, ISSUER_STATE].iter().any(|file| exists(&home.join(file)))
 }
 
-/// Opens the issuer of a home; `None` when the node does not issue. Either file without the other is [`FileError::Missing`].
+/// Opens the issuer of a home; `None` when the node does not issue. Either file without the other is [`FileError::Missing`], unless no
+/// grant of this node is known: then they are what an interruption of [`become_issuer`] left.
 pub fn open_issuer(
     home: &Path,
     anchors: &TrustAnchors,
@@ -239,6 +286,10 @@ pub fn open_issuer(
         return Ok(None);
     }
     let (key, grant) = load_issuer_key(&home.join(ISSUER_KEY), passphrase)?;
+    let known = anchors.grants().iter().any(|known| known.statement.issuer == grant.statement.issuer);
+    if !known && grant.is_signed_by(anchors.root()) {
+        return Ok(None);
+    }
     Ok(Some(Issuer::open(&home.join(ISSUER_STATE), key, grant, anchors.clone())?))
 }
 
@@ -292,8 +343,8 @@ fn refuse_existing(path: &Path) -> Result<(), FileError> {
     Ok(())
 }
 
-fn check_same_node(path: &Path, node: &NodeKey, membership: &Membership) -> Result<(), HomeError> {
-    let (expected, found) = (node.node_id(), membership.member().node_id);
+fn check_same_node(path: &Path, expected: NodeId, membership: &Membership) -> Result<(), HomeError> {
+    let found = membership.member().node_id;
     if expected == found {
         return Ok(());
     }
@@ -336,25 +387,23 @@ fn load_or_create_root(home: &Path, passphrase: Option<&Passphrase>) -> Result<R
 fn load_or_create_issuer(
     home: &Path,
     root: &RootKey,
-    mesh: &MeshName,
-    node: NodeId,
+    offer: &GrantOffer,
     passphrase: Option<&Passphrase>,
-    now: UnixMillis,
 ) -> Result<(IssuerKey, IssuerGrant), HomeError> {
     let path = home.join(ISSUER_KEY);
     if exists(&path) {
         let (key, grant) = load_issuer_key(&path, passphrase)?;
         let (found, issuer) = (&grant.statement.mesh, grant.statement.issuer);
-        if found != mesh {
-            return Err(HomeError::OtherMesh { path, expected: mesh.clone(), found: found.clone() });
+        if *found != offer.mesh {
+            return Err(HomeError::OtherMesh { path, expected: offer.mesh.clone(), found: found.clone() });
         }
-        if issuer != node {
-            return Err(HomeError::OtherNode { path, expected: node, found: issuer });
+        if issuer != offer.issuer {
+            return Err(HomeError::OtherNode { path, expected: offer.issuer, found: issuer });
         }
         return Ok((key, grant));
     }
     let key = IssuerKey::generate()?;
-    let grant = key.grant(root, mesh, node, 1, now)?;
+    let grant = offer.sign(key.ca_certificate(offer)?, root)?;
     let content = IssuerContent { seed: **key.seed(), grant: grant.clone() };
     let bytes = Zeroizing::new(wire::encode(&content)?);
     sealed::create(&path, FileKind::Issuer, &bytes, passphrase)?;

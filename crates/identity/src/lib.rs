@@ -7,12 +7,15 @@
 pub mod anchors;
 mod bytes;
 pub mod grant;
+pub mod grant_exchange;
 pub mod home;
 pub mod ids;
 pub mod issuer;
 pub mod join;
 pub mod keys;
 mod leaf;
+pub mod leaf_proof;
+pub mod lives;
 pub mod membership;
 pub mod names;
 pub mod root;
@@ -22,13 +25,16 @@ pub mod wire;
 
 pub use anchors::{LeafError, Member, TrustAnchors, TrustError};
 pub use bytes::FixedBytes;
-pub use grant::{IssuerGrant, IssuerKey};
-pub use home::{HomeError, Identity, create_mesh};
+pub use grant::{GrantOffer, IssuerGrant, IssuerKey};
+pub use home::{HomeError, Identity, create_mesh, create_mesh_with};
 pub use ids::{MeshAddress, MeshId, NodeId, UnixMillis};
 pub use issuer::{Invite, Issuer, IssuerError};
 pub use join::{JoinClient, JoinError, Refusal, RenewClient};
 pub use keys::{KeyError, LeafKey, NodeKey, RoutingKey, verify_node, verify_routing};
-pub use leaf::LEAF_LIFE;
+#[doc(hidden)]
+pub use leaf::extension_decodes;
+pub use leaf::{BACKDATE, IssueError, ROLES_MAX, fresh_serial, set_dates};
+pub use lives::{Lives, LivesError};
 pub use membership::{Membership, MeshInfo, MeshInfoError};
 pub use names::{MeshName, NameError, NodeName, RoleName, SpiffeId};
 pub use root::{RootKey, RootPublic};

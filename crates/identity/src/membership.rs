@@ -43,6 +43,7 @@ pub struct Membership {
     leaf_der: Vec<u8>,
     leaf_key: LeafKey,
     member: Member,
+    promise: Vec<u8>,
 }
 
 #[derive(Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
@@ -62,7 +63,28 @@ impl Membership {
         if leaf_public(&leaf_der).as_deref() != Some(leaf_key.public_key().as_ref()) {
             return Err(MembershipError::WrongKey);
         }
-        Ok(Self { anchors, leaf_der, leaf_key, member })
+        Ok(Self { anchors, leaf_der, leaf_key, member, promise: Vec::new() })
+    }
+
+    /// With what the issuer's log said about the leaf as it was given.
+    pub(crate) fn with_promise(self, promise: Vec<u8>) -> Self {
+        Self { promise, ..self }
+    }
+
+    /// The same leaf and key under other anchors: issuers came or went.
+    ///
+    /// # Errors
+    /// [`MembershipError`]: the leaf's own issuer is not among them.
+    pub fn under(&self, anchors: TrustAnchors) -> Result<Self, MembershipError> {
+        let leaf_key = LeafKey::from_seed(self.leaf_key.seed().clone())?;
+        let made = Self::new(anchors, self.leaf_der.clone(), leaf_key)?;
+        Ok(made.with_promise(self.promise.clone()))
+    }
+
+    /// The promise of the issuer's log that came with the leaf. Empty when none came, and in a membership that was loaded: it counts
+    /// for seconds only.
+    pub fn promise(&self) -> &[u8] {
+        &self.promise
     }
 
     /// Whom this node trusts.
@@ -92,11 +114,7 @@ impl Membership {
 
     /// What a newcomer is told first.
     pub fn mesh_info(&self) -> MeshInfo {
-        MeshInfo {
-            root: self.anchors.root().clone(),
-            mesh: self.anchors.mesh().clone(),
-            grants: self.anchors.grants().to_vec(),
-        }
+        MeshInfo::of(&self.anchors)
     }
 
     pub(crate) fn encode(&self) -> Result<Zeroizing<Vec<u8>>, WireError> {
@@ -148,6 +166,11 @@ pub enum MeshInfoError {
 }
 
 impl MeshInfo {
+    /// What these anchors are made of.
+    pub fn of(anchors: &TrustAnchors) -> Self {
+        Self { root: anchors.root().clone(), mesh: anchors.mesh().clone(), grants: anchors.grants().to_vec() }
+    }
+
     /// Version byte and postcard.
     pub fn encode(&self) -> Result<Vec<u8>, WireError> {
         wire::encode(self)
@@ -158,7 +181,33 @@ impl MeshInfo {
         wire::decode(bytes, MESH_INFO_MAX)
     }
 
-    fn anchors(&self) -> Result<TrustAnchors, TrustError> {
+    /// What a member of the same mesh learns: the grants that it lacks, once `peer_leaf` (the certificate that TLS saw) proves under them
+    /// that another member speaks. Needs no ticket: the root is the one that `held` trusts.
+    ///
+    /// # Errors
+    /// [`MeshInfoError`]: another mesh, grants that aren't the root's, or no member.
+    pub fn learn(
+        &self,
+        held: &TrustAnchors,
+        peer_leaf: &[u8],
+        now: UnixMillis,
+    ) -> Result<Option<TrustAnchors>, MeshInfoError> {
+        if self.root != *held.root() {
+            return Err(MeshInfoError::WrongRoot);
+        }
+        if self.mesh != *held.mesh() {
+            return Err(MeshInfoError::WrongMesh { found: self.mesh.clone() });
+        }
+        let merged = held.merged(&self.grants, now)?;
+        merged.as_ref().unwrap_or(held).verify_leaf(peer_leaf, now)?;
+        Ok(merged)
+    }
+
+    /// Root, name and issuers, once the root's signatures have been checked.
+    ///
+    /// # Errors
+    /// [`TrustError`]. Whether the root is the right one, the caller has to know.
+    pub fn anchors(&self) -> Result<TrustAnchors, TrustError> {
         if self.grants.len() > GRANTS_MAX {
             return Err(TrustError::TooManyGrants(self.grants.len()));
         }

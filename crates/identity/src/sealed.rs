@@ -67,6 +67,10 @@ pub enum FileKind {
     Root = 4,
     /// A backup of the mesh root, always sealed.
     RootBackup = 5,
+    /// Keys of an issuer's log.
+    Log = 6,
+    /// Roots that an issuer signs identities of workloads with.
+    Workload = 7,
 }
 
 /// A passphrase, wiped when dropped and never printed.

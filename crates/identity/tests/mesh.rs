@@ -16,6 +16,8 @@ use tempfile::TempDir;
 
 const NOW: UnixMillis = UnixMillis(1_795_000_000_000);
 const DAY: Duration = Duration::from_secs(24 * 3600);
+/// With one issuer and no other setting.
+const LEAF_LIFE: Duration = DAY;
 
 struct Mesh {
     dir: TempDir,
@@ -277,7 +279,8 @@ fn a_member_renews_also_after_its_end() {
     let membership = bob.join(&mesh, &mesh.ticket(1)).unwrap();
     for later in [NOW.plus(LEAF_LIFE / 2), NOW.plus(LEAF_LIFE * 3)] {
         let client = RenewClient::new(&membership, &bob.node, &bob.routing, later).unwrap();
-        let renewed = client.open_reply(&mesh.issuer.renew(client.request(), later).reply, later).unwrap();
+        let renewed =
+            client.open_reply(&mesh.issuer.renew(client.request(), None, later).reply, later).unwrap();
         assert_eq!(renewed.member().name, bob.name);
         assert_eq!(renewed.member().node_id, bob.node.node_id());
         assert_ne!(renewed.member().serial, membership.member().serial);
@@ -285,7 +288,7 @@ fn a_member_renews_also_after_its_end() {
     }
     let stranger = Node::new("bob");
     let client = RenewClient::new(&membership, &stranger.node, &stranger.routing, NOW).unwrap();
-    assert_eq!(mesh.issuer.renew(client.request(), NOW).outcome, Err(Refusal::NotAMember));
+    assert_eq!(mesh.issuer.renew(client.request(), None, NOW).outcome, Err(Refusal::NotAMember));
 }
 
 #[test]

@@ -1,13 +1,17 @@
 //! The node that issues: makes tickets, answers join and renewal requests. Its state is durable before it answers.
 
+mod record;
 mod store;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use zeroize::Zeroize;
 
+pub use record::{Enrolled, Issuance, Record, RecordError};
 pub use store::StoreError;
 use store::{Store, TicketRecord, Txn};
 
@@ -15,10 +19,11 @@ use crate::anchors::TrustAnchors;
 use crate::grant::{IssuerGrant, IssuerKey};
 use crate::ids::{NodeId, UnixMillis};
 use crate::join::Refusal;
-use crate::join::message::{self, Claim, Issued, JoinBody, Outcome, Request};
-use crate::keys::MlDsaPublic;
-use crate::leaf::{BACKDATE, IssueError, LeafSubject};
-use crate::names::NodeName;
+use crate::join::message::{self, Claim, Issued, JoinBody, Outcome, RenewBody, Request};
+use crate::keys::{KeyError, MlDsaPublic, MlDsaSignature};
+use crate::leaf::{BACKDATE, IssueError, LeafSubject, roles_are_canonical};
+use crate::lives::Lives;
+use crate::names::{NodeName, RoleName};
 use crate::ticket::{NewTicketError, Ticket};
 use crate::wire::WireError;
 
@@ -59,6 +64,9 @@ pub enum IssuerError {
         "the issuer's grant does not belong to its key and mesh: restore issuer.key and membership together"
     )]
     WrongGrant,
+    /// Roles that a certificate can't name.
+    #[error("a ticket gives at most 16 roles, each once")]
+    Roles,
     /// A ticket needs at least one use and a life.
     #[error("a ticket needs at least one use and a time to live above zero")]
     EmptyTicket,
@@ -68,6 +76,9 @@ pub enum IssuerError {
     /// The name belongs to another node, or the node to another name.
     #[error("the name is taken")]
     NameTaken,
+    /// What was issued could not be recorded, so it was not given out.
+    #[error(transparent)]
+    Record(#[from] RecordError),
 }
 
 /// A ticket that was just made.
@@ -101,6 +112,8 @@ pub struct Answer {
     pub outcome: Result<Admitted, Refusal>,
     /// Why the issuer failed, when the refusal is [`Refusal::Internal`].
     pub fault: Option<IssuerError>,
+    /// Whether a member asked for its next certificate, not a newcomer for its first.
+    pub renewal: bool,
 }
 
 /// No certificate: refused, or failed.
@@ -122,13 +135,39 @@ impl<E: Into<IssuerError>> From<E> for Denied {
     }
 }
 
+/// Who may have a certificate, beside what the issuer itself knows.
+pub trait Gate: Send + Sync + fmt::Debug {
+    /// Asked before each certificate, of a newcomer and of a member, under this name. Blocks shortly at most.
+    ///
+    /// # Errors
+    /// Why not: it is what the node hears.
+    fn admit(&self, node: &NodeId, name: &NodeName) -> Result<(), Refusal>;
+}
+
 /// The CA key with its grant and its state. Methods take `&self`; writers queue inside the store.
 #[derive(Debug)]
 pub struct Issuer {
     key: IssuerKey,
     grant: IssuerGrant,
-    anchors: TrustAnchors,
+    anchors: RwLock<Arc<TrustAnchors>>,
     store: Store,
+    record: OnceLock<Arc<dyn Record>>,
+    gate: OnceLock<Arc<dyn Gate>>,
+}
+
+/// A decision to issue.
+struct Decision<'a> {
+    name: &'a NodeName,
+    claim: &'a Claim,
+    enrolled: &'a Enrolled,
+    /// Whether the enrolment begins, or is another one than before.
+    changed: bool,
+}
+
+/// What is given to a node: its leaf, and what the log says about it.
+struct Given {
+    leaf_der: Vec<u8>,
+    promise: Vec<u8>,
 }
 
 impl Issuer {
@@ -141,7 +180,7 @@ impl Issuer {
     ) -> Result<Self, IssuerError> {
         check_grant(&key, &grant, &anchors)?;
         let store = Store::create(path, &anchors.mesh_id())?;
-        Ok(Self { key, grant, anchors, store })
+        Ok(Self::with(key, grant, anchors, store))
     }
 
     /// Opens the state file, checking all of it. One process at a time can.
@@ -153,7 +192,58 @@ impl Issuer {
     ) -> Result<Self, IssuerError> {
         check_grant(&key, &grant, &anchors)?;
         let store = Store::open(path, &anchors.mesh_id())?;
-        Ok(Self { key, grant, anchors, store })
+        Ok(Self::with(key, grant, anchors, store))
+    }
+
+    fn with(key: IssuerKey, grant: IssuerGrant, anchors: TrustAnchors, store: Store) -> Self {
+        let anchors = RwLock::new(Arc::new(anchors));
+        Self { key, grant, anchors, store, record: OnceLock::new(), gate: OnceLock::new() }
+    }
+
+    /// Whom this issuer trusts, now.
+    pub fn anchors(&self) -> Arc<TrustAnchors> {
+        self.anchors.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// There are other issuers from now on.
+    ///
+    /// # Errors
+    /// [`IssuerError::WrongGrant`]: this issuer's own grant is not among theirs.
+    pub fn set_anchors(&self, anchors: Arc<TrustAnchors>) -> Result<(), IssuerError> {
+        check_grant(&self.key, &self.grant, &anchors)?;
+        *self.anchors.write().unwrap_or_else(PoisonError::into_inner) = anchors;
+        Ok(())
+    }
+
+    /// From now on this is asked before each certificate. Only the first call counts.
+    pub fn guard_with(&self, gate: Arc<dyn Gate>) {
+        let _ = self.gate.set(gate);
+    }
+
+    /// How long what it issues lasts.
+    pub fn lives(&self) -> Lives {
+        self.grant.statement.lives
+    }
+
+    /// The life of a leaf that is issued at `now`.
+    pub fn leaf_life(&self, now: UnixMillis) -> Duration {
+        self.lives().leaf(self.anchors().issuers(now).len())
+    }
+
+    /// From now on everything that is issued is recorded there before it leaves. Until then (while a mesh is made) nothing is, so whoever
+    /// runs an issuer says this first. Only the first call counts.
+    pub fn record_with(&self, record: Arc<dyn Record>) {
+        let _ = self.record.set(record);
+    }
+
+    /// The root's grant for this issuer.
+    pub fn grant(&self) -> &IssuerGrant {
+        &self.grant
+    }
+
+    /// Signs a statement of this issuer with its CA key. `domain` ends with a zero byte; no certificate begins so.
+    pub fn sign_statement(&self, domain: &[u8], statement: &[u8]) -> Result<MlDsaSignature, KeyError> {
+        self.key.sign(&[domain, statement].concat())
     }
 
     /// When its grant ends: no leaf of its lasts longer.
@@ -169,12 +259,27 @@ impl Issuer {
         addrs: Vec<SocketAddr>,
         now: UnixMillis,
     ) -> Result<Invite, IssuerError> {
+        self.invite_as(&[], ttl, uses, addrs, now)
+    }
+
+    /// As [`invite`](Self::invite); who joins with the ticket has these roles (sorted, each once).
+    pub fn invite_as(
+        &self,
+        roles: &[RoleName],
+        ttl: Duration,
+        uses: u32,
+        addrs: Vec<SocketAddr>,
+        now: UnixMillis,
+    ) -> Result<Invite, IssuerError> {
         if ttl.as_millis() == 0 || uses == 0 {
             return Err(IssuerError::EmptyTicket);
         }
+        if !roles_are_canonical(roles) {
+            return Err(IssuerError::Roles);
+        }
         let expires_at = now.plus(ttl);
-        let ticket =
-            Ticket::new(self.anchors.mesh().clone(), self.anchors.mesh_id(), expires_at, uses, addrs)?;
+        let anchors = self.anchors();
+        let ticket = Ticket::new(anchors.mesh().clone(), anchors.mesh_id(), expires_at, uses, addrs)?;
         let mut record =
             TicketRecord { hash: ticket.hash(), join_key: *ticket.join_key(), expires_at, uses, used: 0 };
         let txn = self.store.begin()?;
@@ -186,18 +291,23 @@ impl Issuer {
             return Err(IssuerError::TooManyTickets);
         }
         txn.put_ticket(&ticket.id(), &record)?;
+        if !roles.is_empty() {
+            txn.put_ticket_roles(&ticket.id(), roles)?;
+        }
         record.join_key.zeroize();
         txn.commit()?;
         Ok(Invite { ticket, expires_at, uses })
     }
 
-    /// Issues a leaf, the first one or a fresh one, for the node that holds the issuer itself.
+    /// Issues a leaf, the first one or a fresh one, for the node that holds the issuer itself. `held` is what its present leaf says of its
+    /// enrolment.
     pub fn enrol_self(
         &self,
         name: &NodeName,
         node_id: NodeId,
         routing_key: [u8; 32],
         leaf_public: &MlDsaPublic,
+        held: Option<&Enrolled>,
         now: UnixMillis,
     ) -> Result<Vec<u8>, IssuerError> {
         let txn = self.store.begin()?;
@@ -207,10 +317,18 @@ impl Issuer {
             return Err(IssuerError::NameTaken);
         }
         txn.put_member(name, &node_id)?;
-        let subject = LeafSubject { name, node_id, routing_key, leaf_public };
+        let stored = txn.enrolment(&node_id)?;
+        let enrolled = match newest(held, stored.as_ref()) {
+            Some(known) if known.until > now => self.extended(known, now),
+            // An issuer's own right is its grant: one that was away for long enrols itself again.
+            known => self.enrolled(known.map(|known| known.roles.clone()).unwrap_or_default(), now),
+        };
+        txn.put_enrolment(&node_id, &enrolled)?;
+        let subject = LeafSubject { name, node_id, routing_key, leaf_public, enrolled: &enrolled };
         let (leaf, _) = self.issue(&txn, &subject, now)?;
         txn.commit()?;
-        Ok(leaf)
+        let changed = stored.as_ref() != Some(&enrolled);
+        Ok(self.recorded(leaf, changed.then_some(&enrolled), now)?.leaf_der)
     }
 
     /// Answers a join request. A refusal writes nothing; an acceptance is durable when this returns.
@@ -222,10 +340,15 @@ impl Issuer {
         answer
     }
 
-    /// Answers a renewal request of a member.
-    pub fn renew(&self, bytes: &[u8], now: UnixMillis) -> Answer {
-        let result = self.renewal(bytes, now);
+    /// Answers a renewal request of a member. `peer` is who sent it, where that was proved; a request that is carried proves it by itself.
+    pub fn renew(&self, bytes: &[u8], peer: Option<NodeId>, now: UnixMillis) -> Answer {
+        let result = self.renewal(bytes, peer, now);
         self.answer(bytes, result, None, now)
+    }
+
+    /// Answers a join or renewal request that another member carries.
+    pub fn handle_carried(&self, bytes: &[u8], now: UnixMillis) -> Answer {
+        if message::is_renewal(bytes) { self.renew(bytes, None, now) } else { self.handle_join(bytes, now) }
     }
 
     /// Names and ids of all members.
@@ -233,17 +356,12 @@ impl Issuer {
         Ok(self.store.members()?)
     }
 
-    /// Whom this issuer trusts.
-    pub fn anchors(&self) -> &TrustAnchors {
-        &self.anchors
-    }
-
     fn join(
         &self,
         bytes: &[u8],
         now: UnixMillis,
         join_key: &mut Option<[u8; 32]>,
-    ) -> Result<(Admitted, Vec<u8>), Denied> {
+    ) -> Result<(Admitted, Given), Denied> {
         let request = message::decode_join(bytes).map_err(refusal_of)?;
         let JoinBody { ticket_id, ticket_hash, name, claim } = &request.body;
         let known = self.store.ticket(ticket_id)?.ok_or(Refusal::UnknownTicket)?;
@@ -254,6 +372,7 @@ impl Issuer {
         check_claim(&request, claim, now)?;
 
         let node_id = claim.node_id();
+        self.admits(&node_id, name)?;
         let txn = self.store.begin()?;
         // Read again: another request may have used the ticket meanwhile.
         let mut ticket = txn.ticket(ticket_id)?.ok_or(Refusal::UnknownTicket)?;
@@ -262,15 +381,7 @@ impl Issuer {
         if now >= end {
             return Err(Refusal::TicketExpired { at: ticket.expires_at }.into());
         }
-        match txn.node_name(&node_id)? {
-            Some(known) if known != *name => return Err(Refusal::AlreadyNamed { name: known }.into()),
-            Some(_) => {}
-            None if txn.name_owner(name)?.is_some() => {
-                return Err(Refusal::NameTaken { name: name.clone() }.into());
-            }
-            None if txn.member_count()? >= MEMBERS_MAX => return Err(Refusal::Full.into()),
-            None => {}
-        }
+        check_name(&txn, name, &node_id)?;
         if !repeated {
             if ticket.used >= ticket.uses {
                 return Err(Refusal::TicketUsed.into());
@@ -280,31 +391,97 @@ impl Issuer {
             txn.put_use(ticket_id, &node_id, now)?;
         }
         txn.put_member(name, &node_id)?;
-        self.admit(txn, name, claim, now)
+        let enrolled = match txn.enrolment(&node_id)?.filter(|_| repeated) {
+            Some(stored) => stored,
+            None => self.enrolled(txn.ticket_roles(ticket_id)?, now),
+        };
+        // Also of one that repeats its request: whether the first try was recorded, only the log knows.
+        self.admit(txn, &Decision { name, claim, enrolled: &enrolled, changed: true }, now)
     }
 
-    fn renewal(&self, bytes: &[u8], now: UnixMillis) -> Result<(Admitted, Vec<u8>), Denied> {
-        let request = message::decode_renew(bytes).map_err(refusal_of)?;
-        let claim = &request.body.claim;
-        let name = self.store.node_name(&claim.node_id())?.ok_or(Refusal::NotAMember)?;
-        check_claim(&request, claim, now)?;
-        self.admit(self.store.begin()?, &name, claim, now)
-    }
-
-    /// Issues, then commits: what the reply says is on the disk.
-    fn admit(
+    fn renewal(
         &self,
-        txn: Txn,
-        name: &NodeName,
-        claim: &Claim,
+        bytes: &[u8],
+        peer: Option<NodeId>,
         now: UnixMillis,
-    ) -> Result<(Admitted, Vec<u8>), Denied> {
+    ) -> Result<(Admitted, Given), Denied> {
+        let request = message::decode_renew(bytes).map_err(refusal_of)?;
+        let RenewBody { claim, leaf_der } = &request.body;
         let node_id = claim.node_id();
-        let subject =
-            LeafSubject { name, node_id, routing_key: claim.routing_key, leaf_public: &claim.leaf_public };
+        if peer.is_some_and(|peer| peer != node_id) {
+            return Err(Refusal::OtherNode.into());
+        }
+        check_claim(&request, claim, now)?;
+        // Any issuer of the mesh may have issued it, and it may have ended; the node key proves whose it is.
+        let held = self.anchors().inspect_leaf(leaf_der).map_err(|_| Refusal::NotAMember)?;
+        if held.node_id != node_id {
+            return Err(Refusal::NotAMember.into());
+        }
+        self.admits(&node_id, &held.name)?;
+        let txn = self.store.begin()?;
+        check_name(&txn, &held.name, &node_id)?;
+        let stored = txn.enrolment(&node_id)?;
+        let known = newest(Some(&held.enrolled), stored.as_ref()).unwrap_or(&held.enrolled);
+        if known.until <= now {
+            return Err(Refusal::EnrolmentEnded { at: known.until }.into());
+        }
+        let enrolled = self.extended(known, now);
+        txn.put_member(&held.name, &node_id)?;
+        let changed = stored.as_ref() != Some(&enrolled);
+        self.admit(txn, &Decision { name: &held.name, claim, enrolled: &enrolled, changed }, now)
+    }
+
+    /// Whether the gate lets it pass.
+    fn admits(&self, node: &NodeId, name: &NodeName) -> Result<(), Refusal> {
+        self.gate.get().map_or(Ok(()), |gate| gate.admit(node, name))
+    }
+
+    /// An enrolment that begins now.
+    fn enrolled(&self, roles: Vec<RoleName>, now: UnixMillis) -> Enrolled {
+        Enrolled { roles, from: now, until: now.plus(self.lives().enrolment()) }
+    }
+
+    /// The enrolment of a node that is heard of: extended when less than half of one is left.
+    fn extended(&self, known: &Enrolled, now: UnixMillis) -> Enrolled {
+        let life = self.lives().enrolment();
+        let until =
+            if known.until < now.plus(life / 2) && known.until > now { now.plus(life) } else { known.until };
+        Enrolled { until, ..known.clone() }
+    }
+
+    /// Issues, commits, records: what the reply says is on the disk, and in the log.
+    fn admit(&self, txn: Txn, decision: &Decision<'_>, now: UnixMillis) -> Result<(Admitted, Given), Denied> {
+        let Decision { name, claim, enrolled, changed } = *decision;
+        let node_id = claim.node_id();
+        let subject = LeafSubject {
+            name,
+            node_id,
+            routing_key: claim.routing_key,
+            leaf_public: &claim.leaf_public,
+            enrolled,
+        };
+        txn.put_enrolment(&node_id, enrolled)?;
         let (leaf, not_after) = self.issue(&txn, &subject, now)?;
         txn.commit()?;
-        Ok((Admitted { name: name.clone(), node_id, not_after }, leaf))
+        let given = self.recorded(leaf, changed.then_some(enrolled), now)?;
+        Ok((Admitted { name: name.clone(), node_id, not_after }, given))
+    }
+
+    /// Records a leaf whose decision is on the disk: the only way by which a leaf leaves.
+    ///
+    /// After a crash in between, the store knows a name that the log doesn't. Its node asks again and is recorded then; the other way
+    /// round, the log could name two owners.
+    fn recorded(
+        &self,
+        leaf_der: Vec<u8>,
+        enrolment: Option<&Enrolled>,
+        now: UnixMillis,
+    ) -> Result<Given, IssuerError> {
+        let Some(record) = self.record.get() else { return Ok(Given { leaf_der, promise: Vec::new() }) };
+        let member =
+            self.anchors().inspect_leaf(&leaf_der).map_err(|error| RecordError(error.to_string()))?;
+        let promise = record.record(&Issuance { member: &member, leaf_der: &leaf_der, enrolment, now })?;
+        Ok(Given { leaf_der, promise })
     }
 
     fn issue(
@@ -313,7 +490,7 @@ impl Issuer {
         subject: &LeafSubject<'_>,
         now: UnixMillis,
     ) -> Result<(Vec<u8>, UnixMillis), IssuerError> {
-        let leaf = self.key.issue(&self.grant.statement, subject, now)?;
+        let leaf = self.key.issue(&self.grant.statement, subject, self.leaf_life(now), now)?;
         txn.put_serial(&leaf.serial, leaf.not_after, &subject.node_id, now)?;
         Ok((leaf.der, leaf.not_after))
     }
@@ -321,20 +498,26 @@ impl Issuer {
     fn answer(
         &self,
         request: &[u8],
-        result: Result<(Admitted, Vec<u8>), Denied>,
+        result: Result<(Admitted, Given), Denied>,
         join_key: Option<&[u8; 32]>,
         now: UnixMillis,
     ) -> Answer {
         let (outcome, said, mut fault) = match result {
-            Ok((admitted, leaf_der)) => {
-                let issued = Issued {
-                    root: self.anchors.root().clone(),
-                    mesh: self.anchors.mesh().clone(),
-                    grants: self.anchors.grants().to_vec(),
+            Ok((admitted, Given { leaf_der, promise })) => {
+                let anchors = self.anchors();
+                let issued = Box::new(Issued {
+                    root: anchors.root().clone(),
+                    mesh: anchors.mesh().clone(),
+                    grants: anchors.grants().to_vec(),
                     leaf_der,
                     issuer_time: now,
+                });
+                let said = if promise.is_empty() {
+                    Outcome::Issued(issued)
+                } else {
+                    Outcome::Logged(issued, promise)
                 };
-                (Ok(admitted), Outcome::Issued(Box::new(issued)), None)
+                (Ok(admitted), said, None)
             }
             Err(Denied::Refused(refusal)) => (Err(refusal.clone()), Outcome::Refused(refusal), None),
             Err(Denied::Failed(error)) => {
@@ -345,7 +528,26 @@ impl Issuer {
             fault = Some(error.into());
             Vec::new()
         });
-        Answer { reply, outcome, fault }
+        Answer { reply, outcome, fault, renewal: message::is_renewal(request) }
+    }
+}
+
+/// Of what a leaf says and what is stored, the one that lasts longer: another issuer may have extended it, or this one.
+fn newest<'a>(held: Option<&'a Enrolled>, stored: Option<&'a Enrolled>) -> Option<&'a Enrolled> {
+    match (held, stored) {
+        (Some(held), Some(stored)) => Some(if held.until > stored.until { held } else { stored }),
+        (held, stored) => held.or(stored),
+    }
+}
+
+/// Whether the name is this node's, or free, and there is room.
+fn check_name(txn: &Txn, name: &NodeName, node_id: &NodeId) -> Result<(), Denied> {
+    match txn.node_name(node_id)? {
+        Some(known) if known != *name => Err(Refusal::AlreadyNamed { name: known }.into()),
+        Some(_) => Ok(()),
+        None if txn.name_owner(name)?.is_some() => Err(Refusal::NameTaken { name: name.clone() }.into()),
+        None if txn.member_count()? >= MEMBERS_MAX => Err(Refusal::Full.into()),
+        None => Ok(()),
     }
 }
 

@@ -12,18 +12,26 @@ use serde::{Deserialize, Serialize};
 
 use crate::home::ISSUER_STATE;
 use crate::ids::{MeshId, NodeId, UnixMillis};
-use crate::names::NodeName;
+use crate::issuer::Enrolled;
+use crate::leaf::roles_are_canonical;
+use crate::names::{NodeName, RoleName};
 use crate::sealed::{self, FileError};
 use crate::wire;
 
 /// Version of the tables.
-const STORE_VERSION: u8 = 1;
+const STORE_VERSION: u8 = 2;
+
+/// The version before, without enrolments and roles. It becomes [`STORE_VERSION`] when it is opened.
+const STORE_VERSION_1: u8 = 1;
 
 /// Page cache of redb: the whole file of a mesh of 10,000 fits, and an idle node stays small.
 const CACHE_BYTES: usize = 4 * 1024 * 1024;
 
 /// Longest ticket record.
 const RECORD_MAX: usize = 256;
+
+/// Longest enrolment: two times and 16 roles of 63 characters.
+const ENROLMENT_MAX: usize = 1200;
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const TICKETS: TableDefinition<'_, [u8; 16], &[u8]> = TableDefinition::new("tickets");
@@ -33,6 +41,19 @@ const NAMES: TableDefinition<'_, &str, [u8; 32]> = TableDefinition::new("names")
 const NODES: TableDefinition<'_, [u8; 32], &str> = TableDefinition::new("nodes");
 /// End of the certificate (big-endian milliseconds) and serial, so that ended ones are a range.
 const SERIALS: TableDefinition<'_, [u8; 24], [u8; 32]> = TableDefinition::new("serials");
+
+/// Since version 2: until when a node belongs to the mesh, and its roles.
+const ENROLMENTS: TableDefinition<'_, [u8; 32], &[u8]> = TableDefinition::new("enrolments");
+/// Since version 2: the roles that a ticket gives, if it gives any.
+const TICKET_ROLES: TableDefinition<'_, [u8; 16], &[u8]> = TableDefinition::new("ticket_roles");
+
+/// An enrolment as it is stored.
+#[derive(Serialize, Deserialize)]
+struct StoredEnrolment {
+    from: UnixMillis,
+    until: UnixMillis,
+    roles: Vec<RoleName>,
+}
 
 /// A ticket as the issuer keeps it: enough to check a request, not enough to make the ticket again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,9 +139,20 @@ impl Store {
             txn.open_table(NAMES)?;
             txn.open_table(NODES)?;
             txn.open_table(SERIALS)?;
+            txn.open_table(ENROLMENTS)?;
+            txn.open_table(TICKET_ROLES)?;
         }
         txn.commit()?;
         Ok(store)
+    }
+
+    /// Adds the tables of version 2. What they hold of nodes from before, renewals bring.
+    fn upgrade(&self) -> Result<(), StoreError> {
+        let txn = self.db.begin_write()?;
+        txn.open_table(ENROLMENTS)?;
+        txn.open_table(TICKET_ROLES)?;
+        txn.open_table(META)?.insert("version", [STORE_VERSION].as_slice())?;
+        Ok(txn.commit()?)
     }
 
     pub(super) fn open(path: &Path, mesh: &MeshId) -> Result<Self, StoreError> {
@@ -136,17 +168,20 @@ impl Store {
             return Err(FileError::Damaged { path: path.to_owned(), what: "empty" }.into());
         }
         let store = Self { db: open_database(path, file)? };
-        store.check_meta(path, mesh)?;
+        if store.check_meta(path, mesh)? == STORE_VERSION_1 {
+            store.upgrade()?;
+        }
         Ok(store)
     }
 
-    fn check_meta(&self, path: &Path, mesh: &MeshId) -> Result<(), StoreError> {
+    /// Checks whose store it is; its version.
+    fn check_meta(&self, path: &Path, mesh: &MeshId) -> Result<u8, StoreError> {
         let damaged = |what| FileError::Damaged { path: path.to_owned(), what };
         let txn = self.db.begin_read()?;
         let meta = txn.open_table(META).map_err(|_| damaged("tables"))?;
         let version = meta.get("version")?.ok_or_else(|| damaged("no version"))?;
-        match version.value() {
-            [STORE_VERSION] => {}
+        let version = match version.value() {
+            [known @ (STORE_VERSION | STORE_VERSION_1)] => *known,
             [found] => {
                 return Err(FileError::UnknownVersion {
                     path: path.to_owned(),
@@ -156,9 +191,13 @@ impl Store {
                 .into());
             }
             _ => return Err(damaged("version").into()),
-        }
+        };
         let stored = meta.get("mesh")?.ok_or_else(|| damaged("no mesh"))?;
-        if stored.value() == mesh.0 { Ok(()) } else { Err(StoreError::OtherMesh { path: path.to_owned() }) }
+        if stored.value() == mesh.0 {
+            Ok(version)
+        } else {
+            Err(StoreError::OtherMesh { path: path.to_owned() })
+        }
     }
 
     pub(super) fn begin(&self) -> Result<Txn, StoreError> {
@@ -169,12 +208,6 @@ impl Store {
         let txn = self.db.begin_read()?;
         let table = txn.open_table(TICKETS)?;
         table.get(id)?.map(|record| decode(record.value())).transpose()
-    }
-
-    pub(super) fn node_name(&self, node: &NodeId) -> Result<Option<NodeName>, StoreError> {
-        let txn = self.db.begin_read()?;
-        let table = txn.open_table(NODES)?;
-        table.get(node.0)?.map(|name| parse_name(name.value())).transpose()
     }
 
     pub(super) fn members(&self) -> Result<Vec<(NodeName, NodeId)>, StoreError> {
@@ -223,6 +256,17 @@ fn decode(bytes: &[u8]) -> Result<TicketRecord, StoreError> {
     wire::decode(bytes, RECORD_MAX).map_err(|_| StoreError::DamagedRecord)
 }
 
+fn decode_enrolment(bytes: &[u8]) -> Result<Enrolled, StoreError> {
+    let stored: StoredEnrolment =
+        wire::decode(bytes, ENROLMENT_MAX).map_err(|_| StoreError::DamagedRecord)?;
+    let StoredEnrolment { from, until, roles } = stored;
+    if roles_are_canonical(&roles) {
+        Ok(Enrolled { roles, from, until })
+    } else {
+        Err(StoreError::DamagedRecord)
+    }
+}
+
 fn parse_name(text: &str) -> Result<NodeName, StoreError> {
     text.parse().map_err(|_| StoreError::DamagedRecord)
 }
@@ -246,6 +290,33 @@ impl Txn {
         Ok(())
     }
 
+    /// The roles that a ticket gives.
+    pub(super) fn ticket_roles(&self, id: &[u8; 16]) -> Result<Vec<RoleName>, StoreError> {
+        let table = self.0.open_table(TICKET_ROLES)?;
+        let roles = table.get(id)?.map(|roles| wire::decode(roles.value(), ENROLMENT_MAX));
+        roles.unwrap_or(Ok(Vec::new())).map_err(|_| StoreError::DamagedRecord)
+    }
+
+    pub(super) fn put_ticket_roles(&self, id: &[u8; 16], roles: &[RoleName]) -> Result<(), StoreError> {
+        let bytes = wire::encode(&roles).map_err(|_| StoreError::DamagedRecord)?;
+        self.0.open_table(TICKET_ROLES)?.insert(id, bytes.as_slice())?;
+        Ok(())
+    }
+
+    /// Until when a node belongs to the mesh, as far as this issuer knows.
+    pub(super) fn enrolment(&self, node: &NodeId) -> Result<Option<Enrolled>, StoreError> {
+        let table = self.0.open_table(ENROLMENTS)?;
+        table.get(node.0)?.map(|bytes| decode_enrolment(bytes.value())).transpose()
+    }
+
+    pub(super) fn put_enrolment(&self, node: &NodeId, enrolled: &Enrolled) -> Result<(), StoreError> {
+        let Enrolled { roles, from, until } = enrolled.clone();
+        let bytes =
+            wire::encode(&StoredEnrolment { from, until, roles }).map_err(|_| StoreError::DamagedRecord)?;
+        self.0.open_table(ENROLMENTS)?.insert(node.0, bytes.as_slice())?;
+        Ok(())
+    }
+
     pub(super) fn ticket_count(&self) -> Result<u64, StoreError> {
         Ok(self.0.open_table(TICKETS)?.len()?)
     }
@@ -261,8 +332,10 @@ impl Txn {
             }
         }
         let mut uses = self.0.open_table(USES)?;
+        let mut roles = self.0.open_table(TICKET_ROLES)?;
         for id in ended {
             table.remove(id)?;
+            roles.remove(id)?;
             uses.retain_in(use_key(&id, &NodeId([0; 32]))..=use_key(&id, &NodeId([255; 32])), |_, _| false)?;
         }
         Ok(())

@@ -77,11 +77,22 @@ struct Asked {
 }
 
 impl Asked {
-    fn accept(&self, issued: Issued, root: &RootPublic, now: UnixMillis) -> Result<Membership, JoinError> {
-        if issued.root != *root {
+    /// `held` is what this node trusted before: it may know issuers that the one that answers doesn't know yet.
+    fn accept(
+        &self,
+        issued: Issued,
+        promise: Vec<u8>,
+        root: &RootPublic,
+        held: Option<&TrustAnchors>,
+        now: UnixMillis,
+    ) -> Result<Membership, JoinError> {
+        if issued.root != *root || held.is_some_and(|held| *held.mesh() != issued.mesh) {
             return Err(JoinError::WrongRoot);
         }
-        let anchors = TrustAnchors::new(issued.root, issued.mesh, issued.grants)?;
+        let anchors = match held {
+            Some(held) => held.merged(&issued.grants, now)?.unwrap_or_else(|| held.clone()),
+            None => TrustAnchors::new(issued.root, issued.mesh, issued.grants)?,
+        };
         let issuer_time = issued.issuer_time;
         let member = anchors
             .verify_leaf(&issued.leaf_der, now)
@@ -93,12 +104,13 @@ impl Asked {
             return Err(JoinError::WrongLeaf);
         }
         let leaf_key = LeafKey::from_seed(self.leaf_key.seed().clone())?;
-        Membership::new(anchors, issued.leaf_der, leaf_key).map_err(|error| match error {
+        let made = Membership::new(anchors, issued.leaf_der, leaf_key).map_err(|error| match error {
             MembershipError::Trust(error) => JoinError::Trust(error),
             MembershipError::Leaf(error) => JoinError::Leaf { error, issuer_time },
             MembershipError::Key(error) => JoinError::Key(error),
             _ => JoinError::WrongLeaf,
-        })
+        })?;
+        Ok(made.with_promise(promise))
     }
 }
 
@@ -149,15 +161,8 @@ impl JoinClient {
             message::decode_reply(reply, &self.asked.request, Some(&self.join_key))?
                 .ok_or(JoinError::OtherRequest)?;
         match (outcome, authenticity) {
-            (Outcome::Issued(issued), Authenticity::Good) => {
-                let right =
-                    issued.root.fingerprint() == self.ticket.mesh_id() && issued.mesh == *self.ticket.mesh();
-                if !right {
-                    return Err(JoinError::WrongRoot);
-                }
-                let root = issued.root.clone();
-                self.asked.accept(*issued, &root, now)
-            }
+            (Outcome::Issued(issued), Authenticity::Good) => self.accept(*issued, Vec::new(), now),
+            (Outcome::Logged(issued, promise), Authenticity::Good) => self.accept(*issued, promise, now),
             (Outcome::Refused(refusal), Authenticity::Good) => {
                 Err(JoinError::Refused { refusal, authentic: true })
             }
@@ -167,13 +172,21 @@ impl JoinClient {
             _ => Err(JoinError::NotAuthentic),
         }
     }
+
+    fn accept(&self, issued: Issued, promise: Vec<u8>, now: UnixMillis) -> Result<Membership, JoinError> {
+        if issued.root.fingerprint() != self.ticket.mesh_id() || issued.mesh != *self.ticket.mesh() {
+            return Err(JoinError::WrongRoot);
+        }
+        let root = issued.root.clone();
+        self.asked.accept(issued, promise, &root, None, now)
+    }
 }
 
 /// A member that asks for its next certificate.
 #[derive(Debug)]
 pub struct RenewClient {
     asked: Asked,
-    root: RootPublic,
+    held: TrustAnchors,
 }
 
 impl RenewClient {
@@ -185,7 +198,8 @@ impl RenewClient {
         now: UnixMillis,
     ) -> Result<Self, JoinError> {
         let leaf_key = LeafKey::generate()?;
-        let body = RenewBody { claim: Claim::new(node, &leaf_key, routing, now)? };
+        let claim = Claim::new(node, &leaf_key, routing, now)?;
+        let body = RenewBody { claim, leaf_der: membership.leaf_der().to_vec() };
         let request = message::encode_renew(&body, (node, &leaf_key, routing))?;
         let asked = Asked {
             request,
@@ -194,7 +208,7 @@ impl RenewClient {
             routing_key: routing.public_key(),
             leaf_key,
         };
-        Ok(Self { asked, root: membership.anchors().root().clone() })
+        Ok(Self { asked, held: membership.anchors().clone() })
     }
 
     /// The request.
@@ -202,12 +216,16 @@ impl RenewClient {
         &self.asked.request
     }
 
-    /// Checks a reply. It needs no MAC: root and grants are the ones held, and they prove the leaf.
+    /// Checks a reply. It needs no MAC: the root is the one held, and proves grants and leaf.
     pub fn open_reply(&self, reply: &[u8], now: UnixMillis) -> Result<Membership, JoinError> {
         let (outcome, _) =
             message::decode_reply(reply, &self.asked.request, None)?.ok_or(JoinError::OtherRequest)?;
+        let accept = |issued: Issued, promise| {
+            self.asked.accept(issued, promise, self.held.root(), Some(&self.held), now)
+        };
         match outcome {
-            Outcome::Issued(issued) => self.asked.accept(*issued, &self.root, now),
+            Outcome::Issued(issued) => accept(*issued, Vec::new()),
+            Outcome::Logged(issued, promise) => accept(*issued, promise),
             Outcome::Refused(refusal) => Err(JoinError::Refused { refusal, authentic: false }),
         }
     }

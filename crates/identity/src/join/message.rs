@@ -14,19 +14,20 @@ use crate::names::{MeshName, NodeName};
 use crate::root::RootPublic;
 use crate::wire::{self, VERSION, WireError};
 
-/// Longest request; ours have 10.7 KB (two public keys and two signatures of ML-DSA-65).
-pub const REQUEST_MAX: usize = 16 * 1024;
+/// Longest request; joins have 10.7 KB (two public keys and two signatures of ML-DSA-65), renewals the present leaf besides: 17 KB.
+pub const REQUEST_MAX: usize = 24 * 1024;
 
 /// Longest reply: root, up to 16 grants of 9 KB, one leaf.
 pub const REPLY_MAX: usize = 256 * 1024;
 
 const KIND_JOIN: u8 = 1;
-const KIND_RENEW: u8 = 2;
 const KIND_REPLY: u8 = 3;
+/// 2 was a renewal without the present leaf, which no program ever sent.
+const KIND_RENEW: u8 = 4;
 
 const MAC_LEN: usize = 32;
 const JOIN_DOMAIN: &[u8] = b"meshara join request v1\0";
-const RENEW_DOMAIN: &[u8] = b"meshara renew request v1\0";
+const RENEW_DOMAIN: &[u8] = b"meshara renew request v2\0";
 
 /// Why an issuer says no.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -85,7 +86,7 @@ pub enum Refusal {
         /// Its name.
         name: NodeName,
     },
-    /// Renewal by a node that never joined.
+    /// Renewal by a node that shows no certificate of this mesh for itself.
     #[error("the issuer does not know this node: join with a ticket")]
     NotAMember,
     /// The issuer has as many members as it can hold.
@@ -94,6 +95,18 @@ pub enum Refusal {
     /// The issuer could not write or sign.
     #[error("the issuer failed: see its log")]
     Internal,
+    /// The enrolment has ended: the node was away for too long.
+    #[error("this node's enrolment ended at {at}: join again with a new ticket")]
+    EnrolmentEnded {
+        /// When.
+        at: UnixMillis,
+    },
+    /// The session in which a renewal came is another node's.
+    #[error("the request is another node's than the session in which it came")]
+    OtherNode,
+    /// The mesh revoked this node.
+    #[error("this node is revoked")]
+    Revoked,
 }
 
 impl Refusal {
@@ -148,6 +161,8 @@ pub(crate) struct JoinBody {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RenewBody {
     pub(crate) claim: Claim,
+    /// The present leaf, which any issuer of the mesh may have issued. It may have ended.
+    pub(crate) leaf_der: Vec<u8>,
 }
 
 /// Signatures over all before them.
@@ -231,6 +246,11 @@ pub(crate) fn decode_join(bytes: &[u8]) -> Result<Request<'_, JoinBody>, WireErr
     Ok(request)
 }
 
+/// Whether this claims to be a renewal request.
+pub(crate) fn is_renewal(bytes: &[u8]) -> bool {
+    bytes.get(1) == Some(&KIND_RENEW)
+}
+
 pub(crate) fn decode_renew(bytes: &[u8]) -> Result<Request<'_, RenewBody>, WireError> {
     decode_request(bytes, KIND_RENEW, RENEW_DOMAIN)
 }
@@ -296,6 +316,8 @@ pub(crate) struct Issued {
 pub(crate) enum Outcome {
     Issued(Box<Issued>),
     Refused(Refusal),
+    /// Issued, with the promise of the issuer's log that the leaf is in it; what that is, only the log's readers know.
+    Logged(Box<Issued>, Vec<u8>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

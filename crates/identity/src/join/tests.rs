@@ -11,10 +11,12 @@ use zeroize::Zeroizing;
 
 use super::message::*;
 use crate::anchors::TrustAnchors;
-use crate::grant::{IssuerGrant, IssuerKey};
+use crate::grant::{GrantOffer, IssuerGrant, IssuerKey};
 use crate::ids::{NodeId, UnixMillis};
+use crate::issuer::Enrolled;
 use crate::keys::{LeafKey, NodeKey, RoutingKey};
 use crate::leaf::LeafSubject;
+use crate::lives::{ENROLMENT_LIFE, Lives};
 use crate::membership::{Membership, MeshInfo};
 use crate::names::NodeName;
 use crate::root::RootKey;
@@ -22,12 +24,20 @@ use crate::wire::{VERSION, WireError};
 
 const NOW: UnixMillis = UnixMillis(1_795_000_000_000);
 const JOIN_KEY: [u8; 32] = [0x4a; 32];
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 static REQUEST: &[u8] = include_bytes!("../../tests/fixtures/join-request.bin");
 static RENEWAL: &[u8] = include_bytes!("../../tests/fixtures/renew-request.bin");
 static ACCEPTED: &[u8] = include_bytes!("../../tests/fixtures/join-accepted.bin");
+static LOGGED: &[u8] = include_bytes!("../../tests/fixtures/join-logged.bin");
 static REFUSED: &[u8] = include_bytes!("../../tests/fixtures/join-refused.bin");
 static GRANT: &[u8] = include_bytes!("../../tests/fixtures/grant.bin");
+/// Of version 1, which is only read any more.
+static GRANT_1: &[u8] = include_bytes!("../../tests/fixtures/grant-1.bin");
+static OFFER: &[u8] = include_bytes!("../../tests/fixtures/grant-offer.bin");
+/// As version 1 of grants and leaves made them.
+static MESH_INFO_1: &[u8] = include_bytes!("../../tests/fixtures/mesh-info-1.bin");
+static ACCEPTED_1: &[u8] = include_bytes!("../../tests/fixtures/join-accepted-1.bin");
 static MESH_INFO: &[u8] = include_bytes!("../../tests/fixtures/mesh-info.bin");
 
 struct Keys {
@@ -67,22 +77,33 @@ fn claim(keys: &Keys, nonce: [u8; 32], time: UnixMillis) -> Claim {
     }
 }
 
+fn renew_body(keys: &Keys) -> RenewBody {
+    RenewBody { claim: claim(keys, [10; 32], NOW), leaf_der: vec![13; 5] }
+}
+
+fn offer() -> GrantOffer {
+    let lives = Lives::unlimited(Some(Duration::from_secs(1800)), DAY * 30);
+    GrantOffer::new("lab".parse().unwrap(), NodeId([11; 32]), 1, lives, NOW)
+}
+
 /// Every message by the name of its fixture, made now.
-fn made() -> [(&'static str, Vec<u8>); 6] {
+fn made() -> [(&'static str, Vec<u8>); 8] {
     let keys = keys();
     let signers = (&keys.node, &keys.leaf, &keys.routing);
     let request = encode_join(&join_body(&keys), signers, &JOIN_KEY).unwrap();
-    let renewal = RenewBody { claim: claim(&keys, [10; 32], NOW) };
-    let renewal = encode_renew(&renewal, signers).unwrap();
+    let renewal = encode_renew(&renew_body(&keys), signers).unwrap();
 
-    let grant = keys.issuer.grant(&keys.root, &"lab".parse().unwrap(), NodeId([11; 32]), 1, NOW).unwrap();
+    let offer = offer();
+    let grant = offer.sign(keys.issuer.ca_certificate(&offer).unwrap(), &keys.root).unwrap();
+    let enrolled = Enrolled { roles: vec!["db".parse().unwrap()], from: NOW, until: NOW.plus(DAY * 90) };
     let subject = LeafSubject {
         name: &bob(),
         node_id: keys.node.node_id(),
         routing_key: keys.routing.public_key(),
         leaf_public: keys.leaf.public_key(),
+        enrolled: &enrolled,
     };
-    let leaf = keys.issuer.issue(&grant.statement, &subject, NOW).unwrap();
+    let leaf = keys.issuer.issue(&grant.statement, &subject, DAY, NOW).unwrap();
     let issued = Issued {
         root: keys.root.public().clone(),
         mesh: "lab".parse().unwrap(),
@@ -91,17 +112,22 @@ fn made() -> [(&'static str, Vec<u8>); 6] {
         issuer_time: NOW,
     };
     let accepted = Outcome::Issued(Box::new(issued.clone()));
-    let accepted = encode_reply(&request, accepted, Some(&JOIN_KEY)).unwrap();
+    // All replies answer the frozen request, so that those of version 1 still do.
+    let accepted = encode_reply(REQUEST, accepted, Some(&JOIN_KEY)).unwrap();
+    let logged = Outcome::Logged(Box::new(issued.clone()), vec![12; 3]);
+    let logged = encode_reply(REQUEST, logged, Some(&JOIN_KEY)).unwrap();
     let refused = Outcome::Refused(Refusal::NameTaken { name: bob() });
-    let refused = encode_reply(&request, refused, Some(&JOIN_KEY)).unwrap();
+    let refused = encode_reply(REQUEST, refused, Some(&JOIN_KEY)).unwrap();
     let anchors = TrustAnchors::new(issued.root, issued.mesh, issued.grants).unwrap();
     let membership = Membership::new(anchors, leaf.der, keys.leaf).unwrap();
     [
         ("join-request.bin", request),
         ("renew-request.bin", renewal),
         ("join-accepted.bin", accepted),
+        ("join-logged.bin", logged),
         ("join-refused.bin", refused),
         ("grant.bin", grant.encode().unwrap()),
+        ("grant-offer.bin", offer.encode().unwrap()),
         ("mesh-info.bin", membership.mesh_info().encode().unwrap()),
     ]
 }
@@ -127,7 +153,8 @@ fn frozen_requests_are_read_and_proved() {
     assert!(!request.is_authenticated_by(&[0; 32]));
     assert!(request.is_proved(&request.body.claim));
     let renewal = decode_renew(RENEWAL).unwrap();
-    assert_eq!(renewal.body.claim, claim(&keys, [10; 32], NOW));
+    assert_eq!(renewal.body, renew_body(&keys));
+    assert!(is_renewal(RENEWAL) && !is_renewal(REQUEST));
     assert!(renewal.is_proved(&renewal.body.claim));
     // One kind never passes for the other.
     assert_eq!(decode_renew(REQUEST).unwrap_err(), WireError::Malformed);
@@ -159,7 +186,12 @@ fn frozen_replies_are_read() {
     assert_eq!(issued.root, *keys().root.public());
     let anchors = TrustAnchors::new(issued.root, issued.mesh, issued.grants).unwrap();
     let member = anchors.verify_leaf(&issued.leaf_der, NOW.plus(Duration::from_secs(3600))).unwrap();
-    assert_eq!((member.name, member.node_id), (bob(), keys().node.node_id()));
+    assert_eq!((member.name.clone(), member.node_id), (bob(), keys().node.node_id()));
+    assert_eq!((member.enrolled.from, member.enrolled.until), (NOW, NOW.plus(DAY * 90)));
+    assert_eq!(member.enrolled.roles, ["db".parse().unwrap()]);
+    assert_eq!((member.issued_at(), member.life()), (NOW, DAY));
+    let (outcome, _) = read(LOGGED, Some(&JOIN_KEY));
+    assert!(matches!(outcome, Outcome::Logged(_, promise) if promise == [12; 3]));
 
     let refusal = Outcome::Refused(Refusal::NameTaken { name: bob() });
     assert_eq!(read(REFUSED, Some(&JOIN_KEY)), (refusal.clone(), Authenticity::Good));
@@ -181,6 +213,52 @@ fn frozen_grants_are_read() {
         let newer = [&[2], &bytes[1..]].concat();
         let error = WireError::UnsupportedVersion { found: 2, supported: VERSION };
         assert_eq!(MeshInfo::decode(&newer), Err(error));
+    }
+}
+
+#[test]
+fn grants_and_leaves_of_version_1_still_count() {
+    let grant = IssuerGrant::decode(GRANT_1).unwrap();
+    assert!(grant.is_signed_by(keys().root.public()));
+    assert_eq!((grant.statement.version, grant.statement.lives), (1, Lives::default()));
+    assert_eq!(grant.encode().unwrap(), GRANT_1);
+    let info = MeshInfo::decode(MESH_INFO_1).unwrap();
+    assert_eq!(info.encode().unwrap(), MESH_INFO_1);
+    let (outcome, _) = decode_reply(ACCEPTED_1, REQUEST, Some(&JOIN_KEY)).unwrap().unwrap();
+    let Outcome::Issued(issued) = outcome else { panic!("refused") };
+    let anchors = TrustAnchors::new(issued.root, issued.mesh, issued.grants).unwrap();
+    let member = anchors.verify_leaf(&issued.leaf_der, NOW.plus(Duration::from_secs(3600))).unwrap();
+    assert_eq!(member.enrolled, Enrolled { roles: Vec::new(), from: NOW, until: NOW.plus(ENROLMENT_LIFE) });
+}
+
+#[test]
+fn the_root_signs_only_the_ca_that_it_offered() {
+    let (keys, offer) = (keys(), offer());
+    assert_eq!(GrantOffer::decode(OFFER), Ok(offer.clone()));
+    let good = keys.issuer.ca_certificate(&offer).unwrap();
+    assert!(offer.sign(good.clone(), &keys.root).unwrap().is_signed_by(keys.root.public()));
+    let others = [
+        GrantOffer { number: 2, ..offer.clone() },
+        GrantOffer { issuer: NodeId([12; 32]), ..offer.clone() },
+        GrantOffer { mesh: "other".parse().unwrap(), ..offer.clone() },
+        GrantOffer { not_after: offer.not_after.plus(DAY), ..offer.clone() },
+        GrantOffer { not_before: offer.not_before.minus(DAY), ..offer.clone() },
+    ];
+    for other in others {
+        let ca = keys.issuer.ca_certificate(&other).unwrap();
+        assert!(offer.sign(ca, &keys.root).is_err(), "{other:?}");
+    }
+    let mut unsigned = good.clone();
+    *unsigned.last_mut().unwrap() ^= 1;
+    let leaf = {
+        let issued = match decode_reply(ACCEPTED, REQUEST, Some(&JOIN_KEY)).unwrap().unwrap().0 {
+            Outcome::Issued(issued) => issued,
+            other => panic!("{other:?}"),
+        };
+        issued.leaf_der
+    };
+    for bad in [unsigned, leaf, [&good[..], &[0]].concat(), Vec::new()] {
+        assert!(offer.sign(bad, &keys.root).is_err());
     }
 }
 

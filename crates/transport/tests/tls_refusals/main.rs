@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use meshara_identity::home::{self, Identity};
-use meshara_identity::{LEAF_LIFE, LeafError, MeshInfoError, UnixMillis};
+use meshara_identity::{LeafError, MeshInfoError, UnixMillis};
 use meshara_transport::tls::{
     ALPN_JOIN, ALPN_LINK, ALPN_SESSION, Expect, PeerError, SERVER_NAME, Tls, TlsMaterial, alpn,
     join_client_config, peer_leaf,
@@ -35,6 +35,7 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 // QUIC transport errors of TLS alerts (RFC 9001, 4.8): 0x100 + alert.
 const HANDSHAKE_FAILURE: u64 = 0x128;
 const BAD_CERTIFICATE: u64 = 0x12a;
+const CERTIFICATE_REVOKED: u64 = 0x12c;
 const CERTIFICATE_EXPIRED: u64 = 0x12d;
 const UNKNOWN_CA: u64 = 0x130;
 const ACCESS_DENIED: u64 = 0x131;
@@ -61,6 +62,8 @@ impl Clock {
 }
 
 const NOW: UnixMillis = UnixMillis(1_795_000_000_000);
+/// Of certificates in a mesh with one issuer and no other setting.
+const LEAF_LIFE: Duration = Duration::from_secs(24 * 3600);
 
 fn tls(identity: &Identity, clock: &Arc<Clock>) -> Tls {
     Tls::with_time(&TlsMaterial::new(&identity.membership).unwrap(), clock.clone()).unwrap()
@@ -289,8 +292,8 @@ async fn dates_are_checked_on_both_sides() {
     }
 }
 
-/// Connects until the client holds a ticket, then lets the certificates end and resumes.
-async fn resume(mesh: &Mesh, jump: Duration) -> (Tls, Connection, Tls, Connection) {
+/// Connects until the client holds a ticket, then lets something happen (to the clock, to alice) and resumes.
+async fn resume(mesh: &Mesh, between: impl FnOnce(&Clock, &Tls)) -> (Tls, Connection, Tls, Connection) {
     let clock = Clock::at(NOW.plus(LEAF_LIFE).minus(Duration::from_secs(3600)));
     let (alice, bob) = (Arc::new(tls(&mesh.alice, &clock)), tls(&mesh.bob, &clock));
     let of_server = alice.clone();
@@ -303,7 +306,7 @@ async fn resume(mesh: &Mesh, jump: Duration) -> (Tls, Connection, Tls, Connectio
     let mut stream = accepted.open_uni().await.unwrap();
     stream.write_all(b"x").await.unwrap();
     client.accept_uni().await.unwrap();
-    clock.advance(jump);
+    between(&clock, &alice);
     let (client, accepted) = meet(&endpoint, bob.client_config(ALPN_LINK, expect), &server).await;
     let (client, accepted) = (client.unwrap(), accepted.unwrap());
     drop(server);
@@ -316,16 +319,39 @@ async fn a_resumed_connection_is_checked_again() {
     // A full handshake would fail at this time (see the test above): that the second connection stands proves that
     // it was resumed, and that the verifiers did not run.
     for server_checks in [true, false] {
-        let (bob, client, alice, accepted) = resume(&mesh, Duration::from_secs(7200)).await;
+        let (bob, client, alice, accepted) =
+            resume(&mesh, |clock, _| clock.advance(Duration::from_secs(7200))).await;
         let (checking, checked, other) =
             if server_checks { (alice, accepted, client) } else { (bob, client, accepted) };
         let error = checking.member(&checked).unwrap_err();
         assert!(matches!(error, PeerError::Leaf(LeafError::Expired { .. })), "{error:?}");
         assert_eq!(code(Ok(other)).await, CERTIFICATE_EXPIRED);
     }
-    let (bob, client, alice, accepted) = resume(&mesh, Duration::from_secs(60)).await;
+    let (bob, client, alice, accepted) =
+        resume(&mesh, |clock, _| clock.advance(Duration::from_secs(60))).await;
     assert_eq!(&bob.member(&client).unwrap(), mesh.alice.membership.member());
     assert_eq!(&alice.member(&accepted).unwrap(), mesh.bob.membership.member());
+}
+
+#[tokio::test]
+async fn a_revoked_node_is_refused_in_every_handshake_and_when_it_resumes() {
+    let (mesh, clock) = (Mesh::new(NOW), Clock::at(NOW));
+    let ids = [&mesh.alice, &mesh.bob].map(|identity| identity.node.node_id());
+    let revoking = |identity, node| {
+        let tls = tls(identity, &clock);
+        assert_eq!(tls.revoked().replace([node].into()), [node]);
+        tls
+    };
+    let config = |tls: &Tls| tls.client_config(ALPN_LINK, Expect::AnyMember);
+    let server = Server::link(revoking(&mesh.alice, ids[1]));
+    refused(config(&tls(&mesh.bob, &clock)), &server, CERTIFICATE_REVOKED).await;
+    let server = Server::link(tls(&mesh.alice, &clock));
+    refused(config(&revoking(&mesh.bob, ids[0])), &server, CERTIFICATE_REVOKED).await;
+    // A ticket from before leads past the verifiers (a full handshake would end as above), and not past the check that follows.
+    let (_bob, client, alice, accepted) =
+        resume(&mesh, |_, alice| drop(alice.revoked().replace([ids[1]].into()))).await;
+    assert_eq!(alice.member(&accepted), Err(PeerError::Revoked { node: ids[1] }));
+    assert_eq!(code(Ok(client)).await, CERTIFICATE_REVOKED);
 }
 
 #[tokio::test]

@@ -1,0 +1,291 @@
+//! Several issuers, renewal by any of them, and how long a node stays enrolled.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may stop at the first surprise"
+)]
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use meshara_identity::home::{self, Identity};
+use meshara_identity::issuer::{Enrolled, Gate, Issuance, Record, RecordError};
+use meshara_identity::*;
+use tempfile::TempDir;
+
+const NOW: UnixMillis = UnixMillis(1_795_000_000_000);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const HOUR: Duration = Duration::from_secs(3600);
+
+struct Mesh {
+    dir: TempDir,
+    alice: Identity,
+    issuer: Issuer,
+}
+
+impl Mesh {
+    fn with(lives: Lives) -> Self {
+        let dir = TempDir::new().unwrap();
+        let home = dir.path().join("alice");
+        let (mesh, name) = ("lab".parse().unwrap(), "alice".parse().unwrap());
+        let alice = create_mesh_with(&home, &mesh, &name, lives, None, NOW).unwrap();
+        let issuer = home::open_issuer(&home, alice.membership.anchors(), None).unwrap().unwrap();
+        Self { dir, alice, issuer }
+    }
+
+    fn new() -> Self {
+        Self::with(Lives::default())
+    }
+
+    fn join_as(&self, name: &str, roles: &[RoleName], now: UnixMillis) -> Identity {
+        let ticket = self.issuer.invite_as(roles, HOUR, 1, Vec::new(), now).unwrap().ticket;
+        let home = self.dir.path().join(name);
+        let (client, node, routing) =
+            home::begin_join(&home, ticket, name.parse().unwrap(), None, now).unwrap();
+        let reply = self.issuer.handle_join(client.request(), now).reply;
+        home::finish(&home, node, routing, client.open_reply(&reply, now).unwrap(), None).unwrap()
+    }
+
+    fn join(&self, name: &str) -> Identity {
+        self.join_as(name, &[], NOW)
+    }
+
+    /// What the holder of the root does to make a member an issuer.
+    fn grant(&self, member: &Identity, now: UnixMillis) -> (IssuerKey, IssuerGrant) {
+        let root = home::load_root(&self.dir.path().join("alice"), None).unwrap();
+        let node = member.node.node_id();
+        let offer = GrantOffer::new("lab".parse().unwrap(), node, 1, self.issuer.lives(), now);
+        let key = IssuerKey::generate().unwrap();
+        let grant = offer.sign(key.ca_certificate(&offer).unwrap(), &root).unwrap();
+        (key, grant)
+    }
+
+    /// Makes a member an issuer, and alice know of it.
+    fn second(&self, name: &str, member: &Identity) -> Issuer {
+        let (key, grant) = self.grant(member, NOW);
+        let anchors = member.membership.anchors().merged(std::slice::from_ref(&grant), NOW).unwrap().unwrap();
+        let home = self.dir.path().join(name);
+        let made = home::become_issuer(&home, key, grant, anchors.clone(), None).unwrap();
+        self.issuer.set_anchors(Arc::new(anchors)).unwrap();
+        made
+    }
+}
+
+fn request(of: &Identity, now: UnixMillis) -> RenewClient {
+    RenewClient::new(&of.membership, &of.node, &of.routing, now).unwrap()
+}
+
+fn renewed(of: &Identity, by: &Issuer, now: UnixMillis) -> Result<Membership, JoinError> {
+    let client = request(of, now);
+    client.open_reply(&by.renew(client.request(), Some(of.node.node_id()), now).reply, now)
+}
+
+fn refused(refusal: Refusal) -> JoinError {
+    JoinError::Refused { refusal, authentic: false }
+}
+
+#[test]
+fn any_issuer_renews_what_another_issued() {
+    let mesh = Mesh::new();
+    let (bob, carol) = (mesh.join("bob"), mesh.join_as("carol", &["db".parse().unwrap()], NOW));
+    let second = mesh.second("bob", &bob);
+    // Alice is gone. Carol doesn't know of bob's grant before his reply.
+    let later = NOW.plus(DAY / 2);
+    let first = carol.membership.member();
+    let next = renewed(&carol, &second, later).unwrap();
+    let member = next.member();
+    assert_eq!((&member.name, member.node_id), (&first.name, first.node_id));
+    assert_ne!(member.serial, first.serial);
+    assert_eq!(member.enrolled, first.enrolled, "name, roles and enrolment are what they were");
+    assert_eq!(member.enrolled.roles, ["db".parse().unwrap()]);
+    assert_eq!(next.anchors().issuer_of(next.leaf_der()), Some(bob.node.node_id()));
+    assert_eq!(next.anchors().grants().len(), 2);
+    // And alice renews what bob issued.
+    home::store_membership(&mesh.dir.path().join("carol"), carol.node.node_id(), &next, None).unwrap();
+    let carol = home::load(&mesh.dir.path().join("carol"), None).unwrap();
+    let back = renewed(&carol, &mesh.issuer, later).unwrap();
+    assert_eq!(back.anchors().issuer_of(back.leaf_der()), Some(mesh.alice.node.node_id()));
+}
+
+#[test]
+fn leaves_live_an_hour_once_a_second_issuer_is_there() {
+    let mesh = Mesh::new();
+    let bob = mesh.join("bob");
+    assert_eq!(bob.membership.member().life(), DAY);
+    let second = mesh.second("bob", &bob);
+    for issuer in [&mesh.issuer, &second] {
+        assert_eq!(issuer.leaf_life(NOW), HOUR);
+        assert_eq!(renewed(&bob, issuer, NOW).unwrap().member().life(), HOUR);
+    }
+    // A life that was set holds however many there are, and for every issuer.
+    let minute = Duration::from_secs(60);
+    let mesh = Mesh::with(Lives::new(Some(minute), 2 * DAY).unwrap());
+    let bob = mesh.join("bob");
+    let second = mesh.second("bob", &bob);
+    for made in [bob.membership, renewed(&mesh.alice, &second, NOW).unwrap()] {
+        assert_eq!(made.member().life(), minute);
+        assert_eq!(made.member().enrolled.until, NOW.plus(2 * DAY));
+    }
+}
+
+#[test]
+fn an_enrolment_is_extended_by_who_is_heard_of_and_ends_otherwise() {
+    let mesh = Mesh::with(Lives::unlimited(None, 10 * DAY));
+    let mut bob = mesh.join("bob");
+    let home = mesh.dir.path().join("bob");
+    let until = NOW.plus(10 * DAY);
+    assert_eq!(bob.membership.member().enrolled, Enrolled { roles: Vec::new(), from: NOW, until });
+    let early = renewed(&bob, &mesh.issuer, NOW.plus(4 * DAY)).unwrap();
+    assert_eq!(early.member().enrolled.until, until);
+    let asleep = NOW.plus(9 * DAY);
+    let late = renewed(&bob, &mesh.issuer, asleep).unwrap();
+    assert_eq!(
+        late.member().enrolled,
+        Enrolled { roles: Vec::new(), from: NOW, until: asleep.plus(10 * DAY) }
+    );
+    // The issuer remembers that, although the leaf that is shown says less.
+    let at = NOW.plus(12 * DAY);
+    assert_eq!(renewed(&bob, &mesh.issuer, at).unwrap().member().enrolled.until, asleep.plus(10 * DAY));
+
+    let gone = asleep.plus(10 * DAY);
+    let ended = refused(Refusal::EnrolmentEnded { at: gone });
+    assert_eq!(renewed(&bob, &mesh.issuer, gone).unwrap_err(), ended);
+    home::renew(&home, &mut bob, late, None).unwrap();
+    assert_eq!(renewed(&bob, &mesh.issuer, gone).unwrap_err(), ended);
+    // A new ticket enrols it again, under its name.
+    std::fs::remove_file(home.join(home::MEMBERSHIP)).unwrap();
+    assert_eq!(mesh.join_as("bob", &[], gone).membership.member().enrolled.from, gone);
+}
+
+#[test]
+fn no_leaf_outlives_its_enrolment() {
+    let mesh = Mesh::with(Lives::unlimited(Some(DAY), DAY / 2));
+    assert_eq!(mesh.join("bob").membership.member().not_after, NOW.plus(DAY / 2));
+}
+
+#[test]
+fn a_renewal_is_the_requesters_alone() {
+    let mesh = Mesh::new();
+    let (bob, carol) = (mesh.join("bob"), mesh.join("carol"));
+    let client = request(&bob, NOW);
+    let other = mesh.issuer.renew(client.request(), Some(carol.node.node_id()), NOW);
+    assert_eq!(other.outcome, Err(Refusal::OtherNode));
+    // Carried by another member it needs no session: the node key proves it.
+    client.open_reply(&mesh.issuer.handle_carried(client.request(), NOW).reply, NOW).unwrap();
+    // Carol's key with bob's leaf.
+    let mixed = RenewClient::new(&bob.membership, &carol.node, &carol.routing, NOW).unwrap();
+    assert_eq!(mesh.issuer.renew(mixed.request(), None, NOW).outcome, Err(Refusal::NotAMember));
+    // A leaf of another mesh.
+    let foreign = Mesh::new().join("bob");
+    assert_eq!(renewed(&foreign, &mesh.issuer, NOW).unwrap_err(), refused(Refusal::NotAMember));
+    for position in (0..client.request().len()).step_by(101) {
+        let mut altered = client.request().to_vec();
+        altered[position] ^= 1;
+        assert!(mesh.issuer.renew(&altered, None, NOW).outcome.is_err(), "byte {position}");
+    }
+}
+
+#[test]
+fn two_issuers_know_one_name_for_one_node() {
+    let mesh = Mesh::new();
+    let bob = mesh.join("bob");
+    let second = mesh.second("bob", &bob);
+    let carol = mesh.join("carol");
+    renewed(&carol, &second, NOW).unwrap();
+    // Bob has heard of carol, so nobody else gets that name from him.
+    let ticket = second.invite(HOUR, 1, Vec::new(), NOW).unwrap().ticket;
+    let (client, ..) =
+        home::begin_join(&mesh.dir.path().join("x"), ticket, "carol".parse().unwrap(), None, NOW).unwrap();
+    let taken = Refusal::NameTaken { name: "carol".parse().unwrap() };
+    assert_eq!(second.handle_join(client.request(), NOW).outcome, Err(taken));
+}
+
+#[test]
+fn what_an_interrupted_grant_leaves_is_no_issuer() {
+    let mesh = Mesh::new();
+    let bob = mesh.join("bob");
+    let home = mesh.dir.path().join("bob");
+    let (key, grant) = mesh.grant(&bob, NOW);
+    let held = bob.membership.anchors();
+    let anchors = held.merged(std::slice::from_ref(&grant), NOW).unwrap().unwrap();
+    drop(home::become_issuer(&home, key, grant, anchors, None).unwrap());
+    assert!(home::open_issuer(&home, held, None).unwrap().is_none(), "the membership doesn't hold the grant");
+    // The next grant writes over it, and counts once the membership holds it.
+    let (key, grant) = mesh.grant(&bob, NOW);
+    let anchors = held.merged(&[grant.clone()], NOW).unwrap().unwrap();
+    drop(home::become_issuer(&home, key, grant, anchors.clone(), None).unwrap());
+    assert!(home::open_issuer(&home, &anchors, None).unwrap().is_some());
+}
+
+#[test]
+fn grants_are_merged_once_and_only_the_roots() {
+    let mesh = Mesh::new();
+    let bob = mesh.join("bob");
+    let held = bob.membership.anchors();
+    let (_, grant) = mesh.grant(&bob, NOW);
+    let merged = held.merged(&[grant.clone(), grant.clone()], NOW).unwrap().unwrap();
+    assert_eq!(merged.grants().len(), 2);
+    let mut issuers = vec![mesh.alice.node.node_id(), bob.node.node_id()];
+    issuers.sort();
+    assert_eq!(merged.issuers(NOW), issuers);
+    assert_eq!(merged.issuers(NOW.plus(DAY * 365 * 4)), []);
+    assert!(merged.merged(&[grant], NOW).unwrap().is_none());
+    let foreign = Mesh::new();
+    let (_, theirs) = foreign.grant(&foreign.join("bob"), NOW);
+    assert_eq!(held.merged(&[theirs], NOW).unwrap_err(), TrustError::BadSignature { number: 1 });
+    // Sixteen fit, and those that have ended make room.
+    let root = home::load_root(&mesh.dir.path().join("alice"), None).unwrap();
+    let make = |number, now| {
+        let offer =
+            GrantOffer::new("lab".parse().unwrap(), bob.node.node_id(), number, Lives::default(), now);
+        let key = IssuerKey::generate().unwrap();
+        offer.sign(key.ca_certificate(&offer).unwrap(), &root).unwrap()
+    };
+    let many: Vec<_> = (2..=16).map(|number| make(number, NOW)).collect();
+    let full = held.merged(&many, NOW).unwrap().unwrap();
+    let next = make(17, NOW);
+    assert_eq!(full.merged(&[next], NOW).unwrap_err(), TrustError::TooManyGrants(17));
+    let later = NOW.plus(DAY * 365 * 4);
+    assert_eq!(full.merged(&[make(18, later)], later).unwrap().unwrap().grants().len(), 16);
+}
+
+#[derive(Debug, Default)]
+struct Ledger(Mutex<Vec<(String, bool)>>);
+
+impl Record for Ledger {
+    fn record(&self, issuance: &Issuance<'_>) -> Result<Vec<u8>, RecordError> {
+        let name = issuance.member.name.to_string();
+        if name == "mallory" {
+            return Err(RecordError("full".to_owned()));
+        }
+        self.0.lock().unwrap().push((name, issuance.enrolment.is_some()));
+        Ok(vec![9])
+    }
+}
+
+impl Gate for Ledger {
+    fn admit(&self, _: &NodeId, name: &NodeName) -> Result<(), Refusal> {
+        if name.as_str() == "eve" { Err(Refusal::Revoked) } else { Ok(()) }
+    }
+}
+
+#[test]
+fn nothing_leaves_that_is_not_recorded_and_nobody_passes_the_gate() {
+    let mesh = Mesh::new();
+    let ledger = Arc::new(Ledger::default());
+    mesh.issuer.record_with(ledger.clone());
+    mesh.issuer.guard_with(ledger.clone());
+    let bob = mesh.join("bob");
+    assert_eq!(bob.membership.promise(), [9]);
+    assert_eq!(renewed(&bob, &mesh.issuer, NOW).unwrap().promise(), [9]);
+    let seen = || ledger.0.lock().unwrap().clone();
+    assert_eq!(seen(), [("bob".to_owned(), true), ("bob".to_owned(), false)]);
+    for (name, refusal) in [("mallory", Refusal::Internal), ("eve", Refusal::Revoked)] {
+        let ticket = mesh.issuer.invite(HOUR, 1, Vec::new(), NOW).unwrap().ticket;
+        let home = mesh.dir.path().join(name);
+        let (client, ..) = home::begin_join(&home, ticket, name.parse().unwrap(), None, NOW).unwrap();
+        assert_eq!(mesh.issuer.handle_join(client.request(), NOW).outcome, Err(refusal));
+    }
+    assert_eq!(seen().len(), 2);
+}
