@@ -4,6 +4,7 @@
 
 mod gate;
 mod peer;
+mod revoked;
 mod verifier;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ use rustls::{ClientConfig, ServerConfig, SignatureScheme};
 use zeroize::Zeroizing;
 
 pub use peer::{PeerError, admit, alpn, peer_leaf, verified_member};
+pub use revoked::Revoked;
 use verifier::{MemberVerifier, PossessionVerifier};
 
 /// ALPN of links between neighbours.
@@ -103,6 +105,7 @@ impl std::fmt::Debug for TlsMaterial {
 /// Makes the TLS side of all connections of a node. The certificate can be replaced while connections live.
 pub struct Tls {
     state: ArcSwap<State>,
+    revoked: Arc<Revoked>,
     time: Arc<dyn TimeProvider>,
     /// Carries the address-token key, which must outlive each connection's own configuration.
     server: quinn::ServerConfig,
@@ -114,6 +117,7 @@ type Clients = BTreeMap<(Vec<u8>, NodeId), Arc<QuicClientConfig>>;
 /// Everything that a new certificate replaces, resumption state included.
 struct State {
     anchors: Arc<TrustAnchors>,
+    revoked: Arc<Revoked>,
     own: Arc<SingleCertAndKey>,
     link_sessions: Arc<ServerSessionMemoryCache>,
     session_sessions: Arc<ServerSessionMemoryCache>,
@@ -138,21 +142,27 @@ impl Tls {
 
     /// Uses the given clock for every check of a certificate.
     pub fn with_time(material: &TlsMaterial, time: Arc<dyn TimeProvider>) -> Result<Self, TlsError> {
-        let state = State::new(material, &time)?;
+        let revoked = Arc::<Revoked>::default();
+        let state = State::new(material, &time, &revoked)?;
         let strict = gate::server_config(&state, &time, &[ALPN_LINK], &state.link_sessions)?;
         let server = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(strict)?));
-        Ok(Self { state: ArcSwap::from_pointee(state), time, server })
+        Ok(Self { state: ArcSwap::from_pointee(state), revoked, time, server })
     }
 
     /// Uses a new certificate from now on. Connections that live keep theirs; nothing old is resumed.
     pub fn replace(&self, material: &TlsMaterial) -> Result<(), TlsError> {
-        self.state.store(Arc::new(State::new(material, &self.time)?));
+        self.state.store(Arc::new(State::new(material, &self.time, &self.revoked)?));
         Ok(())
     }
 
     /// Whom this node trusts.
     pub fn anchors(&self) -> Arc<TrustAnchors> {
         self.state.load().anchors.clone()
+    }
+
+    /// Who is revoked: whatever is put in there is refused from then on.
+    pub fn revoked(&self) -> &Arc<Revoked> {
+        &self.revoked
     }
 
     /// Configuration for dialling a link or session: shows the own certificate, requires the expected peer's.
@@ -209,12 +219,16 @@ impl Tls {
     ///
     /// To be called on every connection, accepted or dialled: resumption skips the verifiers.
     pub fn member(&self, connection: &Connection) -> Result<Member, PeerError> {
-        admit(connection, &self.anchors(), Expect::AnyMember, self.now()?)
+        self.expected_member(connection, Expect::AnyMember)
     }
 
     /// As [`member`](Self::member), and it must be the expected one.
     pub fn expected_member(&self, connection: &Connection, expect: Expect) -> Result<Member, PeerError> {
-        admit(connection, &self.anchors(), expect, self.now()?)
+        let member = admit(connection, &self.anchors(), expect, self.now()?)?;
+        if self.revoked.contains(&member.node_id) {
+            return Err(PeerError::Revoked { node: member.node_id }.close(connection));
+        }
+        Ok(member)
     }
 
     /// The time that certificates are checked at.
@@ -225,7 +239,11 @@ impl Tls {
 }
 
 impl State {
-    fn new(material: &TlsMaterial, time: &Arc<dyn TimeProvider>) -> Result<Self, TlsError> {
+    fn new(
+        material: &TlsMaterial,
+        time: &Arc<dyn TimeProvider>,
+        revoked: &Arc<Revoked>,
+    ) -> Result<Self, TlsError> {
         let provider = provider();
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(material.leaf_pkcs8.to_vec()));
         let chain = vec![CertificateDer::from(material.leaf_der.clone())];
@@ -239,6 +257,7 @@ impl State {
         let closed = Arc::new(QuicClientConfig::try_from(client.clone())?);
         Ok(Self {
             anchors: material.anchors.clone(),
+            revoked: revoked.clone(),
             own,
             link_sessions: ServerSessionMemoryCache::new(SERVER_SESSIONS),
             session_sessions: ServerSessionMemoryCache::new(SERVER_SESSIONS),
@@ -255,7 +274,7 @@ impl State {
             Expect::Node(_) => Resumption::in_memory_sessions(1),
             Expect::AnyMember => Resumption::disabled(),
         };
-        let verifier = MemberVerifier::new(self.anchors.clone(), expect);
+        let verifier = MemberVerifier::new(self.anchors.clone(), self.revoked.clone(), expect);
         config.dangerous().set_certificate_verifier(Arc::new(verifier));
         QuicClientConfig::try_from(config).map_or_else(|_| self.closed.clone(), Arc::new)
     }

@@ -30,7 +30,8 @@ pub(super) fn server_config(
     sessions: &Arc<ServerSessionMemoryCache>,
 ) -> Result<ServerConfig, TlsError> {
     let flag = JoinFlag::default();
-    let verifier = MemberVerifier::new(state.anchors.clone(), Expect::AnyMember).with_flag(flag.clone());
+    let verifier = MemberVerifier::new(state.anchors.clone(), state.revoked.clone(), Expect::AnyMember);
+    let verifier = verifier.with_flag(flag.clone());
     let resolver = Resolver { own: state.own.clone(), flag: flag.clone(), joins: alpns.contains(&ALPN_JOIN) };
     let mut config = ServerConfig::builder_with_details(provider(), time.clone())
         .with_protocol_versions(&[&rustls::version::TLS13])?

@@ -28,6 +28,12 @@ pub enum PeerError {
         /// Who it is.
         found: NodeId,
     },
+    /// It was a member: the mesh revoked it.
+    #[error("node {node} is revoked")]
+    Revoked {
+        /// The node.
+        node: NodeId,
+    },
     /// A session from another mesh address than its certificate's.
     #[error("the peer's mesh address is not that of its certificate")]
     WrongAddress,
@@ -45,6 +51,7 @@ impl PeerError {
             Self::Leaf(
                 LeafError::Expired { .. } | LeafError::NotYetValid { .. } | LeafError::IssuerNotValid { .. },
             ) => 45,
+            Self::Revoked { .. } => 44,
             Self::Leaf(LeafError::UnknownIssuer) => 48,
             Self::Leaf(LeafError::WrongMesh { .. }) | Self::WrongNode { .. } | Self::WrongAddress => 49,
             Self::Leaf(LeafError::BadPurpose) => 43,
@@ -55,12 +62,20 @@ impl PeerError {
         0x100 + alert
     }
 
+    /// Ends a connection for this reason.
+    #[must_use]
+    pub fn close(self, connection: &Connection) -> Self {
+        connection.close(VarInt::from_u32(self.close_code()), self.reason());
+        self
+    }
+
     /// Short and free of details, as the peer reads it.
     fn reason(&self) -> &'static [u8] {
         match self {
             Self::NoCertificate => b"no certificate",
             Self::Leaf(LeafError::Expired { .. }) => b"certificate expired",
             Self::Leaf(LeafError::NotYetValid { .. }) => b"certificate not yet valid",
+            Self::Revoked { .. } => b"certificate revoked",
             Self::WrongNode { .. } => b"wrong node",
             Self::WrongAddress => b"wrong address",
             Self::NoClock => b"no clock",
@@ -111,8 +126,5 @@ pub fn admit(
         }
         _ => Ok(member),
     });
-    if let Err(error) = &verdict {
-        connection.close(VarInt::from_u32(error.close_code()), error.reason());
-    }
-    verdict
+    verdict.map_err(|error| error.close(connection))
 }

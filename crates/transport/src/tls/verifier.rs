@@ -13,24 +13,25 @@ use rustls::{
 };
 
 use super::gate::JoinFlag;
-use super::{Expect, ML_DSA_65};
+use super::{Expect, ML_DSA_65, Revoked};
 
 /// Accepts members of the mesh, or one of them.
 #[derive(Debug)]
 pub(super) struct MemberVerifier {
     anchors: Option<Arc<TrustAnchors>>,
+    revoked: Arc<Revoked>,
     expect: Expect,
     flag: JoinFlag,
 }
 
 impl MemberVerifier {
-    pub(super) fn new(anchors: Arc<TrustAnchors>, expect: Expect) -> Self {
-        Self { anchors: Some(anchors), expect, flag: JoinFlag::default() }
+    pub(super) fn new(anchors: Arc<TrustAnchors>, revoked: Arc<Revoked>, expect: Expect) -> Self {
+        Self { anchors: Some(anchors), revoked, expect, flag: JoinFlag::default() }
     }
 
     /// Refuses everyone.
     pub(super) fn nobody() -> Self {
-        Self { anchors: None, expect: Expect::AnyMember, flag: JoinFlag::default() }
+        Self { anchors: None, revoked: Arc::default(), expect: Expect::AnyMember, flag: JoinFlag::default() }
     }
 
     pub(super) fn with_flag(self, flag: JoinFlag) -> Self {
@@ -50,6 +51,9 @@ impl MemberVerifier {
         let anchors = self.anchors.as_ref().ok_or(CertificateError::UnknownIssuer)?;
         let now = UnixMillis(0).plus(Duration::from_secs(now.as_secs()));
         let member = anchors.verify_leaf(leaf, now).map_err(|error| certificate_error(&error))?;
+        if self.revoked.contains(&member.node_id) {
+            return Err(CertificateError::Revoked.into());
+        }
         match self.expect {
             Expect::Node(node) if node != member.node_id => {
                 Err(CertificateError::ApplicationVerificationFailure.into())
