@@ -1,0 +1,154 @@
+//! The logs of other issuers: what this node saw of each, in a directory of its own.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use meshara_identity::{NodeId, TrustAnchors, sealed};
+use meshara_trust::log::keys::STATEMENT_MAX;
+use meshara_trust::log::{DiskFiles, Files, LogError, LogStatement, Mirror, Note, StatementError};
+
+use super::own::{files, keep, lock};
+
+/// Where they are, each in a directory named by its issuer.
+pub(crate) const DIRECTORY: &str = "logs";
+/// The issuer's statement of its log's keys.
+pub(crate) const KEYS: &str = "keys";
+
+/// Why a log is not followed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum LearnError {
+    #[error(transparent)]
+    Statement(#[from] StatementError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error("{0}")]
+    Directory(String),
+    #[error("the issuer signed for two sets of keys of its log")]
+    OtherKeys,
+}
+
+/// The log of another issuer.
+#[derive(Debug)]
+pub(crate) struct Other {
+    pub(crate) issuer: NodeId,
+    pub(crate) statement: LogStatement,
+    mirror: Mutex<Mirror>,
+    /// The issuer signed for other keys too, so it may write a second log.
+    pub(crate) contradicted: AtomicBool,
+}
+
+impl Other {
+    /// Uses the mirror. Blocks, on the disk and on others who use it.
+    pub(crate) fn mirror<T>(&self, work: impl FnOnce(&mut Mirror) -> T) -> T {
+        work(&mut lock(&self.mirror))
+    }
+}
+
+/// All of them.
+#[derive(Debug)]
+pub(crate) struct Others {
+    directory: PathBuf,
+    /// At most one for each grant.
+    known: Mutex<BTreeMap<NodeId, Result<Arc<Other>, LearnError>>>,
+}
+
+impl Others {
+    /// Opens what was kept. What can't be opened is neither followed nor cosigned, and stays for whoever looks.
+    pub(super) fn open(directory: PathBuf, anchors: &TrustAnchors) -> Self {
+        let mut known = BTreeMap::new();
+        for issuer in anchors.grants().iter().map(|grant| grant.statement.issuer) {
+            let place = directory.join(issuer.to_string());
+            if !place.join(KEYS).exists() || known.contains_key(&issuer) {
+                continue;
+            }
+            let opened = load(&place, anchors);
+            if let Err(error) = &opened {
+                tracing::error!(%issuer, %error, "what was kept of this issuer's log can't be used");
+            }
+            known.insert(issuer, opened);
+        }
+        Self { directory, known: Mutex::new(known) }
+    }
+
+    /// Where what is kept of an issuer's log stands.
+    pub(super) fn directory_of(&self, issuer: &NodeId) -> PathBuf {
+        self.directory.join(issuer.to_string())
+    }
+
+    /// The log of an issuer, if it is known and can be used.
+    pub(crate) fn get(&self, issuer: &NodeId) -> Option<Arc<Other>> {
+        lock(&self.known).get(issuer)?.clone().ok()
+    }
+
+    /// Every log that can be used.
+    pub(crate) fn all(&self) -> Vec<Arc<Other>> {
+        lock(&self.known).values().filter_map(|known| known.clone().ok()).collect()
+    }
+
+    /// Why logs that were kept can't be used.
+    pub(crate) fn broken(&self) -> Vec<(NodeId, LearnError)> {
+        let known = lock(&self.known);
+        known.iter().filter_map(|(issuer, known)| Some((*issuer, known.clone().err()?))).collect()
+    }
+
+    /// Follows a log from now on, whose keys its issuer signed for. Blocks.
+    pub(super) fn learn(
+        &self,
+        statement: &LogStatement,
+        anchors: &TrustAnchors,
+    ) -> Result<Arc<Other>, LearnError> {
+        let (issuer, public) = statement.verify(anchors)?;
+        let mut known = lock(&self.known);
+        if let Some(known) = known.get(&issuer) {
+            let other = known.clone()?;
+            if other.statement.public() != public {
+                if !other.contradicted.swap(true, Ordering::Relaxed) {
+                    tracing::error!(%issuer, "this issuer signed for two sets of keys of its log");
+                }
+                return Err(LearnError::OtherKeys);
+            }
+            return Ok(other);
+        }
+        let place = self.directory_of(&issuer);
+        for directory in [&self.directory, &place] {
+            sealed::private_directory(directory).map_err(|error| LearnError::Directory(error.to_string()))?;
+        }
+        let keys = statement.encode().map_err(StatementError::from)?;
+        keep(&DiskFiles::read_only(&place), KEYS, &keys)?;
+        let mirror = open_mirror(&place, statement)?;
+        let other = Arc::new(Other::new(issuer, statement.clone(), mirror));
+        known.insert(issuer, Ok(other.clone()));
+        Ok(other)
+    }
+
+    /// The largest checkpoint seen.
+    pub(super) fn newest(&self) -> Option<Note> {
+        let seen = |other: &Arc<Other>| {
+            other.mirror(|mirror| Some((mirror.head()?.size, mirror.seen()?.clone())))
+        };
+        self.all().iter().filter_map(seen).max_by_key(|(size, _)| *size).map(|(_, note)| note)
+    }
+}
+
+impl Other {
+    fn new(issuer: NodeId, statement: LogStatement, mirror: Mirror) -> Self {
+        Self { issuer, statement, mirror: Mutex::new(mirror), contradicted: AtomicBool::new(false) }
+    }
+}
+
+fn open_mirror(place: &Path, statement: &LogStatement) -> Result<Mirror, LogError> {
+    Mirror::open(Box::new(files(place)?), statement.public().clone())
+}
+
+fn load(place: &Path, anchors: &TrustAnchors) -> Result<Arc<Other>, LearnError> {
+    let files = DiskFiles::read_only(place);
+    let bytes = files.read(KEYS, STATEMENT_MAX as u64).map_err(|error| {
+        LearnError::Directory(format!("{}: {error}", place.join(KEYS).display()))
+    })?;
+    let statement = LogStatement::decode(&bytes).map_err(StatementError::from)?;
+    let (issuer, _) = statement.verify(anchors)?;
+    let mirror = open_mirror(place, &statement)?;
+    Ok(Arc::new(Other::new(issuer, statement, mirror)))
+}

@@ -1,0 +1,35 @@
+//! Every certificate that leaves is in the log before.
+
+use meshara_identity::UnixMillis;
+use meshara_identity::issuer::{Issuance, Record, RecordError};
+use meshara_trust::log::{Certificate, Enrolment, Entry, LogError};
+
+use super::OwnLog;
+
+impl Record for OwnLog {
+    fn record(&self, issuance: &Issuance<'_>) -> Result<Vec<u8>, RecordError> {
+        let Issuance { member, leaf_der, enrolment, .. } = issuance;
+        let failed = |error: LogError| RecordError(error.to_string());
+        let odd = || RecordError("its serial number is none of ours".into());
+        let certificate = Certificate::of(member, leaf_der).ok_or_else(odd)?;
+        let enrolment = enrolment.map(|enrolled| {
+            Entry::Enrolment(Enrolment {
+                node: member.node_id,
+                name: member.name.clone(),
+                roles: enrolled.roles.clone(),
+                from: enrolled.from,
+                until: enrolled.until,
+            })
+        });
+        let entries: Vec<Entry> = enrolment.into_iter().chain([Entry::Certificate(certificate)]).collect();
+        if member.node_id == self.me {
+            // Also before the node has asked anybody whether its log is the newest copy: without a certificate it could not ask.
+            self.append_unsigned(&entries).map_err(failed)?;
+            return Ok(Vec::new());
+        }
+        let logged = self.append(&entries).map_err(failed)?;
+        let Some(last) = logged.last() else { return Ok(Vec::new()) };
+        let promise = self.with(|log| log.promise(last, UnixMillis::now())).map_err(failed)?;
+        promise.encode().map_err(|error| RecordError(error.to_string()))
+    }
+}
