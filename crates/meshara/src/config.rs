@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+pub use meshara_interface::DeviceName;
 use meshara_transport::quic::CongestionControl;
+use meshara_trust::sets::SILENCE_LIMIT;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Name of the file inside a home.
@@ -41,10 +43,65 @@ pub struct Config {
     pub auto: bool,
     /// Whether sessions may go straight to the peer; `false` keeps them on the overlay.
     pub direct: bool,
+    /// Whether peers must prove that their certificates are in the log of who issued them; `false` only says who doesn't.
+    pub require_logged: bool,
     /// Congestion control of sessions: `bbr`, `cubic`, `newreno` or `quinn-bbr`.
     pub congestion: CongestionControl,
+    /// For how many seconds the mesh's signers may be silent before this node accepts nothing any more: 24 h.
+    pub stale_after_s: u64,
+    /// Whether programs of this machine reach other nodes through a TUN interface: `true`, or its name.
+    pub tun: TunSetting,
+    /// Where DNS queries for the mesh's names are answered. None: nowhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dns: Option<SocketAddr>,
     /// Form of the log of `meshara up`: `human` or `json`.
     pub log: LogForm,
+}
+
+/// Whether there is to be a TUN interface.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum TunSetting {
+    /// None.
+    #[default]
+    Off,
+    /// One with the first free name: `meshara0`, `meshara1`, …
+    On,
+    /// One with this name.
+    Named(DeviceName),
+}
+
+impl Serialize for TunSetting {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Off => serializer.serialize_bool(false),
+            Self::On => serializer.serialize_bool(true),
+            Self::Named(name) => serializer.collect_str(name),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for TunSetting {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Setting;
+
+        impl de::Visitor<'_> for Setting {
+            type Value = TunSetting;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("true, false or the name of an interface")
+            }
+
+            fn visit_bool<E: de::Error>(self, on: bool) -> Result<TunSetting, E> {
+                Ok(if on { TunSetting::On } else { TunSetting::Off })
+            }
+
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<TunSetting, E> {
+                name.parse().map(TunSetting::Named).map_err(E::custom)
+            }
+        }
+
+        deserializer.deserialize_any(Setting)
+    }
 }
 
 /// Form of a log.
@@ -66,7 +123,11 @@ impl Default for Config {
             multicast: true,
             auto: true,
             direct: true,
+            require_logged: false,
             congestion: CongestionControl::default(),
+            tun: TunSetting::default(),
+            dns: None,
+            stale_after_s: SILENCE_LIMIT.as_secs(),
             log: LogForm::default(),
         }
     }
@@ -94,6 +155,12 @@ impl Config {
         }
         let text = std::fs::read_to_string(&path).map_err(read)?;
         Self::parse(&text, &path)
+    }
+
+    /// How long the mesh's signers may be silent.
+    #[must_use]
+    pub fn stale_after(&self) -> Duration {
+        Duration::from_secs(self.stale_after_s)
     }
 
     /// Reads configuration from text; `path` is what errors name.
@@ -277,7 +344,7 @@ mod tests {
     #[test]
     fn every_key_reads() {
         let config = parse(
-            "listen = '[::]:2'\npeers = ['a.example:3', '192.0.2.1:4']\nmulticast = false\nauto = false\ndirect = false\ncongestion = 'cubic'\nlog = 'json'\n",
+            "listen = '[::]:2'\npeers = ['a.example:3', '192.0.2.1:4']\nmulticast = false\nauto = false\ndirect = false\nrequire_logged = true\ncongestion = 'cubic'\ntun = 'mesh0'\ndns = '[::1]:53'\nstale_after_s = 60\nlog = 'json'\n",
         )
         .unwrap();
         assert_eq!(
@@ -288,7 +355,11 @@ mod tests {
                 multicast: false,
                 auto: false,
                 direct: false,
+                require_logged: true,
                 congestion: CongestionControl::Cubic,
+                tun: TunSetting::Named("mesh0".parse().unwrap()),
+                dns: Some("[::1]:53".parse().unwrap()),
+                stale_after_s: 60,
                 log: LogForm::Json,
             }
         );
@@ -303,6 +374,11 @@ mod tests {
         assert!(error.to_string().starts_with("/h/config.toml:2:1: unknown field `multicst`"), "{error}");
         let error = parse("\n\nauto = 'yes'\n").unwrap_err();
         assert!(matches!(error, ConfigError::Invalid { line: 3, column: 8, .. }), "{error:?}");
+        for (text, tun) in [("tun = true", TunSetting::On), ("tun = false", TunSetting::Off)] {
+            assert_eq!(parse(text).unwrap().tun, tun);
+        }
+        let error = parse("tun = 1").unwrap_err();
+        assert!(error.to_string().contains("true, false or the name of an interface"), "{error}");
         let error = parse("peers = ['nowhere']").unwrap_err();
         assert!(error.to_string().contains("`nowhere` is not an address of the form HOST:PORT"), "{error}");
     }

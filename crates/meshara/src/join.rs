@@ -16,7 +16,7 @@ use meshara_identity::join::REPLY_MAX;
 use meshara_identity::membership::MESH_INFO_MAX;
 use meshara_identity::{JoinClient, MeshInfo, NodeName, Passphrase, Ticket, UnixMillis};
 use meshara_transport::{quic, tls};
-use quinn::{ClientConfig, Endpoint};
+use quinn::{ClientConfig, Connection, Endpoint, RecvStream, SendStream};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -85,7 +85,7 @@ pub async fn join(options: JoinOptions) -> Result<JoinOutcome, JoinError> {
     let client = Arc::new(client);
     let endpoint = endpoint().map_err(JoinError::Socket)?;
     let resolve = |peer: PeerAddr| async move { peer.resolve().await };
-    let (reply, via) = ask(&endpoint, &client, &addrs, &peers, resolve, TRY_FOR).await?;
+    let (reply, via) = ask_all(&endpoint, &client, &addrs, &peers, resolve, TRY_FOR).await?;
     endpoint.close(0_u32.into(), b"joined");
     let membership = client.open_reply(&reply, UnixMillis::now())?;
     // First, since a home that joined and forgot whom to dial could be alone.
@@ -97,7 +97,7 @@ pub async fn join(options: JoinOptions) -> Result<JoinOutcome, JoinError> {
     Ok(JoinOutcome { identity, via })
 }
 
-fn endpoint() -> std::io::Result<Endpoint> {
+pub(crate) fn endpoint() -> std::io::Result<Endpoint> {
     let any = |ip: std::net::IpAddr| Endpoint::client(SocketAddr::new(ip, 0));
     any(Ipv6Addr::UNSPECIFIED.into()).or_else(|_| any(Ipv4Addr::UNSPECIFIED.into()))
 }
@@ -111,7 +111,7 @@ enum Step {
 }
 
 /// Asks all members at once, round after round, until one gives an answer that counts. `resolve` gives a name's addresses.
-async fn ask<F>(
+async fn ask_all<F>(
     endpoint: &Endpoint,
     client: &Arc<JoinClient>,
     addrs: &[SocketAddr],
@@ -181,6 +181,32 @@ async fn attempt(
     client: &JoinClient,
     to: SocketAddr,
 ) -> Result<Vec<u8>, MemberError> {
+    let meeting = meet(endpoint, config, to).await?;
+    meeting
+        .info
+        .check(client.ticket(), &meeting.leaf, UnixMillis::now())
+        .map_err(|error| MemberError::NotMember(to, error))?;
+    ask(meeting, client.request()).await
+}
+
+/// A member met on the channel of newcomers, which proved no more yet than that it has the key of its certificate.
+pub(crate) struct Meeting {
+    pub(crate) to: SocketAddr,
+    /// What it says of its mesh.
+    pub(crate) info: MeshInfo,
+    /// Its certificate.
+    pub(crate) leaf: Vec<u8>,
+    connection: Connection,
+    send: SendStream,
+    receive: RecvStream,
+}
+
+/// Meets whoever is at an address.
+pub(crate) async fn meet(
+    endpoint: &Endpoint,
+    config: ClientConfig,
+    to: SocketAddr,
+) -> Result<Meeting, MemberError> {
     let native = match (endpoint.local_addr(), to) {
         (Ok(SocketAddr::V6(_)), SocketAddr::V4(v4)) => {
             SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port())
@@ -199,11 +225,15 @@ async fn attempt(
     let info = read_frame(&mut receive, MESH_INFO_MAX).await.map_err(read)?;
     let info = MeshInfo::decode(&info).map_err(|error| MemberError::Wire(to, error))?;
     let leaf = tls::peer_leaf(&connection).ok_or(MemberError::NoCertificate(to))?;
-    info.check(client.ticket(), &leaf, UnixMillis::now())
-        .map_err(|error| MemberError::NotMember(to, error))?;
-    write_frame(&mut send, client.request()).await.map_err(write)?;
+    Ok(Meeting { to, info, leaf, connection, send, receive })
+}
+
+/// Has a member that was checked carry a request to an issuer; the reply.
+pub(crate) async fn ask(meeting: Meeting, request: &[u8]) -> Result<Vec<u8>, MemberError> {
+    let Meeting { to, connection, mut send, mut receive, .. } = meeting;
+    write_frame(&mut send, request).await.map_err(|error| MemberError::Write(to, error))?;
     let _ = send.finish();
-    let reply = read_frame(&mut receive, REPLY_MAX).await.map_err(read)?;
+    let reply = read_frame(&mut receive, REPLY_MAX).await.map_err(|error| MemberError::Read(to, error))?;
     connection.close(0_u32.into(), b"thanks");
     if reply.is_empty() { Err(MemberError::NoIssuer(to)) } else { Ok(reply) }
 }
@@ -229,7 +259,7 @@ mod tests {
         let peers = ["dead.example:1".parse().unwrap(), member.local_addr().unwrap().into()];
         let endpoint = endpoint().unwrap();
         let (start, limit) = (Instant::now(), Duration::from_secs(1));
-        let asked = ask(&endpoint, &client, &[], &peers, |_| std::future::pending(), limit);
+        let asked = ask_all(&endpoint, &client, &[], &peers, |_| std::future::pending(), limit);
         let mut heard = [0; 2048];
         let (asked, tried) = tokio::join!(asked, async {
             member.recv_from(&mut heard).await.unwrap();

@@ -51,17 +51,17 @@ mod store;
 
 pub use crate::join::{JoinError, JoinOptions, JoinOutcome, MemberError, join};
 pub use crate::node::{
-    BuildError, Builder, LockError, Node, OpeningError, Receipt, ResolveError, SendError, ServiceError,
-    SessionError, Stream, examine,
+    BuildError, Builder, BundleError, LockError, Node, OpeningError, Receipt, ResolveError, SendError, ServiceError, SessionError, SetsError, Stream, WorkloadError, audit_bundle, examine, mesh_of, write_bundle,
 };
 #[doc(hidden)]
-pub use crate::node::{decode_announcement, decode_opening};
+pub use crate::node::{decode_announcement, decode_opening, decodes_set_file};
 pub use crate::store::StoreError;
 #[doc(hidden)]
 pub use crate::store::decodes_row;
 pub use meshara_identity::home::HomeError;
 pub use meshara_identity::{
-    Member, MeshName, NameError, NodeId, NodeName, Passphrase, UnixMillis, create_mesh,
+    Lives, LivesError, Member, MeshName, NameError, NodeId, NodeName, Passphrase, UnixMillis, create_mesh,
+    create_mesh_with,
 };
 pub use meshara_messaging::{InboxRow as Message, MessageId, SubmitError};
 pub use meshara_overlay::Event;

@@ -129,6 +129,7 @@ pub struct Endpoints {
     handshakes: Arc<AtomicU32>,
     session_handshakes: Arc<AtomicU32>,
     link_transport: Arc<quinn::TransportConfig>,
+    control: CongestionControl,
     /// For short paths and for long ones.
     session_transport: [Arc<quinn::TransportConfig>; 2],
 }
@@ -145,7 +146,7 @@ impl Endpoints {
         reset_key: &[u8; 32],
     ) -> std::io::Result<Self> {
         let link_transport = Arc::new(quic::link_transport());
-        let session_transport = [false, true].map(|long| Arc::new(quic::session_transport(control, long)));
+        let session_transport = session_transports(control, false);
         let endpoint =
             |payload, mut server: quinn::ServerConfig, transport: &Arc<quinn::TransportConfig>, socket| {
                 server.transport_config(transport.clone());
@@ -169,8 +170,16 @@ impl Endpoints {
             handshakes: Arc::default(),
             session_handshakes: Arc::default(),
             link_transport,
+            control,
             session_transport,
         })
+    }
+
+    /// Lets sessions carry datagrams. Whoever asks for it reads those of every session.
+    #[must_use]
+    pub fn with_datagrams(mut self) -> Self {
+        self.session_transport = session_transports(self.control, true);
+        self
     }
 
     /// The data plane underneath.
@@ -356,6 +365,11 @@ impl Endpoints {
             (!taken.contains(&(id % MAX_LINKS as u32))).then_some(LinkId(id))
         })
     }
+}
+
+/// Settings of sessions over short paths and over long ones.
+fn session_transports(control: CongestionControl, datagrams: bool) -> [Arc<quinn::TransportConfig>; 2] {
+    [false, true].map(|long| Arc::new(quic::session_transport(control, long, datagrams)))
 }
 
 /// Close code: the certificate's mesh address isn't where the session came from.

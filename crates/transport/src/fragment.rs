@@ -1,7 +1,7 @@
 //! The eight bytes that say which part of which session packet a frame carries.
 //!
 //! A session may use QUIC packets far larger than the wire's MTU; frames carry their parts. Parts of one packet are equally
-//! long but for the last. On lossy paths one parity part, the XOR of all, makes up for one lost part.
+//! long: the last one repeats some bytes of the one before it, or is shorter. On lossy paths one parity part, the XOR of all, makes up for one lost part.
 
 /// Length of the fragment header, which stands directly behind the hop-frame header.
 pub(crate) const FRAGMENT_HEADER_LEN: usize = 8;

@@ -25,8 +25,9 @@ const LONG_PARTS: u16 = 2;
 /// and large packets spare it. Over long ones queues are: QUIC's pacer sends up to 256 packets at once, which of the large ones is
 /// 3.9 MB, more than routers hold; and one lost frame would cost eleven. See `docs/benchmarks.md`.
 pub(crate) const LONG_PATH_US: u32 = 5_000;
-/// Smallest QUIC packet of a session, RFC 9000 §14.
-const SESSION_MIN_MTU: u16 = 1200;
+/// Smallest QUIC packet of a session. Frames split it where the wire's MTU is smaller, so it may exceed the 1,200 bytes of
+/// RFC 9000 §14; one full frame carries it, and it always has room for a packet of IPv6 (at least 1,280 bytes, RFC 8200 §5).
+const SESSION_MIN_MTU: u16 = FRAME_PAYLOAD;
 
 /// Window in bytes of one stream: 2.5 Gbit/s × 100 ms. quinn fixes it at connect, so it stands at the largest tier, and the
 /// connection's window, which moves, does the limiting.
@@ -42,6 +43,13 @@ const SESSION_STREAMS: u32 = 1024;
 const SESSION_IDLE: Duration = Duration::from_secs(30);
 /// Keeps NAT bindings and the idle timer alive; a third of the timeout survives two losses.
 const SESSION_KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Bytes of datagrams that wait to be sent over a short path: two transmits of quinn. What waits before them waits where its age is
+/// known.
+const SENT_DATAGRAMS: usize = 256 << 10;
+/// And over a long one, where 64 KiB are 50 ms at 10 Mbit/s.
+const SENT_DATAGRAMS_LONG: usize = 64 << 10;
+/// Bytes of datagrams that wait to be read: 3 ms at 5 Gbit/s, a time slice of the scheduler. The oldest goes first.
+const RECEIVED_DATAGRAMS: usize = 2 << 20;
 /// Links end much earlier by the overlay's probes; this only clears what the probes don't know, such as half-made links.
 const LINK_IDLE: Duration = Duration::from_secs(15);
 /// As for sessions.
@@ -111,9 +119,10 @@ pub fn link_transport() -> TransportConfig {
         .mtu_discovery_config(Some(mtu))
         .max_idle_timeout(IdleTimeout::try_from(LINK_IDLE).ok())
         .keep_alive_interval(Some(LINK_KEEP_ALIVE))
-        // One control stream, one to spare for joining.
-        .max_concurrent_bidi_streams(VarInt::from_u32(2))
-        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        // One control stream (or that of a join), and the few that neighbours ask each other on.
+        .max_concurrent_bidi_streams(VarInt::from_u32(4))
+        // What is said about signed sets.
+        .max_concurrent_uni_streams(VarInt::from_u32(1))
         // The largest control message is 64 KiB; four of them may be on their way.
         .stream_receive_window(VarInt::from_u32(256 << 10))
         .receive_window(VarInt::from_u32(512 << 10))
@@ -128,8 +137,9 @@ pub fn first_window(long: bool) -> u32 {
     if long { LONG_FIRST_WINDOW } else { FIRST_WINDOW }
 }
 
-/// Settings of session connections over short or long paths (see `LONG_PATH_US`).
-pub fn session_transport(control: CongestionControl, long: bool) -> TransportConfig {
+/// Settings of session connections over short or long paths (see `LONG_PATH_US`). `datagrams`: whether somebody reads those that
+/// the peer sends; it is told, and sends none otherwise.
+pub fn session_transport(control: CongestionControl, long: bool, datagrams: bool) -> TransportConfig {
     let mut config = TransportConfig::default();
     let mut mtu = MtuDiscoveryConfig::default();
     let largest = if long { LONG_PARTS * FRAME_PAYLOAD } else { SESSION_MTU };
@@ -147,7 +157,9 @@ pub fn session_transport(control: CongestionControl, long: bool) -> TransportCon
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(first_window(long)))
-        .send_window(u64::from(STREAM_WINDOW));
+        .send_window(u64::from(STREAM_WINDOW))
+        .datagram_receive_buffer_size(datagrams.then_some(RECEIVED_DATAGRAMS))
+        .datagram_send_buffer_size(if long { SENT_DATAGRAMS_LONG } else { SENT_DATAGRAMS });
     if !long {
         let mut acks = AckFrequencyConfig::default();
         acks.ack_eliciting_threshold(VarInt::from_u32(ACK_AFTER)).max_ack_delay(Some(ACK_DELAY));

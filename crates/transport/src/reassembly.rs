@@ -299,15 +299,22 @@ mod tests {
         MeshAddress(bytes)
     }
 
-    /// All frames of a packet: (is parity, header, payload).
-    fn frames(packet: u32, body: &[u8]) -> Vec<(bool, FragmentHeader, Vec<u8>)> {
+    /// All frames of a packet: (is parity, header, payload). Equally long parts, as this node sends them, or with a shorter last one.
+    fn frames(packet: u32, body: &[u8], equal: bool) -> Vec<(bool, FragmentHeader, Vec<u8>)> {
         let count = part_count(body.len(), PART).unwrap();
         let length = body.len() as u16;
-        let mut sum = vec![0; PART];
+        let part = if equal { body.len().div_ceil(count.into()) } else { PART };
+        let mut sum = vec![0; part];
+        body.chunks(part).for_each(|piece| xor_into(&mut sum, piece));
         let mut out = Vec::new();
-        for (index, piece) in body.chunks(PART).enumerate() {
-            xor_into(&mut sum, piece);
-            out.push((false, FragmentHeader { packet, index: index as u8, count, length }, piece.to_vec()));
+        for index in 0..count {
+            let start = usize::from(index) * part;
+            let piece = if equal {
+                &body[start.min(body.len() - part)..][..part]
+            } else {
+                body.chunks(part).nth(index.into()).unwrap()
+            };
+            out.push((false, FragmentHeader { packet, index, count, length }, piece.to_vec()));
         }
         out.push((true, FragmentHeader { packet, index: 0, count, length }, sum));
         out
@@ -350,13 +357,14 @@ mod tests {
             lengths in proptest::collection::vec(1_usize..1500, 1..12),
             order in any::<u64>(),
             lost in any::<u64>(),
+            equal: bool,
         ) {
             let mut input = Vec::new();
             let mut expected = Vec::new();
             for (number, length) in lengths.iter().enumerate() {
                 let source = address(number as u8 % 2);
                 let body: Vec<u8> = (0..*length).map(|i| (i * 7 + number) as u8).collect();
-                let mut parts = frames(number as u32, &body);
+                let mut parts = frames(number as u32, &body, equal);
                 let several = parts.len() > 2;
                 if several {
                     let gone = lost as usize % parts.len();

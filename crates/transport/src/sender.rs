@@ -116,22 +116,20 @@ impl SessionSender {
                 destination,
                 source,
             };
-            let parts = packet.len().div_ceil(part);
-            let bytes = packet.len() + parts * BULK_OVERHEAD;
+            // All parts are equally long, so that those of several packets leave in one segmented send: the last one begins a few
+            // bytes early.
+            let parts = usize::from(count);
+            let part = packet.len().div_ceil(parts);
+            let bytes = parts * (part + BULK_OVERHEAD);
             // Batches end on packet borders, so that the far end joins a packet within one receive buffer.
             if self.batch.used + bytes > BATCH {
                 self.send_batch(wire, &outgoing);
             }
             let number = FragmentHeader { packet: self.packet, index: 0, count, length: packet.len() as u16 };
-            for (index, piece) in packet.chunks(part).enumerate() {
-                self.frame(
-                    wire,
-                    link,
-                    &outgoing,
-                    header,
-                    FragmentHeader { index: index as u8, ..number },
-                    piece,
-                );
+            for index in 0..count {
+                let start = (usize::from(index) * part).min(packet.len() - part);
+                let piece = packet.get(start..start + part).unwrap_or_default();
+                self.frame(wire, link, &outgoing, header, FragmentHeader { index, ..number }, piece);
             }
             if with_parity && parts > 1 {
                 let mut sum = std::mem::take(&mut self.sum);

@@ -28,9 +28,9 @@ use super::{MAX_CONSUME, MAX_MESSAGE};
 
 /// How long a node may take over a question that it answers from memory. One that is stopped or hangs is told apart from
 /// one that is busy.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// A trace may meet hops that are silent; a node asked to open something may first make a session.
-const MESH_TIMEOUT: Duration = Duration::from_secs(20);
+pub(super) const MESH_TIMEOUT: Duration = Duration::from_secs(20);
 /// Added to the time that the node was given, for the answer to arrive.
 const MARGIN: Duration = Duration::from_secs(2);
 /// Largest answer read: 10,000 routes with their alternates, or a batch of unread messages whose every byte is escaped.
@@ -225,9 +225,7 @@ impl Client {
     /// # Errors
     /// See [`Client::status`]; [`ErrorCode::UnknownService`].
     pub async fn serve_remove(&self, name: &str) -> Result<ServiceInfo> {
-        let uri = format!("/v1/services/{}", percent_encode(name));
-        let answer = self.call(Method::DELETE, &uri, Bytes::new(), ANSWER_TIMEOUT).await?;
-        self.decode(&answer)
+        self.delete(&format!("/v1/services/{}", percent_encode(name))).await
     }
 
     /// `POST /v1/peers`.
@@ -246,12 +244,17 @@ impl Client {
         self.call(Method::POST, "/v1/shutdown", Bytes::new(), ANSWER_TIMEOUT).await.map(|_| ())
     }
 
-    async fn get<T: DeserializeOwned>(&self, uri: &str) -> Result<T> {
+    pub(super) async fn get<T: DeserializeOwned>(&self, uri: &str) -> Result<T> {
         let answer = self.call(Method::GET, uri, Bytes::new(), ANSWER_TIMEOUT).await?;
         self.decode(&answer)
     }
 
-    async fn post<T: DeserializeOwned>(
+    pub(super) async fn delete<T: DeserializeOwned>(&self, uri: &str) -> Result<T> {
+        let answer = self.call(Method::DELETE, uri, Bytes::new(), ANSWER_TIMEOUT).await?;
+        self.decode(&answer)
+    }
+
+    pub(super) async fn post<T: DeserializeOwned>(
         &self,
         uri: &str,
         request: &impl Serialize,

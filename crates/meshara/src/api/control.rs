@@ -6,10 +6,15 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::error::ApiError;
+use super::interface::InterfaceControl;
+use super::policy::PolicyControl;
+use super::log::LogControl;
+use super::trust::TrustControl;
 use super::types::{
     BenchEvent, BenchRequest, ConnectEvent, ConnectRequest, DoctorFacts, IdInfo, Invite, MessageRef, NodeRef,
     PeerInfo, PingEvent, PingRequest, Received, RouteInfo, SendReceipt, ServiceInfo, Status, Trace,
 };
+use super::workload::WorkloadControl;
 
 /// The answer of every operation.
 pub type Result<T> = std::result::Result<T, ApiError>;
@@ -19,7 +24,7 @@ pub type Result<T> = std::result::Result<T, ApiError>;
 pub type Events<T> = mpsc::Receiver<Result<T>>;
 
 /// A node as the control API sees it. Node texts (`node`, `to`) are a name, a NodeId or a unique prefix of one.
-pub trait Control: Send + Sync + 'static {
+pub trait Control: InterfaceControl + PolicyControl + TrustControl + LogControl + WorkloadControl + Send + Sync + 'static {
     /// The node as it sees itself.
     fn status(&self) -> impl Future<Output = Result<Status>> + Send;
 

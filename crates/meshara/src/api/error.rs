@@ -41,10 +41,18 @@ pub enum ErrorCode {
     Busy,
     /// The remote node offers no such service, or there is no such service to remove.
     UnknownService,
+    /// No workload of this name is registered.
+    UnknownWorkload,
     /// The local address is taken.
     AddressInUse,
     /// This node issues no certificates.
     NotIssuer,
+    /// This node does not hold the key that signs revocations and policy.
+    NotAuthority,
+    /// A node's policy denies it; the message names the rule.
+    Denied,
+    /// This node has not heard the mesh's signers for too long, and accepts nothing.
+    Stale,
     /// The text is no ticket, or was altered.
     InvalidTicket,
     /// The ticket's time is over.
@@ -80,8 +88,13 @@ impl ErrorCode {
     pub fn http_status(self) -> u16 {
         match self {
             Self::Usage | Self::InvalidArgument | Self::InvalidTicket | Self::InvalidConfig => 400,
-            Self::PermissionDenied | Self::NotIssuer | Self::JoinRefused | Self::Passphrase => 403,
-            Self::NotFound | Self::UnknownNode | Self::UnknownService => 404,
+            Self::PermissionDenied
+            | Self::NotIssuer
+            | Self::NotAuthority
+            | Self::Denied
+            | Self::JoinRefused
+            | Self::Passphrase => 403,
+            Self::NotFound | Self::UnknownNode | Self::UnknownService | Self::UnknownWorkload => 404,
             Self::AlreadyRunning
             | Self::AlreadyInitialised
             | Self::AmbiguousNode
@@ -92,7 +105,7 @@ impl ErrorCode {
             Self::Busy => 429,
             Self::Protocol | Self::Io | Self::DamagedFile | Self::NewerVersion | Self::Internal => 500,
             Self::Unreachable => 502,
-            Self::NotRunning | Self::NotInitialised | Self::ShuttingDown | Self::Interrupted => 503,
+            Self::NotRunning | Self::NotInitialised | Self::ShuttingDown | Self::Interrupted | Self::Stale => 503,
             Self::Timeout => 504,
             Self::DiskFull => 507,
         }

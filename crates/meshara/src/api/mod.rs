@@ -3,21 +3,35 @@
 mod client;
 mod control;
 mod error;
+pub mod interface;
 mod lines;
+pub mod log;
+pub mod policy;
 mod routes;
 mod server;
 mod socket;
 mod timestamp;
+pub mod trust;
 mod types;
+pub mod workload;
 
 pub use client::{Client, LineStream};
 pub use control::{Control, Events, Result};
 pub use error::{ApiError, ErrorCode, ErrorEnvelope};
+pub use log::{AuditInfo, AuditedLog, LogControl};
+pub use policy::{
+    NodeRevoked, PolicyApplied, PolicyCheck, PolicyCheckRequest, PolicyControl, PolicyInfo, PolicyLooked,
+    PolicyRequest, RevokeRequest,
+};
+pub use interface::{InterfaceControl, NameInfo, TunInfo};
 pub use routes::router;
 pub use server::serve;
 pub use socket::{bind, socket_path};
+pub(crate) use socket::bind_socket;
 pub use timestamp::{ParseTimestampError, Timestamp};
+pub use trust::{IssuerAdded, IssuerInfo, LogStatus, OwnCertificate, TrustControl, TrustStatus};
 pub use types::*;
+pub use workload::{WorkloadControl, WorkloadInfo, WorkloadRequest};
 
 /// Name of the control socket inside a home.
 pub const SOCKET_NAME: &str = "control.sock";

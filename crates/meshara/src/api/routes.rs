@@ -57,6 +57,11 @@ pub fn router<C: Control>(control: Arc<C>) -> Router {
         .route("/v1/connect", post(connect::<C>))
         .route("/v1/bench", post(bench::<C>))
         .route("/v1/doctor", get(async |State(c): State<Arc<C>>| json(c.doctor().await)))
+        .merge(super::policy::routes())
+        .merge(super::trust::routes())
+        .merge(super::workload::routes())
+        .merge(super::log::routes())
+        .merge(super::interface::routes())
         .route("/v1/shutdown", post(async |State(c): State<Arc<C>>| empty(c.shutdown().await)))
         .fallback(async |method: Method, uri: Uri| not_found(&method, &uri))
         .method_not_allowed_fallback(async |method: Method, uri: Uri| {
@@ -143,10 +148,10 @@ async fn bench<C: Control>(State(control): State<Arc<C>>, request: Request) -> A
     lines(control.bench(bench).await)
 }
 
-type Answer = std::result::Result<Response, Failure>;
+pub(super) type Answer = std::result::Result<Response, Failure>;
 
 /// An error as a response: its HTTP status and its envelope.
-struct Failure(ApiError);
+pub(super) struct Failure(ApiError);
 
 impl From<ApiError> for Failure {
     fn from(error: ApiError) -> Self {
@@ -162,7 +167,7 @@ impl IntoResponse for Failure {
     }
 }
 
-fn json<T: Serialize>(result: Result<T>) -> Answer {
+pub(super) fn json<T: Serialize>(result: Result<T>) -> Answer {
     Ok(axum::Json(result?).into_response())
 }
 
@@ -186,8 +191,13 @@ fn invalid(message: impl Into<String>) -> ApiError {
     ApiError::new(ErrorCode::InvalidArgument, message)
 }
 
-async fn read_json<T: DeserializeOwned>(request: Request) -> Result<T> {
-    let body = read_body(request, MAX_REQUEST, "a request").await?;
+pub(super) async fn read_json<T: DeserializeOwned>(request: Request) -> Result<T> {
+    read_json_up_to(request, MAX_REQUEST).await
+}
+
+/// A request that may be as long as this.
+pub(super) async fn read_json_up_to<T: DeserializeOwned>(request: Request, limit: usize) -> Result<T> {
+    let body = read_body(request, limit, "a request").await?;
     serde_json::from_slice(&body).map_err(|error| invalid(format!("the request does not read: {error}")))
 }
 

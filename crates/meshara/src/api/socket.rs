@@ -25,7 +25,12 @@ pub fn socket_path(home: &Path) -> PathBuf {
 /// # Errors
 /// Something that is no socket bears its name, or the operating system refuses.
 pub fn bind(home: &Path) -> io::Result<UnixListener> {
-    let path = socket_path(home);
+    bind_socket(home, SOCKET_NAME, 0o600)
+}
+
+/// Makes a socket of a home, as [`bind`] does, with another name and mode.
+pub(crate) fn bind_socket(home: &Path, name: &str, mode: u32) -> io::Result<UnixListener> {
+    let path = home.join(name);
     match std::fs::symlink_metadata(&path) {
         Ok(found) if found.file_type().is_socket() => std::fs::remove_file(&path)?,
         Ok(_) => {
@@ -35,9 +40,9 @@ pub fn bind(home: &Path) -> io::Result<UnixListener> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
-    let short = ShortPath::new(home)?;
+    let short = ShortPath::new(home, name)?;
     let listener = UnixListener::bind(&short.path)?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))?;
     Ok(listener)
 }
 
@@ -46,7 +51,7 @@ pub fn bind(home: &Path) -> io::Result<UnixListener> {
 /// # Errors
 /// `NotFound` or `ConnectionRefused` when none does, `PermissionDenied` when it is another user's.
 pub(super) async fn connect(home: &Path) -> io::Result<UnixStream> {
-    let short = ShortPath::new(home)?;
+    let short = ShortPath::new(home, SOCKET_NAME)?;
     UnixStream::connect(&short.path).await
 }
 
@@ -58,14 +63,14 @@ struct ShortPath {
 }
 
 impl ShortPath {
-    fn new(home: &Path) -> io::Result<Self> {
-        let path = socket_path(home);
+    fn new(home: &Path, name: &str) -> io::Result<Self> {
+        let path = home.join(name);
         if path.as_os_str().len() <= MAX_SOCKET_PATH {
             return Ok(Self { path, _home: None });
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(home, flags, Mode::empty())?;
-        let path = PathBuf::from(format!("/proc/self/fd/{}/{SOCKET_NAME}", fd.as_raw_fd()));
+        let path = PathBuf::from(format!("/proc/self/fd/{}/{name}", fd.as_raw_fd()));
         Ok(Self { path, _home: Some(fd) })
     }
 }

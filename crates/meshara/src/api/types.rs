@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::interface::TunInfo;
 use super::timestamp::Timestamp;
 
 /// `GET /v1/status`: the node as it sees itself.
@@ -44,6 +45,12 @@ pub struct Status {
     /// Messages accepted for sending and not acknowledged yet.
     #[serde(default)]
     pub outbox: u64,
+    /// The TUN interface; null without one.
+    #[serde(default)]
+    pub tun: Option<TunInfo>,
+    /// Where DNS queries are answered, as `ip:port`; null where they aren't.
+    #[serde(default)]
+    pub dns: Option<String>,
 }
 
 /// `GET /v1/id`: who the node is.
@@ -490,6 +497,9 @@ pub struct DoctorFacts {
     pub gro_segments: Option<u64>,
     /// End of the node's certificate.
     pub certificate_expires_at: Option<Timestamp>,
+    /// When the node asks for the next one.
+    #[serde(default)]
+    pub certificate_renews_at: Option<Timestamp>,
     /// Clocks of neighbours against this node's.
     pub clocks: Vec<PeerClock>,
     /// Configured and remembered neighbours.

@@ -8,10 +8,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use meshara_identity::join::{REPLY_MAX, REQUEST_MAX};
-use meshara_identity::{Issuer, MeshInfo, NodeId, UnixMillis};
+use meshara_identity::issuer::Answer;
+use meshara_identity::{NodeId, UnixMillis};
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::sync::Semaphore;
 
+use super::Inner;
+use super::pipe::RESET;
 use super::sessions::Sessions;
 use super::streams::Opening;
 use crate::frames::{read_frame, write_frame};
@@ -40,23 +43,21 @@ pub(crate) const CLOSE_BUSY: u32 = 0x201;
 /// Close code of a join of another version.
 const CLOSE_VERSION: u32 = 0x202;
 
-/// Everything that admission needs.
+/// Who is being admitted.
 pub(crate) struct Admission {
-    pub(crate) issuer: Option<Arc<Issuer>>,
-    pub(crate) info: MeshInfo,
-    pub(crate) issuers: Vec<NodeId>,
-    pub(crate) me: NodeId,
     places: Semaphore,
     sources: Mutex<Sources>,
 }
 
-impl Admission {
-    pub(crate) fn new(issuer: Option<Arc<Issuer>>, info: MeshInfo, issuers: Vec<NodeId>, me: NodeId) -> Self {
-        Self { issuer, info, issuers, me, places: Semaphore::new(MAX_JOINS), sources: Mutex::default() }
+impl Default for Admission {
+    fn default() -> Self {
+        Self { places: Semaphore::new(MAX_JOINS), sources: Mutex::default() }
     }
+}
 
-    /// Serves one newcomer.
-    pub(crate) async fn serve(&self, connection: Connection, sessions: &Sessions) {
+impl Admission {
+    /// Serves one newcomer, or a member that has no valid certificate.
+    pub(crate) async fn serve(&self, connection: Connection, inner: &Arc<Inner>) {
         let source = Source::of(connection.remote_address().ip());
         // The place comes first: it bounds the sources that have a join under way.
         let place = self.places.try_acquire().ok();
@@ -66,60 +67,83 @@ impl Admission {
             connection.close(CLOSE_BUSY.into(), b"too many joins, try again in a second");
             return;
         };
-        if tokio::time::timeout(JOIN_TIMEOUT, self.exchange(&connection, sessions)).await.is_err() {
+        if tokio::time::timeout(JOIN_TIMEOUT, exchange(&connection, inner)).await.is_err() {
             tracing::debug!(?source, "a join was given up: the newcomer took too long");
         }
         connection.close(0_u32.into(), b"done");
     }
+}
 
-    async fn exchange(&self, connection: &Connection, sessions: &Sessions) -> Option<()> {
-        let source = connection.remote_address();
-        let (mut send, mut receive) = connection.accept_bi().await.ok()?;
-        let mut version = [0];
-        receive.read_exact(&mut version).await.ok()?;
-        if version != [JOIN_VERSION] {
-            let reason = format!(
-                "this member speaks version {JOIN_VERSION} of the join protocol: update the older of the two"
-            );
-            connection.close(CLOSE_VERSION.into(), reason.as_bytes());
-            return None;
-        }
-        write_frame(&mut send, &self.info.encode().ok()?).await.ok()?;
-        let request = read_frame(&mut receive, REQUEST_MAX).await.ok()?;
-        let reply = self.ask(request, sessions).await;
-        if reply.is_empty() {
-            tracing::warn!(%source, "a join could not be carried: no issuer is reachable");
-        }
-        write_frame(&mut send, &reply).await.ok()?;
-        send.finish().ok()?;
-        let _ = send.stopped().await;
-        Some(())
+async fn exchange(connection: &Connection, inner: &Arc<Inner>) -> Option<()> {
+    let source = connection.remote_address();
+    let (mut send, mut receive) = connection.accept_bi().await.ok()?;
+    let mut version = [0];
+    receive.read_exact(&mut version).await.ok()?;
+    if version != [JOIN_VERSION] {
+        let reason = format!(
+            "this member speaks version {JOIN_VERSION} of the join protocol: update the older of the two"
+        );
+        connection.close(CLOSE_VERSION.into(), reason.as_bytes());
+        return None;
     }
+    write_frame(&mut send, &inner.standing.mesh_info().encode().ok()?).await.ok()?;
+    let request = read_frame(&mut receive, REQUEST_MAX).await.ok()?;
+    let reply = ask(inner, request).await;
+    if reply.is_empty() {
+        tracing::warn!(%source, "a join could not be carried: no issuer is reachable");
+    }
+    write_frame(&mut send, &reply).await.ok()?;
+    send.finish().ok()?;
+    let _ = send.stopped().await;
+    Some(())
+}
 
-    /// The issuer's reply; empty when none can be reached.
-    async fn ask(&self, request: Vec<u8>, sessions: &Sessions) -> Vec<u8> {
-        if let Some(issuer) = &self.issuer {
-            return answer(issuer.clone(), request).await;
-        }
-        for issuer in self.issuers.iter().filter(|issuer| **issuer != self.me) {
-            let attempt = tokio::time::timeout(ISSUER_TIMEOUT, carry(sessions, *issuer, &request));
-            if let Ok(Some(reply)) = attempt.await {
-                return reply;
-            }
-        }
-        Vec::new()
+/// An issuer's reply; empty when none can be reached.
+async fn ask(inner: &Arc<Inner>, request: Vec<u8>) -> Vec<u8> {
+    if inner.standing.issuer().is_some() {
+        return answer(inner, request, None).await;
     }
+    for issuer in inner.standing.other_issuers(UnixMillis::now()) {
+        let attempt = tokio::time::timeout(ISSUER_TIMEOUT, carry(&inner.sessions, issuer, &request));
+        if let Ok(Some(reply)) = attempt.await {
+            return reply;
+        }
+    }
+    Vec::new()
+}
 
-    /// Serves a request that another member carries here.
-    pub(crate) async fn serve_carried(&self, mut send: SendStream, mut receive: RecvStream) -> Option<()> {
-        let issuer = self.issuer.clone()?;
-        let request = read_frame(&mut receive, REQUEST_MAX).await.ok()?;
-        let reply = answer(issuer, request).await;
-        write_frame(&mut send, &reply).await.ok()?;
-        send.finish().ok()?;
-        let _ = send.stopped().await;
-        Some(())
+/// Serves a request that another member carries here.
+pub(crate) async fn serve_carried(inner: &Arc<Inner>, send: SendStream, receive: RecvStream) -> Option<()> {
+    serve_request(inner, None, send, receive).await
+}
+
+/// Serves a member's request for its next certificate, which comes in its own session.
+pub(crate) async fn serve_renewal(
+    inner: &Arc<Inner>,
+    peer: NodeId,
+    send: SendStream,
+    receive: RecvStream,
+) -> Option<()> {
+    serve_request(inner, Some(peer), send, receive).await
+}
+
+/// `peer`: whose request it must be, and it must be for a renewal then.
+async fn serve_request(
+    inner: &Arc<Inner>,
+    peer: Option<NodeId>,
+    mut send: SendStream,
+    mut receive: RecvStream,
+) -> Option<()> {
+    if inner.standing.issuer().is_none() || inner.standing.is_silent() {
+        let _ = send.reset(RESET);
+        return None;
     }
+    let request = read_frame(&mut receive, REQUEST_MAX).await.ok()?;
+    let reply = answer(inner, request, peer).await;
+    write_frame(&mut send, &reply).await.ok()?;
+    send.finish().ok()?;
+    let _ = send.stopped().await;
+    Some(())
 }
 
 /// Whom joins and handshakes are counted for: an IPv4 address, or the /64 that one IPv6 host may choose its addresses from (RFC 4291 §2.5.1).
@@ -200,15 +224,28 @@ impl Drop for Visit<'_> {
     }
 }
 
-/// Lets the issuer answer off the network thread: it writes to disk.
-async fn answer(issuer: Arc<Issuer>, request: Vec<u8>) -> Vec<u8> {
-    let answered = tokio::task::spawn_blocking(move || issuer.handle_join(&request, UnixMillis::now())).await;
-    let Ok(answer) = answered else { return Vec::new() };
-    match &answer.outcome {
-        Ok(admitted) => tracing::info!(name = %admitted.name, node = %admitted.node_id, "a node joined"),
-        Err(refusal) => tracing::info!(%refusal, fault = ?answer.fault, "a join was refused"),
+/// Lets this node's issuer answer off the network thread: it writes to disk. Empty without one.
+async fn answer(inner: &Arc<Inner>, request: Vec<u8>, peer: Option<NodeId>) -> Vec<u8> {
+    let Some(issuer) = inner.standing.issuer() else { return Vec::new() };
+    let answered = tokio::task::spawn_blocking(move || {
+        let now = UnixMillis::now();
+        match peer {
+            Some(peer) => issuer.renew(&request, Some(peer), now),
+            None => issuer.handle_carried(&request, now),
+        }
+    });
+    let Ok(Answer { reply, outcome, fault, renewal }) = answered.await else { return Vec::new() };
+    if let Ok(admitted) = &outcome {
+        inner.audit.admitted(admitted, renewal);
     }
-    answer.reply
+    match &outcome {
+        Ok(admitted) if renewal => {
+            tracing::debug!(name = %admitted.name, until = %admitted.not_after, "a certificate was renewed");
+        }
+        Ok(admitted) => tracing::info!(name = %admitted.name, node = %admitted.node_id, "a node joined"),
+        Err(refusal) => tracing::info!(%refusal, ?fault, renewal, "a request was refused"),
+    }
+    reply
 }
 
 async fn carry(sessions: &Sessions, issuer: NodeId, request: &[u8]) -> Option<Vec<u8>> {

@@ -3,21 +3,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use meshara_identity::{
     LeafError, MeshAddress, NodeId, RoutingKey, TrustAnchors, UnixMillis, verify_routing,
 };
 use meshara_overlay::auth::SIGNATURE_LEN;
 use meshara_overlay::{Authenticator, Member, MemberError};
+use meshara_transport::tls::Revoked;
 
 /// Signs with the node's routing key and verifies members under the mesh's trust anchors.
 pub(crate) struct MeshAuth {
     key: RoutingKey,
-    anchors: Arc<TrustAnchors>,
+    anchors: Arc<ArcSwap<TrustAnchors>>,
+    revoked: Arc<Revoked>,
 }
 
 impl MeshAuth {
-    pub(crate) fn new(key: RoutingKey, anchors: Arc<TrustAnchors>) -> Self {
-        Self { key, anchors }
+    pub(crate) fn new(key: RoutingKey, anchors: Arc<ArcSwap<TrustAnchors>>, revoked: Arc<Revoked>) -> Self {
+        Self { key, anchors, revoked }
     }
 }
 
@@ -31,9 +34,15 @@ impl Authenticator for MeshAuth {
     }
 
     fn member(&self, origin: &NodeId, body: &[u8]) -> Result<Member, MemberError> {
+        if self.revoked.contains(origin) {
+            return Err(MemberError::Revoked);
+        }
         let now = UnixMillis::now();
-        let member = self.anchors.verify_leaf(body, now).map_err(|error| match error {
+        let anchors = self.anchors.load();
+        let member = anchors.verify_leaf(body, now).map_err(|error| match error {
             LeafError::Expired { .. } | LeafError::NotYetValid { .. } => MemberError::OutsideTime,
+            // Its grant may be on its way here. One that names a known issuer and isn't signed by it is forged.
+            LeafError::UnknownIssuer if anchors.issuer_of(body).is_none() => MemberError::UnknownIssuer,
             LeafError::UnknownIssuer | LeafError::WrongMesh { .. } => MemberError::Untrusted,
             _ => MemberError::Malformed,
         })?;
@@ -47,7 +56,11 @@ impl Authenticator for MeshAuth {
         })
     }
 
+    fn revoked(&self, node: &NodeId) -> bool {
+        self.revoked.contains(node)
+    }
+
     fn address(&self, node: &NodeId) -> MeshAddress {
-        MeshAddress::derive(&self.anchors.mesh_id(), node)
+        MeshAddress::derive(&self.anchors.load().mesh_id(), node)
     }
 }

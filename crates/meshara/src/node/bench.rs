@@ -10,6 +10,8 @@ use quinn::{ReadExactError, RecvStream, SendStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::pipe::RESET;
+use super::services::{append_rule, read_rule};
 use super::sessions::{SessionError, Sessions};
 use super::streams::Opening;
 use crate::api::{BenchEvent, BenchProgress};
@@ -33,6 +35,20 @@ pub(crate) struct Measured {
     pub(crate) bytes: u64,
     /// From the first byte sent to the last report counted.
     pub(crate) elapsed: Duration,
+}
+
+/// In place of a sum: the node's policy denies the run, and a rule's name follows.
+const DENIED: u64 = u64::MAX;
+
+/// Tells a peer which rule denied its run.
+pub(crate) async fn deny(mut send: SendStream, mut receive: RecvStream, rule: &str) {
+    let mut answer = DENIED.to_be_bytes().to_vec();
+    append_rule(&mut answer, rule);
+    if send.write_all(&answer).await.is_ok() {
+        let _ = send.finish();
+        let _ = receive.stop(RESET);
+        let _ = send.stopped().await;
+    }
 }
 
 /// Counts what comes on a stream and reports the sum as big-endian `u64`s, the last one when the stream has ended.
@@ -124,6 +140,8 @@ async fn source(mut send: SendStream, end: Instant) -> Result<(), SessionError> 
     while Instant::now() < end {
         // A write that waits for window must still end with the run.
         match tokio::time::timeout_at(end.into(), send.write_chunk(zeros.clone())).await {
+            // Why the other end takes no more, it says on its half.
+            Ok(Err(quinn::WriteError::Stopped(_))) => return Ok(()),
             Ok(written) => written?,
             Err(_) => break,
         }
@@ -144,6 +162,10 @@ async fn reports(
             Ok(()) => {}
             Err(ReadExactError::FinishedEarly(_)) => return Ok(()),
             Err(ReadExactError::ReadError(error)) => return Err(error.into()),
+        }
+        if total == DENIED.to_be_bytes() {
+            let rule = read_rule(&mut receive).await.unwrap_or_default();
+            return Err(SessionError::Denied { rule });
         }
         if let Some(count) = confirmed.get(index) {
             count.store(u64::from_be_bytes(total), Relaxed);

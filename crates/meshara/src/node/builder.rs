@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use meshara_identity::home::{self, HomeError};
-use meshara_identity::{Identity, Issuer, LeafError, NodeId, Passphrase, UnixMillis};
+use meshara_identity::{
+    FileError, Identity, Issuer, LeafError, Passphrase, RootKey, RoutingKey, UnixMillis,
+};
 use meshara_messaging::{LoadError, Snapshot};
 use meshara_overlay::{Core, Identity as OverlayIdentity, KnownNode, KnownOrigin, MemberError};
 use meshara_transport::tls::{Tls, TlsError, TlsMaterial};
@@ -21,17 +23,24 @@ use tokio::task::JoinSet;
 use super::address_book::AddressBook;
 use super::admission::Admission;
 use super::auth::MeshAuth;
+use super::dns::Responder;
 use super::echo::Echoes;
 use super::home::{Lock, LockError};
 use super::messages::{self, Messages};
 use super::multicast::{self, Announcement};
 use super::overlay::Overlay;
-use super::renewal::{self, Renewal};
 use super::services::Services;
 use super::sessions::Sessions;
-use super::{APPLICATION_STREAMS, Inner, Node};
+use super::standing::{self, Standing};
+use super::trust::audit::Audit;
+use super::trust::log::{self, Logs};
+use super::trust::files::Files;
+use super::trust::policy::Gate;
+use super::trust::sets::{Sets, SetsError};
+use super::workload::{self, Workload};
+use super::{APPLICATION_STREAMS, Inner, Node, issuing, rejoin, renewal};
 use crate::api;
-use crate::config::{Config, ConfigError, DEFAULT_PORT, MAX_CONFIGURED_PEERS, PeerAddr};
+use crate::config::{Config, ConfigError, DEFAULT_PORT, MAX_CONFIGURED_PEERS, PeerAddr, TunSetting};
 use crate::store::{self, Store, StoreError};
 
 /// How a [`Node`] is to be built.
@@ -41,6 +50,7 @@ pub struct Builder {
     passphrase: Option<Passphrase>,
     config: Option<Config>,
     control_socket: bool,
+    workload_socket: bool,
 }
 
 /// Why a node could not be built.
@@ -68,12 +78,32 @@ pub enum BuildError {
     /// The overlay doesn't accept this node's certificate.
     #[error("this node's certificate can't be used: {0}")]
     Member(#[from] MemberError),
+    /// Signed sets, policy and audit trail.
+    #[error(transparent)]
+    Sets(#[from] super::trust::sets::SetsError),
+    /// The log of what this node issues.
+    #[error(transparent)]
+    Log(#[from] super::trust::log::OpenError),
     /// TLS.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// Identities of workloads.
+    #[error(transparent)]
+    Workload(#[from] super::workload::OpenError),
+    /// The socket of the Workload API.
+    #[error("can't serve the Workload API: {0}")]
+    WorkloadSocket(std::io::Error),
     /// The UDP socket.
     #[error("can't listen on UDP {addr}: {error}")]
     Bind {
+        /// The address.
+        addr: SocketAddr,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The sockets for DNS queries.
+    #[error("can't answer DNS queries on {addr}: {error}")]
+    Dns {
         /// The address.
         addr: SocketAddr,
         /// Why.
@@ -115,22 +145,32 @@ impl Builder {
         self
     }
 
+    /// Serves the SPIFFE Workload API on the Unix socket `workload.sock` in the home.
+    pub fn workload_socket(mut self, serve: bool) -> Self {
+        self.workload_socket = serve;
+        self
+    }
+
     /// Starts the node. Must be called inside a tokio runtime with time and IO.
     ///
     /// # Errors
     /// [`BuildError`]; nothing runs then.
     pub async fn build(self) -> Result<Node, BuildError> {
-        let Self { home, passphrase, config, control_socket } = self;
+        let Self { home, passphrase, config, control_socket, workload_socket } = self;
         let config = config.map_or_else(|| Config::load(&home), Ok)?;
         // Opening a sealed or a large file takes long; whoever waits for the node can give up meanwhile.
         let (opening, opener) = (home.clone(), passphrase.clone());
-        let opened = tokio::task::spawn_blocking(move || Opened::from_home(&opening, opener.as_ref()));
-        let Opened { identity, lock, issuer, store, snapshot } =
+        let limit = config.stale_after();
+        let opened = tokio::task::spawn_blocking(move || Opened::from_home(&opening, opener.as_ref(), limit));
+        let Opened { identity, lock, issuer, logs, store, snapshot, mut sets, audit } =
             opened.await.map_err(|_| BuildError::Interrupted)??;
-        let membership = identity.membership;
+        let routing = RoutingKey::from_seed(identity.routing.seed().clone()).map_err(HomeError::from)?;
+        let sealing = passphrase.clone();
+        let standing = Standing::new(home.clone(), passphrase, identity, issuer.map(Arc::new));
+        let membership = standing.membership();
         let now_unix = UnixMillis::now();
         let member = membership.member().clone();
-        let anchors = Arc::new(membership.anchors().clone());
+        let anchors = standing.anchors();
         let wire = bind(&config, &store).await?;
         let bound = wire.local_addr().map_err(|error| BuildError::Bind { addr: any_address(0), error })?;
         store.put(store::Bucket::Settings, PORT_KEY, &bound.port()).await?;
@@ -144,21 +184,37 @@ impl Builder {
             seed
         };
 
-        let reset_key = reset_key(&identity.routing);
+        let reset_key = reset_key(&routing);
         let tls = Arc::new(Tls::new(&TlsMaterial::new(&membership).map_err(TlsError::from)?)?);
+        let revoked = tls.revoked().clone();
+        sets.attach(revoked.clone(), store.get(store::Bucket::Settings, SINCE_KEY).await?);
+        store.put(store::Bucket::Settings, SINCE_KEY, &sets.since()).await?;
+        let gate = Gate::new(&member.name, sets.stored_policy()).map_err(SetsError::from)?;
         let (plane, plane_events) = DataPlane::new(member.address, wire);
         let endpoints = Endpoints::new(plane.clone(), tls, config.congestion, &reset_key)
             .map_err(|error| BuildError::Bind { addr: bound, error })?;
+        #[cfg(target_os = "linux")]
+        let interface = interface(&config, member.address).await;
+        #[cfg(target_os = "linux")]
+        let endpoints = if interface.is_some() { endpoints.with_datagrams() } else { endpoints };
+        #[cfg(not(target_os = "linux"))]
+        if config.tun != crate::config::TunSetting::Off {
+            tracing::warn!("no TUN interface: this needs Linux; everything else works");
+        }
         let endpoints = Arc::new(endpoints);
+        let responder = responder(&config).await?;
 
         let started = Instant::now();
         let overlay_config =
             meshara_overlay::Config { auto_neighbours: config.auto, ..meshara_overlay::Config::default() };
         let who = OverlayIdentity { node: member.node_id, address: member.address };
-        let auth = Box::new(MeshAuth::new(identity.routing, anchors.clone()));
+        let auth = Box::new(MeshAuth::new(routing, standing.shared_anchors(), revoked));
         let rng = ChaCha8Rng::from_seed(next_seed());
         let mut core = Core::new(overlay_config, who, auth, rng, started.elapsed(), now_unix.0);
-        core.set_member(started.elapsed(), membership.leaf_der().to_vec())?;
+        // One whose certificate has ended says nothing until it has another.
+        if !standing.is_silent() {
+            core.set_member(started.elapsed(), membership.leaf_der().to_vec())?;
+        }
         let (overlay, dials) = Overlay::new(core, plane.clone(), started);
 
         let (sessions, opened) = Sessions::new(endpoints.clone());
@@ -175,15 +231,24 @@ impl Builder {
         for (name, tcp) in store.list::<String>(store::Bucket::Services).await? {
             services.add(name, tcp);
         }
-        let issuers: Vec<NodeId> = anchors.grants().iter().map(|grant| grant.statement.issuer).collect();
-        let issuer = issuer.map(Arc::new);
-        let admission = Admission::new(issuer.clone(), membership.mesh_info(), issuers, member.node_id);
         let (applications, accepted) = mpsc::channel(APPLICATION_STREAMS);
         let mut peers = config.peers.clone();
         peers.extend(remembered_peers(&store).await?);
         let remembered = Remembered::of(&store, peers).await?;
+        let sessions = Arc::new(sessions);
+        let workload = Workload::open(workload::Parts {
+            home: home.clone(),
+            passphrase: sealing,
+            member: member.clone(),
+            issuer: standing.issuer(),
+            anchors: standing.shared_anchors(),
+            sessions: sessions.clone(),
+            store: store.clone(),
+        });
+        let workload = workload.await?;
+        let workload_listener =
+            workload_socket.then(|| Workload::bind(&home)).transpose().map_err(BuildError::WorkloadSocket)?;
         let listener = control_socket.then(|| api::bind(&home)).transpose().map_err(BuildError::Control)?;
-        let renewal = issuer.map(|issuer| Renewal { home, passphrase, issuer });
 
         let inner = Arc::new(Inner {
             config,
@@ -191,12 +256,23 @@ impl Builder {
             bound,
             started,
             overlay,
-            sessions: Arc::new(sessions),
+            sessions,
+            sets,
+            gate,
+            audit,
             messages,
             services,
             echoes: Echoes::new(plane, random.next_u64()),
-            admission,
+            admission: Admission::default(),
+            standing,
+            granting: tokio::sync::Mutex::default(),
+            remembered: remembered.addresses(),
+            logs,
+            workload,
             network_changes: watch::channel(0).0,
+            #[cfg(target_os = "linux")]
+            interface,
+            dns: responder.as_ref().map(|responder| responder.addr),
             stop: watch::channel(false).0,
             local: Mutex::new(BTreeSet::new()),
             seen_at: Mutex::default(),
@@ -205,13 +281,26 @@ impl Builder {
             applications,
             accepted: tokio::sync::Mutex::new(accepted),
             endpoints,
-            certificate_end: member.not_after.0.into(),
             member,
         });
         inner.publish_addresses();
+        if let Some(issuer) = inner.standing.issuer() {
+            issuing::guard(&inner, &issuer);
+        }
         start(&inner, plane_events, dials, opened, work, remembered, &anchors.mesh_id());
-        if let Some(renewal) = renewal {
-            inner.spawn(renewal::run(inner.clone(), renewal));
+        inner.spawn(Workload::run(inner.clone()));
+        if let Some(listener) = workload_listener {
+            let (mut stop, workloads) = (inner.stop.subscribe(), inner.workload.workloads.clone());
+            inner.spawn(meshara_workload::serve(listener, workloads, async move {
+                let _ = stop.wait_for(|stop| *stop).await;
+            }));
+        }
+        #[cfg(target_os = "linux")]
+        if let Some(interface) = inner.interface.clone() {
+            inner.spawn(super::tun::run(inner.clone(), interface));
+        }
+        if let Some(responder) = responder {
+            inner.spawn(super::dns::run(inner.clone(), responder));
         }
         if let Some(listener) = listener {
             let mut stop = inner.stop.subscribe();
@@ -229,28 +318,56 @@ struct Opened {
     identity: Identity,
     lock: Lock,
     issuer: Option<Issuer>,
+    logs: Logs,
     store: Store,
     snapshot: Snapshot,
+    sets: Sets,
+    audit: Audit,
 }
 
 impl Opened {
-    fn from_home(home: &Path, passphrase: Option<&Passphrase>) -> Result<Self, BuildError> {
+    fn from_home(home: &Path, passphrase: Option<&Passphrase>, limit: Duration) -> Result<Self, BuildError> {
         let mut identity = home::load(home, passphrase)?;
         let lock = Lock::take(home)?;
         let (issuer, now) =
             (home::open_issuer(home, identity.membership.anchors(), passphrase)?, UnixMillis::now());
+        let logs = Logs::open(home, &identity.membership, &identity.routing, passphrase.cloned())
+            .map_err(super::trust::log::OpenError::from)?;
+        if let Some(issuer) = &issuer {
+            logs.issue(issuer, &identity.membership)?;
+        }
         if let Some(issuer) = &issuer
             && home::renew_issuer(home, &mut identity, issuer, passphrase, now)?
         {
             tracing::info!(until = %identity.membership.member().not_after, "this node's own certificate was renewed");
         }
-        identity.membership.valid_at(now)?;
+        let member = identity.membership.member();
+        match identity.membership.valid_at(now) {
+            // The node comes up, and gets another by its node key.
+            Err(error) if standing::is_renewable(member, &error, now) => {}
+            valid => valid?,
+        }
         let (store, snapshot) = Store::open(&home.join(store::FILE))?;
-        Ok(Self { identity, lock, issuer, store, snapshot })
+        // After the store: its lock is what says that an earlier life of this home is over.
+        let audit = Audit::open(home).map_err(SetsError::from)?;
+        let sets = Sets::open(home, identity.membership.anchors().mesh_id(), authority(home, passphrase), limit)?;
+        Ok(Self { identity, lock, issuer, logs, store, snapshot, sets, audit })
     }
 }
 
-/// Opens issuer, root and store of a home that no node runs on, as [`Builder::build`] opens them, and closes them again: what is wrong
+/// The mesh root, where it is. A node runs without one that can't be opened, and signs nothing.
+fn authority(home: &Path, passphrase: Option<&Passphrase>) -> Option<RootKey> {
+    match home::load_root(home, passphrase) {
+        Ok(root) => Some(root),
+        Err(HomeError::File(FileError::Missing { .. })) => None,
+        Err(error) => {
+            tracing::error!(%error, "the mesh root cannot be opened: this node signs no revocations, policy or freshness");
+            None
+        }
+    }
+}
+
+/// Opens issuer, root, signed sets and store of a home that no node runs on, as [`Builder::build`] opens them, and closes them again: what is wrong
 /// with each. The identity itself is [`meshara_identity::home::load`]'s to check; while that fails, the issuer is not looked at.
 /// Blocks.
 ///
@@ -260,18 +377,37 @@ pub fn examine(home: &Path, passphrase: Option<&Passphrase>) -> Result<Vec<Build
     let _lock = Lock::take(home)?;
     let mut wrong: Vec<BuildError> = Vec::new();
     if let Ok(identity) = home::load(home, passphrase) {
-        let issuer = home::open_issuer(home, identity.membership.anchors(), passphrase);
-        wrong.extend(issuer.err().map(BuildError::from));
+        match home::open_issuer(home, identity.membership.anchors(), passphrase) {
+            // A log that was never begun is none that could be wrong.
+            Ok(Some(issuer)) if log::is_begun(home) => {
+                let opened = Logs::open(home, &identity.membership, &identity.routing, passphrase.cloned())
+                    .map_err(log::OpenError::from)
+                    .and_then(|logs| logs.issue(&issuer, &identity.membership));
+                wrong.extend(opened.err().map(BuildError::from));
+            }
+            issuer => wrong.extend(issuer.err().map(BuildError::from)),
+        }
+    }
+    if let Ok(identity) = home::load(home, passphrase)
+        && home::is_issuer(home)
+    {
+        let (mesh, me) = (identity.membership.anchors().mesh_id(), identity.node.node_id());
+        let roots = meshara_workload::Authority::check(home, passphrase, mesh, me);
+        wrong.extend(roots.err().map(|error| BuildError::Workload(error.into())));
     }
     if home.join(home::ROOT_KEY).symlink_metadata().is_ok() {
         wrong.extend(home::load_root(home, passphrase).err().map(BuildError::from));
     }
+    let sets = Files::open(home).map_err(SetsError::from);
+    wrong.extend(sets.err().map(BuildError::from));
     wrong.extend(Store::check(&home.join(store::FILE)).err().map(BuildError::from));
     Ok(wrong)
 }
 
 /// Setting that remembers the UDP port.
 const PORT_KEY: &str = "port";
+/// Setting that remembers since when the home listens to the mesh's signers.
+const SINCE_KEY: &str = "signers heard since";
 /// Setting that remembers where the members were that the ticket named.
 const TICKET_KEY: &str = "ticket addresses";
 /// Setting that remembers peers.
@@ -287,6 +423,12 @@ struct Remembered {
 }
 
 impl Remembered {
+    /// All addresses of other members that earlier lives wrote down.
+    fn addresses(&self) -> Vec<SocketAddr> {
+        let book = self.book.entries().flat_map(|(_, addrs)| addrs.iter().copied());
+        self.ticket.iter().copied().chain(book).collect()
+    }
+
     async fn of(store: &Store, peers: Vec<PeerAddr>) -> Result<Self, StoreError> {
         let ticket = store.get(store::Bucket::Settings, TICKET_KEY).await?.unwrap_or_default();
         Ok(Self { peers, ticket, book: AddressBook::load(store).await? })
@@ -320,6 +462,14 @@ fn start(
     inner.spawn(super::carrier::watch(me()));
     inner.spawn(super::network::watch_sleep(me()));
     inner.spawn(super::run_configured(me(), peers));
+    inner.spawn(renewal::run(me()));
+    inner.spawn(rejoin::watch(me()));
+    inner.spawn(super::trust::sets::run(me()));
+    inner.spawn(log::run_follow(me()));
+    inner.spawn(log::run_attest(me()));
+    if let Some(own) = inner.logs.own() {
+        inner.spawn(log::run_publish(me(), own.clone()));
+    }
     if inner.config.multicast {
         let announcement = Announcement::new(mesh, inner.member.node_id, inner.bound.port());
         inner.spawn(multicast::run(me(), announcement));
@@ -352,6 +502,37 @@ async fn bind(config: &Config, store: &Store) -> Result<Wire, BuildError> {
     }
     let addr = any_address(0);
     Wire::bind(addr).map_err(|error| BuildError::Bind { addr, error })
+}
+
+/// The TUN interface, if one is wanted and can be. A node without it does everything else, so this is no error.
+#[cfg(target_os = "linux")]
+async fn interface(
+    config: &Config,
+    address: meshara_identity::MeshAddress,
+) -> Option<Arc<super::tun::Interface>> {
+    let name = match &config.tun {
+        TunSetting::Off => return None,
+        TunSetting::On => None,
+        TunSetting::Named(name) => Some(name),
+    };
+    match super::tun::Interface::open(name, address).await {
+        Ok(interface) => {
+            tracing::info!(name = interface.name(), %address, "TUN interface up");
+            Some(Arc::new(interface))
+        }
+        Err(error) => {
+            tracing::warn!(%error, "no TUN interface: programs can't use mesh addresses; everything else works");
+            None
+        }
+    }
+}
+
+/// The sockets for DNS queries, if they are to be answered.
+async fn responder(config: &Config) -> Result<Option<Responder>, BuildError> {
+    let Some(addr) = config.dns else { return Ok(None) };
+    let responder = Responder::bind(addr).await.map_err(|error| BuildError::Dns { addr, error })?;
+    tracing::info!(addr = %responder.addr, "answering DNS queries");
+    Ok(Some(responder))
 }
 
 /// Secret for stateless resets, the same in every life of the node: derived from a signature of its routing key, which is

@@ -18,7 +18,7 @@ use super::echo::{Answer, TRACE_WAIT};
 use super::messages::SendError;
 use super::sessions::SessionError;
 use super::streams::valid_service;
-use super::{Inner, ResolveError, messages, services, tiers};
+use super::{Inner, ResolveError, messages, services, standing, tiers};
 use crate::api::{
     ApiError, BenchEvent, BenchRequest, BenchResult, Body, ConfiguredPeer, ConnectEvent, ConnectInfo,
     ConnectRequest, Control, DoctorFacts, ErrorCode, Events, IdInfo, Invite, MAX_UNREAD_BATCH, MessageRef,
@@ -55,7 +55,7 @@ impl NodeControl {
     }
 
     /// A node other than this one.
-    fn other(&self, text: &str) -> Result<(NodeId, String)> {
+    pub(super) fn other(&self, text: &str) -> Result<(NodeId, String)> {
         let (node, name) = self.node(text)?;
         if node == self.0.member.node_id {
             let error = ApiError::new(ErrorCode::InvalidArgument, format!("{text} is this node itself"));
@@ -88,9 +88,11 @@ impl Control for NodeControl {
             nodes_known: known as u64,
             sessions: inner.sessions.all().len() as u64,
             certificate_expires_at: Some(timestamp(inner.certificate_end())),
-            issuer: inner.admission.issuer.is_some(),
+            issuer: inner.standing.issuer().is_some(),
             unread: messages.inbox_messages,
             outbox: messages.outbox_messages as u64,
+            tun: super::names::tun(inner),
+            dns: inner.dns.map(|addr| addr.to_string()),
         })
     }
 
@@ -184,9 +186,9 @@ impl Control for NodeControl {
     }
 
     async fn invite(&self, ttl: Duration, uses: u32) -> Result<Invite> {
-        let Some(issuer) = self.0.admission.issuer.clone() else {
+        let Some(issuer) = self.0.standing.issuer() else {
             let error = ApiError::new(ErrorCode::NotIssuer, "this node issues no certificates");
-            return Err(error.hint("run `meshara invite` on the node that made the mesh"));
+            return Err(error.hint("run `meshara invite` on a node that issues: `meshara trust status` lists them"));
         };
         let addrs = self.0.reachable_at().into_iter().take(TICKET_ADDRS).collect();
         let made =
@@ -394,6 +396,7 @@ impl Control for NodeControl {
             gso_segments: Some(wire.gso_segments() as u64),
             gro_segments: Some(wire.gro_segments() as u64),
             certificate_expires_at: Some(timestamp(inner.certificate_end())),
+            certificate_renews_at: Some(timestamp(standing::renews_at(&inner.standing.member()))),
             clocks,
             configured_peers: peers.collect(),
         })
@@ -423,7 +426,7 @@ fn ms(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
-fn timestamp(at: UnixMillis) -> Timestamp {
+pub(super) fn timestamp(at: UnixMillis) -> Timestamp {
     Timestamp::from_unix_ms(at.0)
 }
 
@@ -518,6 +521,10 @@ async fn ping(
             biased;
             answer = run.answers.recv() => {
                 let Some(answer) = answer else { break };
+                if let Some(rule) = &answer.denied {
+                    let _ = lines.send(Err(denied(&inner.name_of(&node), rule))).await;
+                    return;
+                }
                 let place = answer.seq as usize;
                 let (Some(sent), Some(seen)) = (sent_at.get(place), answered.get_mut(place)) else { continue };
                 if !answer.arrived || std::mem::replace(seen, true) {
@@ -549,7 +556,7 @@ async fn ping(
                 sent_at.push(now);
                 answered.push(false);
                 if ourselves {
-                    run.answer(Answer { from: to, seq, hops: 0, arrived: true, at: now });
+                    run.answer(Answer { from: to, seq, hops: 0, arrived: true, denied: None, at: now });
                 } else {
                     run.send(to, seq, DEFAULT_TTL, request.size as usize);
                 }
@@ -607,6 +614,12 @@ async fn trace(inner: &Inner, node: NodeId, name: &str) -> Result<Trace> {
         }
         let deadline = start + TRACE_WAIT;
         while let Ok(Some(answer)) = tokio::time::timeout_at(deadline.into(), run.answers.recv()).await {
+            if let Some(rule) = &answer.denied {
+                if answer.from == to {
+                    return Err(denied(name, rule));
+                }
+                continue; // a hop that doesn't show itself
+            }
             let place = (answer.seq as usize).saturating_sub(1);
             let rtt = ms(answer.at.saturating_duration_since(start));
             let who = if answer.arrived { Some(node) } else { inner.node_at(answer.from) };
@@ -637,6 +650,12 @@ async fn trace(inner: &Inner, node: NodeId, name: &str) -> Result<Trace> {
     Ok(Trace { hops: hops.collect() })
 }
 
+/// A node's policy denies something.
+fn denied(name: &str, rule: &str) -> ApiError {
+    ApiError::new(ErrorCode::Denied, format!("{name}: denied by the rule `{rule}` of that node's policy"))
+        .hint("`meshara policy check` says why, `meshara policy show` shows the rules")
+}
+
 fn unknown_service(name: &str) -> ApiError {
     ApiError::new(ErrorCode::UnknownService, format!("no service is called {name}"))
         .hint("`meshara serve --list` shows what this node offers")
@@ -656,6 +675,8 @@ fn send_error(error: SendError, name: &str) -> ApiError {
         }
         SendError::Timeout { .. } => ApiError::new(ErrorCode::Timeout, format!("{name}: {text}"))
             .hint("it is delivered when the receiver can be reached; `meshara status` shows the outbox"),
+        SendError::Denied { .. } => ApiError::new(ErrorCode::Denied, format!("{name}: {text}"))
+            .hint("`meshara policy check` says why; the message is delivered once the policy allows it"),
         SendError::Stopping => ApiError::new(ErrorCode::ShuttingDown, text)
             .hint("start the node again with `meshara up`, then send it again"),
         _ => ApiError::new(ErrorCode::Timeout, text),
@@ -664,6 +685,8 @@ fn send_error(error: SendError, name: &str) -> ApiError {
 
 fn session_error(error: &SessionError, name: &str) -> ApiError {
     let code = match error {
+        SessionError::Denied { rule } => return denied(name, rule),
+        SessionError::Stale(_) => ErrorCode::Stale,
         SessionError::TooMany => ErrorCode::Busy,
         _ => ErrorCode::Unreachable,
     };

@@ -12,6 +12,9 @@ use meshara_overlay::header::DEFAULT_TTL;
 use meshara_transport::{ControlFrame, DataPlane};
 use tokio::sync::mpsc;
 
+use super::services::{append_rule, rule_of};
+use super::streams::MAX_NAME;
+
 /// Runs of ping and trace at once; each is a request at the control API.
 const MAX_RUNS: usize = 256;
 /// Answers waiting for one run's task: a second of pings every millisecond.
@@ -49,13 +52,15 @@ impl Shares {
 }
 
 /// An answer to an echo of ours.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Answer {
     pub(crate) from: MeshAddress,
     pub(crate) seq: u32,
     pub(crate) hops: u8,
     /// Whether the destination answered; otherwise the echo's time to live ended at `from`.
     pub(crate) arrived: bool,
+    /// The rule of the destination's policy that denies an answer.
+    pub(crate) denied: Option<String>,
     pub(crate) at: Instant,
 }
 
@@ -123,8 +128,8 @@ impl Echoes {
         Some(Run { echoes: self, id, own: sender, answers })
     }
 
-    /// Deals with an echo frame that came in.
-    pub(crate) fn receive(&self, frame: &ControlFrame) {
+    /// Deals with an echo frame that came in. `deny` looks at a request for this node: the rule that denies it, if one does.
+    pub(crate) fn receive(&self, frame: &ControlFrame, deny: impl FnOnce(&Echo) -> Option<String>) {
         let Some(Ok(echo)) = frame.payload.get(..ECHO_LEN).map(Echo::decode) else { return };
         let for_us = frame.destination == self.plane.me();
         match echo.kind {
@@ -135,20 +140,31 @@ impl Echoes {
                     return;
                 }
                 drop(shares);
-                let kind = if for_us { EchoKind::Reply } else { EchoKind::TtlExceeded };
-                let answer = echo.answer(kind, frame.ttl, DEFAULT_TTL);
+                let denied = deny(&echo);
+                let kind = match &denied {
+                    Some(_) => EchoKind::Denied,
+                    None if for_us => EchoKind::Reply,
+                    None => EchoKind::TtlExceeded,
+                };
+                let mut bytes = echo.answer(kind, frame.ttl, DEFAULT_TTL).encode().to_vec();
+                if let Some(rule) = denied {
+                    append_rule(&mut bytes, &rule);
+                }
                 // As long as the request, so that a ping with a size tests both ways and amplifies nothing.
-                self.plane.send_echo(frame.source, DEFAULT_TTL, &padded(answer, frame.payload.len()));
+                bytes.resize(frame.payload.len(), 0);
+                self.plane.send_echo(frame.source, DEFAULT_TTL, &bytes);
             }
-            EchoKind::Reply | EchoKind::TtlExceeded if for_us => {
+            EchoKind::Reply | EchoKind::TtlExceeded | EchoKind::Denied if for_us => {
                 let runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some(run) = runs.get(&echo.id) {
                     let arrived = echo.kind == EchoKind::Reply;
+                    let rule = frame.payload.get(ECHO_LEN..).and_then(rule_of).unwrap_or_default();
                     let answer = Answer {
                         from: frame.source,
                         seq: echo.seq,
                         hops: echo.forward_hops,
                         arrived,
+                        denied: (echo.kind == EchoKind::Denied).then_some(rule),
                         at: Instant::now(),
                     };
                     let _ = run.try_send(answer); // a full queue loses an answer, as the network might
@@ -159,10 +175,13 @@ impl Echoes {
     }
 }
 
+/// Shortest request: an answer is no longer, and may name a rule.
+const SHORTEST: usize = ECHO_LEN + 1 + MAX_NAME;
+
 /// An echo with zeros up to `size` bytes.
 fn padded(echo: Echo, size: usize) -> Vec<u8> {
     let mut bytes = echo.encode().to_vec();
-    bytes.resize(size.max(ECHO_LEN), 0);
+    bytes.resize(size.max(SHORTEST), 0);
     bytes
 }
 

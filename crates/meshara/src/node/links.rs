@@ -10,13 +10,15 @@ use meshara_overlay::{CloseReason, DialTarget, LinkDownReason, LinkId, LinkKind}
 use meshara_transport::{
     Accepted, ConnectError, ControlReceiver, ControlSender, LINK_TIMEOUT, Link, MtuCheck, tls,
 };
+use meshara_trust::policy::Evidence;
 use quinn::{ConnectionError, VarInt};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::Inner;
 use super::admission::Source;
+use super::{Inner, link_streams};
 use super::overlay::ControlMessages;
+use super::trust::{policy, sets};
 
 /// Dials under way at once: all neighbours of a restarted node, and some that fail slowly.
 const MAX_DIALS: usize = 64;
@@ -53,6 +55,10 @@ pub(crate) async fn run_dials(inner: Arc<Inner>, mut dials: mpsc::Receiver<(Dial
             Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
             dial = dials.recv(), if tasks.len() < MAX_DIALS => {
                 let Some((target, kind)) = dial else { return };
+                if inner.standing.is_silent() {
+                    inner.overlay.dial_failed(&target);
+                    continue;
+                }
                 if !under_way.lock().unwrap_or_else(PoisonError::into_inner).insert(target.addrs.clone()) {
                     continue; // the same addresses are being tried; its end is reported to the overlay
                 }
@@ -153,8 +159,10 @@ pub(crate) async fn run_accepts(inner: Arc<Inner>) {
                 let task = tasks.spawn(async move {
                     let from = incoming.remote_address();
                     match inner.endpoints.accept(incoming).await {
+                        // A link that nobody claims ends by itself.
+                        Ok(Accepted::Link(_)) if inner.standing.is_silent() => {}
                         Ok(Accepted::Link(link)) => run_link(inner, *link),
-                        Ok(Accepted::Join(connection)) => inner.admission.serve(connection, &inner.sessions).await,
+                        Ok(Accepted::Join(connection)) => inner.admission.serve(connection, &inner).await,
                         Ok(_) => {}
                         Err(error) => tracing::debug!(%from, %error, "a link was not accepted"),
                     }
@@ -170,7 +178,7 @@ pub(super) fn run_link(inner: Arc<Inner>, link: Link) {
     let (handle, messages) = inner.overlay.link_up(&link);
     tracing::info!(peer = %link.member.name, addr = %link.hop.remote(), kind = ?link.kind, "link up");
     inner.observed(link.member.node_id, link.observed);
-    let id = link.hop.id();
+    let (id, kind) = (link.hop.id(), link.kind);
     let (sender, receiver) = link.claim();
     let tasks = inner.clone();
     tasks.spawn(async move {
@@ -180,6 +188,8 @@ pub(super) fn run_link(inner: Arc<Inner>, link: Link) {
             () = write_control(sender, messages) => connection.closed().await,
             () = read_control(&inner, id, receiver) => connection.closed().await,
             () = refresh(&inner, id) => connection.closed().await,
+            () = sets::exchange(&inner, id, &connection), if kind == LinkKind::Routing => connection.closed().await,
+            () = link_streams::run(&inner, &connection, &handle.member, kind) => connection.closed().await,
         };
         tracing::info!(peer = %handle.member.name, %end, "link down");
         inner.overlay.link_down(id, reason(&end));
@@ -223,6 +233,9 @@ async fn read_control(inner: &Inner, id: LinkId, mut receiver: ControlReceiver) 
         let handled = inner.overlay.input(|core, now| core.handle_control(now, id, &message));
         if let Err(error) = handled {
             tracing::warn!(%error, "a neighbour misbehaves");
+            if let Some(link) = inner.overlay.link(id) {
+                policy::report(inner, link.member.node_id, Evidence::Malformed);
+            }
             return inner.overlay.close_link(id, CLOSE_CONTROL, "control message refused");
         }
         // A neighbour that sends without end must not keep the node from its probes.

@@ -6,14 +6,17 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use meshara_identity::NodeId;
+use meshara_messaging::frame::{DENIED_HEAD, carries_messages};
 use meshara_messaging::{Core, InboxRow, MessageId, Output, StoreFailure, SubmitError, Waiting};
 use meshara_overlay::Event;
 use quinn::{RecvStream, SendStream, VarInt};
 use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard, broadcast, mpsc, oneshot};
 
 use super::Inner;
+use super::services::{append_rule, rule_of};
 use super::sessions::Session;
 use super::streams::Opening;
+use super::trust::policy;
 use crate::frames::{append_frame, read_frame};
 use crate::store::{Store, StoreError, TakeLimit};
 
@@ -41,6 +44,12 @@ pub enum SendError {
     Timeout {
         /// What it waits for.
         waiting: Option<Waiting>,
+    },
+    /// The receiver's policy denies it. The message stays queued and is delivered once it is allowed.
+    #[error("denied by the rule `{rule}` of the receiver's policy; the message stays queued")]
+    Denied {
+        /// The rule.
+        rule: String,
     },
     /// Its time to live ended.
     #[error("the message was given up after its time to live")]
@@ -83,7 +92,7 @@ struct Channel {
 struct State {
     core: Core,
     channels: HashMap<NodeId, Channel>,
-    waiters: HashMap<MessageId, oneshot::Sender<Outcome>>,
+    waiters: HashMap<MessageId, (NodeId, oneshot::Sender<Outcome>)>,
     next_channel: u64,
     /// Peers whose channel took no more.
     full: Vec<NodeId>,
@@ -194,18 +203,18 @@ impl Messages {
                     }
                 }
                 Output::Acked { id, after, .. } => {
-                    if let Some(waiter) = state.waiters.remove(&id) {
+                    if let Some((_, waiter)) = state.waiters.remove(&id) {
                         let _ = waiter.send(Ok(Receipt { id, after }));
                     }
                 }
                 Output::Rejected { id, error, .. } => {
-                    if let Some(waiter) = state.waiters.remove(&id) {
+                    if let Some((_, waiter)) = state.waiters.remove(&id) {
                         let _ = waiter.send(Err(error.into()));
                     }
                 }
                 Output::Expired { id, to } => {
                     tracing::warn!(%id, %to, "a message was given up");
-                    if let Some(waiter) = state.waiters.remove(&id) {
+                    if let Some((_, waiter)) = state.waiters.remove(&id) {
                         let _ = waiter.send(Err(SendError::Expired));
                     }
                 }
@@ -229,7 +238,7 @@ impl Messages {
             let mut state = self.lock();
             let now = self.now();
             let id = state.core.submit(now, to, body, unix_ms())?;
-            state.waiters.insert(id, waiter);
+            state.waiters.insert(id, (to, waiter));
             self.carry_out(&mut state);
             self.timer.notify_one();
             id
@@ -256,13 +265,45 @@ impl Messages {
         drop(self.reading.lock().await);
     }
 
-    /// Serves a message stream that a peer opened.
-    pub(crate) async fn accept(&self, session: Session, send: SendStream, receive: RecvStream) {
-        self.channel(&session, send, receive, false).await;
+    /// The receiver's policy denies what is sent to it: whoever waits hears so. Its messages stay queued.
+    fn denied(&self, to: NodeId, rule: &str) {
+        tracing::debug!(%to, rule, "messages are denied");
+        let mut state = self.lock();
+        let waiting: Vec<_> =
+            state.waiters.iter().filter(|(_, (node, _))| *node == to).map(|(id, _)| *id).collect();
+        for (_, waiter) in waiting.into_iter().filter_map(|id| state.waiters.remove(&id)) {
+            let _ = waiter.send(Err(SendError::Denied { rule: rule.to_owned() }));
+        }
     }
 
-    /// Runs one channel until it ends.
-    async fn channel(&self, session: &Session, mut send: SendStream, mut receive: RecvStream, ours: bool) {
+    /// Puts a frame of the driver's own among those that wait for a peer.
+    fn put(&self, peer: NodeId, frame: Vec<u8>) {
+        if let Some(channel) = self.lock().channels.get(&peer) {
+            // When it is full the peer is told the next time.
+            let _ = channel.frames.try_send(frame);
+        }
+    }
+
+    /// Serves a message stream that a peer opened.
+    pub(crate) async fn accept(
+        &self,
+        session: Session,
+        send: SendStream,
+        receive: RecvStream,
+        deny: impl Fn() -> Option<String>,
+    ) {
+        self.channel(&session, send, receive, false, deny).await;
+    }
+
+    /// Runs one channel until it ends. `deny` gives the rule that denies messages of the peer, if one does.
+    async fn channel(
+        &self,
+        session: &Session,
+        mut send: SendStream,
+        mut receive: RecvStream,
+        ours: bool,
+        deny: impl Fn() -> Option<String>,
+    ) {
         let peer = session.member.node_id;
         let connection = session.connection.stable_id();
         let Some((number, mut frames)) = self.claim(peer, connection, ours) else {
@@ -290,6 +331,18 @@ impl Messages {
                 let Ok(frame) = read_frame(&mut receive, meshara_messaging::MAX_FRAME).await else {
                     return None;
                 };
+                if let Some(rule) = frame.strip_prefix(&DENIED_HEAD) {
+                    self.denied(peer, &rule_of(rule).unwrap_or_default());
+                    continue;
+                }
+                if carries_messages(&frame)
+                    && let Some(rule) = deny()
+                {
+                    let mut answer = DENIED_HEAD.to_vec();
+                    append_rule(&mut answer, &rule);
+                    self.put(peer, answer);
+                    continue;
+                }
                 let handled = self.input(|core, now| core.handle_frame(now, peer, frame.into()));
                 if let Err(error) = handled {
                     return Some(error);
@@ -350,7 +403,7 @@ impl Messages {
 
     /// Ends all waits: their messages stay queued.
     pub(crate) fn stop(&self) {
-        for (_, waiter) in self.lock().waiters.drain() {
+        for (_, (_, waiter)) in self.lock().waiters.drain() {
             let _ = waiter.send(Err(SendError::Stopping));
         }
     }
@@ -437,7 +490,8 @@ pub(crate) async fn run(inner: Arc<Inner>, work: Work) {
                 match task.sessions.open_stream(peer, &Opening::Messages).await {
                     Ok((send, receive)) => {
                         if let Some(session) = task.sessions.existing(&peer) {
-                            task.messages.channel(&session, send, receive, true).await;
+                            let deny = policy::deny_messages(&task, &session.member);
+                            task.messages.channel(&session, send, receive, true, deny).await;
                         }
                     }
                     Err(error) => tracing::debug!(%peer, %error, "no session for messages"),

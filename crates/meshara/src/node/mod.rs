@@ -12,25 +12,38 @@ mod carrier;
 mod clock;
 mod control;
 mod direct;
+mod dns;
 mod echo;
+mod grants;
 mod home;
+mod issuing;
+mod link_streams;
 mod links;
 mod messages;
 mod metrics;
 mod multicast;
+mod names;
 mod network;
 mod observed;
 mod overlay;
 mod pipe;
+mod policy_control;
+mod recheck;
+mod rejoin;
 mod renewal;
 mod services;
 mod sessions;
+pub(crate) mod standing;
 mod streams;
 mod tiers;
+#[cfg(target_os = "linux")]
+mod tun;
+mod trust;
+mod trust_control;
+mod workload;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -38,6 +51,8 @@ use bytes::Bytes;
 use meshara_identity::{Member, MeshName, NodeId, UnixMillis};
 use meshara_overlay::{DialTarget, Event, KnownNode, KnownOrigin};
 use meshara_transport::{ConnectError, Endpoints};
+use meshara_trust::policy::TargetKind;
+use quinn::VarInt;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -57,16 +72,30 @@ pub use self::services::ServiceError;
 use self::services::Services;
 pub use self::sessions::SessionError;
 use self::sessions::{FAREWELL, Session, Sessions};
+use self::standing::Standing;
 pub use self::streams::OpeningError;
 #[doc(hidden)]
 pub use self::streams::decode_opening;
 use self::streams::{Opening, read_opening};
+use self::trust::audit::Audit;
+use self::trust::policy::{self, Gate, Who};
+use self::trust::sets::Sets;
+#[doc(hidden)]
+pub use self::trust::files::decodes as decodes_set_file;
+pub use self::trust::sets::SetsError;
+pub use self::trust::log::bundle::{BundleError, audit_bundle, mesh_of, write_bundle};
+use self::trust::log::Logs;
+pub use self::workload::OpenError as WorkloadError;
+use self::workload::Workload;
 use crate::config::{Config, PeerAddr};
 
 /// Streams of applications that wait to be accepted; more are refused.
 const APPLICATION_STREAMS: usize = 256;
 /// Streams of one session served at once, as many as its peer may open.
 const SESSION_TASKS: usize = 1024;
+
+/// Stream error code: the policy denies the stream to its opener.
+const DENIED: VarInt = VarInt::from_u32(4);
 
 /// A stream between two nodes, end to end encrypted.
 #[derive(Debug)]
@@ -84,21 +113,35 @@ pub struct Stream {
 /// What the tasks of a node share.
 pub(crate) struct Inner {
     pub(crate) config: Config,
-    /// As its certificate was when the node started; see [`Inner::certificate_end`].
+    /// As its certificate was when the node started; see [`Inner::standing`].
     pub(crate) member: Member,
-    /// When the certificate in use ends, Unix milliseconds.
-    certificate_end: AtomicU64,
     pub(crate) mesh: MeshName,
     pub(crate) bound: SocketAddr,
     pub(crate) started: Instant,
     pub(crate) endpoints: Arc<Endpoints>,
     pub(crate) overlay: Overlay,
     pub(crate) sessions: Arc<Sessions>,
+    pub(crate) sets: Sets,
+    pub(crate) gate: Gate,
+    /// Closed before the store, whose lock keeps a later life of the home out until then.
+    pub(crate) audit: Audit,
     pub(crate) messages: Messages,
     pub(crate) services: Services,
     pub(crate) echoes: Echoes,
     pub(crate) admission: Admission,
+    pub(crate) standing: Standing,
+    /// Held while this node is being made an issuer.
+    granting: tokio::sync::Mutex<()>,
+    /// Where earlier lives met other members.
+    remembered: Vec<SocketAddr>,
+    pub(crate) logs: Logs,
+    pub(crate) workload: Workload,
     pub(crate) network_changes: watch::Sender<u32>,
+    /// Where programs of this machine send packets to other nodes.
+    #[cfg(target_os = "linux")]
+    pub(crate) interface: Option<Arc<tun::Interface>>,
+    /// Where DNS queries are answered.
+    pub(crate) dns: Option<SocketAddr>,
     stop: watch::Sender<bool>,
     local: Mutex<BTreeSet<IpAddr>>,
     seen_at: Mutex<Observed>,
@@ -144,7 +187,7 @@ impl Node {
         Builder::default()
     }
 
-    /// Who this node is, as its certificate said when it started: a node that issues renews it meanwhile.
+    /// Who this node is, as its certificate said when it started; it renews it meanwhile.
     pub fn member(&self) -> &Member {
         &self.inner.member
     }
@@ -244,6 +287,8 @@ impl Node {
         let _ = tokio::time::timeout(FAREWELL, goodbye).await;
         let _ = tokio::time::timeout(FAREWELL, inner.messages.settled()).await;
         inner.tasks.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
+        let closing = inner.clone();
+        let _ = tokio::task::spawn_blocking(move || closing.audit.close()).await;
         inner.messages.store.clone().close().await;
     }
 }
@@ -312,11 +357,7 @@ impl Inner {
 
     /// When the certificate in use ends.
     pub(crate) fn certificate_end(&self) -> UnixMillis {
-        UnixMillis(self.certificate_end.load(Ordering::Relaxed))
-    }
-
-    fn set_certificate_end(&self, end: UnixMillis) {
-        self.certificate_end.store(end.0, Ordering::Relaxed);
+        self.standing.member().not_after
     }
 
     /// The name of a node, empty when it isn't known.
@@ -451,7 +492,9 @@ async fn run_plane(inner: Arc<Inner>, mut events: meshara_transport::PlaneEvents
                     tracing::debug!(%error, "a probe was refused");
                 }
             }
-            PlaneEvent::Frame(frame) if frame.class == Class::Echo => inner.echoes.receive(&frame),
+            PlaneEvent::Frame(frame) if frame.class == Class::Echo => {
+                inner.echoes.receive(&frame, |echo| trust::policy::deny_echo(&inner, &frame, echo));
+            }
             PlaneEvent::Busy(link) => inner.overlay.input(|core, now| core.note_traffic(now, link)),
             _ => {}
         }
@@ -486,12 +529,15 @@ async fn run_session_accepts(inner: Arc<Inner>) {
 async fn run_sessions(inner: Arc<Inner>, mut opened: mpsc::Receiver<Session>) {
     while let Some(session) = opened.recv().await {
         tracing::debug!(peer = %session.member.name, "session open");
+        #[cfg(target_os = "linux")]
+        inner.spawn(tun::receive(inner.clone(), session.clone()));
         let task = inner.clone();
         inner.spawn(async move {
             tokio::join!(
                 serve_session(task.clone(), session.clone()),
+                recheck::follow(&task, &session.connection, &session.member),
                 tiers::follow(task.clone(), session.clone()),
-                direct::seek(task, session),
+                direct::seek(task.clone(), session.clone()),
             );
         });
     }
@@ -530,15 +576,48 @@ async fn serve_stream(
             return;
         }
     };
+    let who = || Who::from(&session.member);
     match opening {
-        Opening::Messages => inner.messages.accept(session, send, receive).await,
-        Opening::Service(name) => inner.services.serve(&name, send, receive).await,
+        Opening::Messages => {
+            let deny = policy::deny_messages(&inner, &session.member);
+            inner.messages.accept(session, send, receive, deny).await;
+        }
+        Opening::Service(name) => match policy::ask(&inner, &who(), TargetKind::Service, &name) {
+            Ok(()) => inner.services.serve(&name, send, receive).await,
+            Err(denied) => services::deny(send, receive, &denied.rule).await,
+        },
         Opening::Clock => clock::tell(send).await,
-        Opening::Bench => bench::sink(send, receive).await,
+        Opening::Workload => {
+            Workload::serve(&inner, &session.member, send, receive).await;
+        }
+        Opening::Bench => match policy::ask(&inner, &who(), TargetKind::Mesh, "bench") {
+            Ok(()) => bench::sink(send, receive).await,
+            Err(denied) => bench::deny(send, receive, &denied.rule).await,
+        },
+        Opening::Log => {
+            trust::log::serve(&inner, session.member.node_id, send, receive).await;
+        }
         Opening::Join => {
-            inner.admission.serve_carried(send, receive).await;
+            admission::serve_carried(&inner, send, receive).await;
+        }
+        Opening::Renew => {
+            admission::serve_renewal(&inner, session.member.node_id, send, receive).await;
+        }
+        Opening::Grant => issuing::serve(&inner, &session, send, receive).await,
+        Opening::Leaf => {
+            recheck::show(&inner, &session.connection, send, receive).await;
+        }
+        // Neighbours ask that on their link.
+        Opening::Grants => {
+            let _ = send.reset(pipe::RESET);
         }
         Opening::Punch(addrs) => direct::punched(&inner, &session, addrs),
+        Opening::Application(protocol)
+            if policy::ask(&inner, &who(), TargetKind::Service, &protocol).is_err() =>
+        {
+            let _ = send.reset(DENIED);
+            let _ = receive.stop(DENIED);
+        }
         Opening::Application(protocol) => {
             let stream = Stream { peer: session.member, protocol, send, receive };
             if let Err(refused) = inner.applications.try_send(stream) {

@@ -1,85 +1,218 @@
-//! Renews the certificate of the node that issues while it runs: at half of its life, as at a start. Nobody else can.
+//! Keeps this node's certificate fresh: asks an issuer at half of its life, and again and again until one answers. When it ends first, the
+//! node stops talking, and asks for another over the channel that newcomers use.
 
-use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use meshara_identity::home::{self, HomeError};
-use meshara_identity::{Issuer, LEAF_LIFE, Membership, Passphrase, UnixMillis};
-use meshara_transport::tls::{TlsError, TlsMaterial};
+use meshara_identity::join::REPLY_MAX;
+use meshara_identity::{JoinError, Member, NodeId, RenewClient, UnixMillis};
 
-use super::Inner;
+use super::standing::{self, AdoptError, LOOK};
+use super::streams::Opening;
+use super::{Inner, rejoin};
+use crate::frames::{read_frame, write_frame};
 
-/// Looks at the clock at least this often, since clocks are set and machines sleep. After a failure (a full disk) this is when it is tried
-/// again: half of a life has room for 84 tries.
-const LOOK: Duration = Duration::from_secs(3600);
-
-/// Where the certificate is kept, and who makes a new one.
-pub(super) struct Renewal {
-    pub(super) home: PathBuf,
-    /// Opens the home's files if they are sealed.
-    pub(super) passphrase: Option<Passphrase>,
-    pub(super) issuer: Arc<Issuer>,
-}
+/// An issuer answers within a session's handshake and a disk write, or the next one is asked.
+const ISSUER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Shortest time between rounds over all issuers.
+const MIN_PAUSE: Duration = Duration::from_millis(500);
+/// And the longest.
+const MAX_PAUSE: Duration = Duration::from_secs(60);
+/// Between rounds over all known addresses while the certificate has ended. It doubles up to [`MAX_PAUSE`].
+const FIRST_RETURN: Duration = Duration::from_secs(1);
+/// Close code of all connections of a node whose certificate has ended: 0x100 and certificate_expired (RFC 8446, 6.2), as a handshake would say.
+pub(super) const CLOSE_ENDED: u32 = 0x12d;
 
 /// Why the certificate was not renewed.
 #[derive(Debug, thiserror::Error)]
-enum RenewalError {
+pub(super) enum RenewalError {
+    #[error("no request could be made: {0}")]
+    Request(JoinError),
+    #[error("{issuer}: {error}")]
+    Reply { issuer: String, error: JoinError },
+    #[error("{0}: no answer")]
+    Silent(String),
+    #[error("no other node issues")]
+    NoIssuer,
     #[error(transparent)]
-    Home(#[from] HomeError),
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    #[error("the overlay doesn't accept the new certificate: {0}")]
-    Member(#[from] meshara_overlay::MemberError),
+    Adopt(#[from] AdoptError),
     #[error("the runtime is stopping")]
     Interrupted,
 }
 
-impl Renewal {
-    /// A membership with a certificate that lasts longer than `in_use`, kept on disk already; `None` when it isn't time.
-    fn renew(&self, in_use: UnixMillis, now: UnixMillis) -> Result<Option<Membership>, HomeError> {
-        let passphrase = self.passphrase.as_ref();
-        let mut identity = home::load(&self.home, passphrase)?;
-        home::renew_issuer(&self.home, &mut identity, &self.issuer, passphrase, now)?;
-        // Also one that was kept earlier and could not be used.
-        Ok((identity.membership.member().not_after > in_use).then_some(identity.membership))
-    }
-}
-
 /// Renews for ever.
-pub(super) async fn run(inner: Arc<Inner>, renewal: Renewal) {
-    let renewal = Arc::new(renewal);
+pub(super) async fn run(inner: Arc<Inner>) {
+    let mut round = 0;
+    let mut back = FIRST_RETURN;
     loop {
-        // A moment later than half, so that it is less than half that is left.
-        let due = inner.certificate_end().minus(LEAF_LIFE / 2).plus(Duration::from_millis(1));
-        let left = Duration::from_millis(due.0.saturating_sub(UnixMillis::now().0));
-        if !left.is_zero() {
-            tokio::time::sleep(left.min(LOOK)).await;
+        let (now, member) = (UnixMillis::now(), inner.standing.member());
+        if now > member.not_after {
+            fall_silent(&inner, &member);
+            match rejoin::renew(&inner).await {
+                Ok(renewed) => {
+                    speak(&inner);
+                    tracing::info!(until = %renewed.not_after, "this node has a certificate again");
+                    back = FIRST_RETURN;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, ended = %member.not_after, "this node's certificate has ended, and no member gives it another yet");
+                    tokio::time::sleep(back).await;
+                    back = (back * 2).min(MAX_PAUSE);
+                }
+            }
             continue;
         }
-        match renew(&inner, &renewal).await {
-            Ok(true) => {
-                tracing::info!(until = %inner.certificate_end(), "this node's own certificate was renewed");
-                continue;
+        // The clock was set back, perhaps.
+        speak(&inner);
+        let due = standing::renews_at(&member);
+        if now < due || now < member.not_before {
+            tokio::time::sleep(due.distance(now).min(LOOK)).await;
+            continue;
+        }
+        round += 1;
+        match renew(&inner, round).await {
+            Ok(renewed) => {
+                tracing::info!(until = %renewed.not_after, "this node's certificate was renewed");
             }
-            // The clock is behind, or the issuer itself ends before long.
-            Ok(false) => {}
             Err(error) => {
-                tracing::warn!(%error, "this node's own certificate was not renewed; tried again in an hour")
+                inner.standing.counts.not_renewed.fetch_add(1, Relaxed);
+                let now = UnixMillis::now();
+                if now >= standing::warns_at(&member) {
+                    tracing::warn!(%error, ends = %member.not_after, "this node's certificate was not renewed; its end is near");
+                } else {
+                    tracing::info!(%error, ends = %member.not_after, "this node's certificate was not renewed yet");
+                }
+                let left = member.not_after.plus(Duration::from_millis(1)).distance(now);
+                tokio::time::sleep((member.life() / 20).clamp(MIN_PAUSE, MAX_PAUSE).min(left)).await;
             }
         }
-        tokio::time::sleep(LOOK).await;
     }
 }
 
-/// Renews if it is time, and uses the new certificate from then on. Links and sessions that live keep theirs.
-async fn renew(inner: &Inner, renewal: &Arc<Renewal>) -> Result<bool, RenewalError> {
-    let (work, in_use) = (renewal.clone(), inner.certificate_end());
-    let renewed = tokio::task::spawn_blocking(move || work.renew(in_use, UnixMillis::now()));
-    let Some(membership) = renewed.await.map_err(|_| RenewalError::Interrupted)?? else { return Ok(false) };
-    let material = TlsMaterial::new(&membership).map_err(TlsError::from)?;
-    inner.endpoints.tls().replace(&material)?;
-    inner.overlay.input(|core, now| core.set_member(now, membership.leaf_der().to_vec()))?;
-    inner.set_certificate_end(membership.member().not_after);
-    Ok(true)
+/// Ends everything that speaks with this node's certificate. Nothing is dialled from then on.
+fn fall_silent(inner: &Inner, member: &Member) {
+    if inner.standing.set_silent(true) {
+        tracing::error!(ended = %member.not_after, "this node's certificate has ended; it talks to nobody until it has another");
+    }
+    // Also those that were under way a moment ago.
+    inner.sessions.close_all(CLOSE_ENDED, b"certificate expired");
+    for link in inner.overlay.links() {
+        inner.overlay.close_link(link.hop.id(), CLOSE_ENDED, "this node's certificate has ended");
+    }
+}
+
+fn speak(inner: &Inner) {
+    if inner.standing.set_silent(false) {
+        inner.overlay.input(|core, now| core.network_changed(now));
+    }
+}
+
+/// Asks the issuers in turn; each round begins with another one.
+async fn renew(inner: &Arc<Inner>, round: usize) -> Result<Member, RenewalError> {
+    let client = request(inner).await?;
+    let now = UnixMillis::now();
+    if let Some(reply) = of_own_issuer(inner, &client, now).await? {
+        return taken(inner, &client, &reply, "this node itself").await;
+    }
+    let mut issuers = inner.standing.other_issuers(now);
+    if issuers.is_empty() {
+        return Err(RenewalError::NoIssuer);
+    }
+    let first = round % issuers.len();
+    issuers.rotate_left(first);
+    let mut last = RenewalError::NoIssuer;
+    for issuer in issuers {
+        let name = inner.name_of(&issuer);
+        let asked = tokio::time::timeout(ISSUER_TIMEOUT, ask(inner, issuer, client.request()));
+        last = match asked.await {
+            Ok(Some(reply)) => match taken(inner, &client, &reply, &name).await {
+                Ok(member) => return Ok(member),
+                Err(error) => error,
+            },
+            _ => RenewalError::Silent(if name.is_empty() { issuer.short() } else { name }),
+        };
+        tracing::debug!(error = %last, "an issuer did not renew");
+    }
+    Err(last)
+}
+
+/// A fresh request. Key and signatures take milliseconds: not on the network's thread.
+pub(super) async fn request(inner: &Arc<Inner>) -> Result<RenewClient, RenewalError> {
+    let task = inner.clone();
+    let made = tokio::task::spawn_blocking(move || task.standing.request(UnixMillis::now()));
+    made.await.map_err(|_| RenewalError::Interrupted)?.map_err(RenewalError::Request)
+}
+
+/// The reply of this node's own issuer, if it issues.
+pub(super) async fn of_own_issuer(
+    inner: &Arc<Inner>,
+    client: &RenewClient,
+    now: UnixMillis,
+) -> Result<Option<Vec<u8>>, RenewalError> {
+    let Some(issuer) = inner.standing.issuer() else { return Ok(None) };
+    let (request, me) = (client.request().to_vec(), inner.member.node_id);
+    let asked = tokio::task::spawn_blocking(move || issuer.renew(&request, Some(me), now));
+    let answer = asked.await.map_err(|_| RenewalError::Interrupted)?;
+    if let Some(fault) = answer.fault {
+        tracing::error!(%fault, "this node's issuer failed");
+    }
+    Ok(Some(answer.reply))
+}
+
+/// Checks a reply and takes its certificate into use.
+pub(super) async fn taken(
+    inner: &Arc<Inner>,
+    client: &RenewClient,
+    reply: &[u8],
+    issuer: &str,
+) -> Result<Member, RenewalError> {
+    let renewed = client
+        .open_reply(reply, UnixMillis::now())
+        .map_err(|error| RenewalError::Reply { issuer: issuer.to_owned(), error })?;
+    let member = standing::renew(inner, renewed).await?;
+    inner.audit.renewed(&member);
+    Ok(member)
+}
+
+async fn ask(inner: &Inner, issuer: NodeId, request: &[u8]) -> Option<Vec<u8>> {
+    let (mut send, mut receive) = inner.sessions.open_stream(issuer, &Opening::Renew).await.ok()?;
+    write_frame(&mut send, request).await.ok()?;
+    send.finish().ok()?;
+    read_frame(&mut receive, REPLY_MAX).await.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use meshara_identity::{Lives, create_mesh_with};
+
+    use super::*;
+
+    #[test]
+    fn renewals_are_due_around_half_of_the_life() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mesh, name) = ("lab".parse().unwrap(), "alice".parse().unwrap());
+        let day = Duration::from_secs(24 * 3600);
+        for seconds in [20, 3600, 24 * 3600] {
+            let life = Duration::from_secs(seconds);
+            let lives = Lives::new(Some(life), 90 * day).unwrap();
+            let made = UnixMillis(1_795_000_000_000);
+            let home = dir.path().join(seconds.to_string());
+            let member = create_mesh_with(&home, &mesh, &name, lives, None, made).unwrap().membership;
+            let mut member = member.member().clone();
+            for end in [[0, 0], [0xff, 0xff], [0x80, 0]] {
+                let length = member.serial.len();
+                member.serial[length - 2..].copy_from_slice(&end);
+                let due = standing::renews_at(&member).distance(made);
+                let (early, late) = (life * 9 / 20, life * 11 / 20);
+                assert!(early <= due && due <= late, "{due:?} of {life:?}");
+                match end {
+                    [0, 0] => assert_eq!(due, early),
+                    [0xff, 0xff] => assert_eq!(due, late),
+                    _ => assert!(due.abs_diff(life / 2) < life / 1000, "{due:?}"),
+                }
+            }
+            assert_eq!(standing::warns_at(&member), made.plus(life * 3 / 4));
+        }
+    }
 }

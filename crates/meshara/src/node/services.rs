@@ -5,14 +5,14 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use meshara_identity::NodeId;
+use meshara_identity::{NodeId, NodeName};
 use quinn::{RecvStream, SendStream};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::pipe::{self, RESET};
 use super::sessions::{SessionError, Sessions};
-use super::streams::Opening;
+use super::streams::{MAX_NAME, Opening};
 use crate::api::{ConnectEvent, ConnectionFailure, ConnectionInfo, ServiceInfo};
 
 /// Services that one node offers; a bound on the store and on what a listing shows.
@@ -29,6 +29,8 @@ enum Answer {
     Unknown = 1,
     Refused = 2,
     Busy = 3,
+    /// The policy denies it; a byte of length and the rule's name follow.
+    Denied = 4,
 }
 
 /// Why a connection to a remote service failed.
@@ -47,6 +49,12 @@ pub enum ServiceError {
     /// The service carries as many connections as it may.
     #[error("the service carries {MAX_CONNECTIONS} connections already")]
     Busy,
+    /// The node's policy denies it.
+    #[error("denied by the rule `{rule}` of that node's policy")]
+    Denied {
+        /// The rule.
+        rule: String,
+    },
     /// The stream broke before the answer.
     #[error("the stream ended before the service answered")]
     Broken,
@@ -121,6 +129,42 @@ impl Services {
     }
 }
 
+/// Tells a peer which rule denied its stream.
+pub(crate) async fn deny(mut send: SendStream, mut receive: RecvStream, rule: &str) {
+    let mut answer = vec![Answer::Denied as u8];
+    append_rule(&mut answer, rule);
+    if send.write_all(&answer).await.is_ok() {
+        let _ = send.finish();
+        let _ = receive.stop(RESET);
+        let _ = send.stopped().await;
+    }
+}
+
+/// A rule's name, after its length. Names are at most 63 bytes.
+pub(super) fn append_rule(out: &mut Vec<u8>, rule: &str) {
+    let name = rule.as_bytes().get(..MAX_NAME).unwrap_or(rule.as_bytes());
+    out.push(u8::try_from(name.len()).unwrap_or_default());
+    out.extend_from_slice(name);
+}
+
+/// Reads what [`append_rule`] writes; what can't be a rule's name is none.
+pub(super) fn rule_of(bytes: &[u8]) -> Option<String> {
+    let (len, rest) = bytes.split_first()?;
+    let name = std::str::from_utf8(rest.get(..usize::from(*len))?).ok()?;
+    name.parse::<NodeName>().ok().map(|name| name.to_string())
+}
+
+/// Reads a rule's name from a stream.
+pub(super) async fn read_rule(receive: &mut RecvStream) -> Option<String> {
+    let mut len = [0];
+    receive.read_exact(&mut len).await.ok()?;
+    let [count] = len;
+    let mut bytes = vec![count];
+    bytes.resize(1 + usize::from(count), 0);
+    receive.read_exact(bytes.get_mut(1..)?).await.ok()?;
+    rule_of(&bytes)
+}
+
 fn info(name: &str, offered: &Offered) -> ServiceInfo {
     ServiceInfo { name: name.to_owned(), tcp: offered.tcp.clone(), connections: offered.open.load(Relaxed) }
 }
@@ -139,6 +183,10 @@ pub(crate) async fn open(
         [1] => Err(ServiceError::Unknown),
         [2] => Err(ServiceError::TargetRefused),
         [3] => Err(ServiceError::Busy),
+        [4] => match read_rule(&mut receive).await {
+            Some(rule) => Err(ServiceError::Denied { rule }),
+            None => Err(ServiceError::Broken),
+        },
         _ => Err(ServiceError::Broken),
     }
 }
@@ -185,5 +233,21 @@ pub(crate) async fn listen(
                 }
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_travel_after_their_length_and_nothing_else_passes_for_one() {
+        let mut bytes = Vec::new();
+        append_rule(&mut bytes, "no-pings");
+        assert_eq!(bytes, b"\x08no-pings");
+        assert_eq!(rule_of(&bytes).as_deref(), Some("no-pings"));
+        for bad in [&b""[..], b"\x00", b"\x09no-pings", b"\x02\x1b[", b"\x02\xff\xff"] {
+            assert_eq!(rule_of(bad), None, "{bad:?}");
+        }
     }
 }

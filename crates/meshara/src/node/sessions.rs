@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use meshara_identity::{Member, MeshAddress, NodeId};
 use meshara_transport::{ConnectError, Endpoints};
+use meshara_trust::sets::StaleError;
 use quinn::{Connection, Side};
 use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc};
 
@@ -27,6 +28,8 @@ const GRACE: Duration = Duration::from_secs(10);
 const CLOSE_REPLACED: u32 = 0x300;
 /// Close code: the node has [`MAX_SESSIONS`].
 const CLOSE_TOO_MANY: u32 = 0x301;
+/// Close code: the node hasn't heard the mesh's signers for too long, and accepts nothing.
+const CLOSE_STALE: u32 = 0x302;
 /// Attempts to open a session before the caller hears of it: a re-route may eat the first.
 const ATTEMPTS: u32 = 2;
 /// How long a caller waits for a route: a re-route after a failure or a fresh start.
@@ -96,6 +99,15 @@ pub enum SessionError {
     /// The node is this one.
     #[error("the node is this one itself")]
     Ourselves,
+    /// This node hasn't heard the mesh's signers for too long.
+    #[error(transparent)]
+    Stale(#[from] StaleError),
+    /// The node's policy denies it.
+    #[error("denied by the rule `{rule}` of that node's policy")]
+    Denied {
+        /// The rule.
+        rule: String,
+    },
 }
 
 #[derive(Default)]
@@ -132,6 +144,8 @@ fn prune(entries: &mut HashMap<NodeId, Entry>) -> usize {
 pub(crate) struct Sessions {
     endpoints: Arc<Endpoints>,
     entries: Mutex<HashMap<NodeId, Entry>>,
+    /// Why there are none, if there may be none.
+    stale: Mutex<Option<StaleError>>,
     /// New sessions, for the task that accepts their streams.
     opened: mpsc::Sender<Session>,
     pub(crate) punches: Punches,
@@ -141,11 +155,48 @@ impl Sessions {
     /// The receiver gives every session as it opens, whoever opened it.
     pub(crate) fn new(endpoints: Arc<Endpoints>) -> (Self, mpsc::Receiver<Session>) {
         let (opened, sessions) = mpsc::channel(MAX_SESSIONS);
-        (Self { endpoints, entries: Mutex::default(), opened, punches: Punches::default() }, sessions)
+        let stale = Mutex::default();
+        (Self { endpoints, entries: Mutex::default(), stale, opened, punches: Punches::default() }, sessions)
     }
 
     fn entries(&self) -> MutexGuard<'_, HashMap<NodeId, Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stale(&self) -> MutexGuard<'_, Option<StaleError>> {
+        self.stale.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// With `Some` there are no sessions, and none is made, until it is `None` again. What it was before.
+    pub(crate) fn set_stale(&self, stale: Option<StaleError>) -> Option<StaleError> {
+        let before = std::mem::replace(&mut *self.stale(), stale);
+        if let Some(stale) = stale {
+            let reason = stale.to_string();
+            let entries = self.entries();
+            for session in entries.values().flat_map(|entry| &entry.sessions) {
+                session.connection.close(CLOSE_STALE.into(), reason.as_bytes());
+            }
+        }
+        before
+    }
+
+    /// Whether the node may accept anything.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.stale().is_some()
+    }
+
+    /// The nodes that sessions are open with.
+    pub(crate) fn peers(&self) -> Vec<NodeId> {
+        self.entries().keys().copied().collect()
+    }
+
+    /// Ends all sessions with a node.
+    pub(crate) fn end(&self, node: &NodeId, code: u32, reason: &[u8]) {
+        if let Some(entry) = self.entries().get(node) {
+            for session in &entry.sessions {
+                session.connection.close(code.into(), reason);
+            }
+        }
     }
 
     /// Open sessions, the current one with each peer.
@@ -169,6 +220,9 @@ impl Sessions {
 
     /// The session with a node, opened if there is none.
     pub(crate) async fn get(&self, node: NodeId) -> Result<Session, SessionError> {
+        if let Some(stale) = *self.stale() {
+            return Err(stale.into());
+        }
         if let Some(session) = self.existing(&node) {
             return Ok(session);
         }
@@ -233,12 +287,26 @@ impl Sessions {
             }
             room
         };
+        // What came after the handshake had looked, and before the session was among those that are ended.
+        if self.endpoints.tls().member(&session.connection).is_err() {
+            return true;
+        }
+        if let Some(stale) = *self.stale() {
+            session.connection.close(CLOSE_STALE.into(), stale.to_string().as_bytes());
+        }
         if kept {
             let _ = self.opened.send(session).await;
         } else {
             session.connection.close(CLOSE_TOO_MANY.into(), b"too many sessions");
         }
         kept
+    }
+
+    /// Ends every session.
+    pub(crate) fn close_all(&self, code: u32, why: &[u8]) {
+        for session in self.entries().values().flat_map(|entry| &entry.sessions) {
+            session.connection.close(code.into(), why);
+        }
     }
 
     /// Keeps what was measured of the path to a node.

@@ -28,6 +28,18 @@ pub(crate) enum Opening {
     Punch(Vec<std::net::SocketAddr>),
     /// What does your clock say? Answered by eight bytes: Unix milliseconds, big-endian.
     Clock,
+    /// The opener's request for its next certificate, and the issuer's reply.
+    Renew,
+    /// The opener holds the mesh root and offers a grant to the acceptor.
+    Grant,
+    /// What is your leaf now? See `recheck`; also on links.
+    Leaf,
+    /// The opener's issuer grants; back come those that it lacks. On links.
+    Grants,
+    /// A question about an issuer's log, and its answer.
+    Log,
+    /// The opener's request for identities of its workloads, and the issuer's reply.
+    Workload,
 }
 
 /// Why a stream's opening was refused.
@@ -105,7 +117,7 @@ mod tests {
 
     #[test]
     fn the_wire_forms_are_frozen() {
-        let forms: [(Opening, &[u8]); 7] = [
+        let forms: [(Opening, &[u8]); 13] = [
             (Opening::Messages, &[0]),
             (Opening::Service("ssh".into()), &[1, 3, b's', b's', b'h']),
             (Opening::Bench, &[2]),
@@ -113,6 +125,12 @@ mod tests {
             (Opening::Join, &[4]),
             (Opening::Punch(vec!["192.0.2.1:9".parse().unwrap()]), &[5, 1, 0, 192, 0, 2, 1, 9]),
             (Opening::Clock, &[6]),
+            (Opening::Renew, &[7]),
+            (Opening::Grant, &[8]),
+            (Opening::Leaf, &[9]),
+            (Opening::Grants, &[10]),
+            (Opening::Log, &[11]),
+            (Opening::Workload, &[12]),
         ];
         for (opening, bytes) in forms {
             assert_eq!(postcard::to_allocvec(&opening).unwrap(), bytes);
@@ -122,7 +140,7 @@ mod tests {
 
     #[test]
     fn odd_openings_are_refused() {
-        for bytes in [&[][..], &[0, 0], &[1, 0], &[9], &[1, 200, 1], &[0x82, 0]] {
+        for bytes in [&[][..], &[0, 0], &[1, 0], &[0x7f], &[1, 200, 1], &[0x82, 0]] {
             assert!(matches!(parse(bytes), Err(OpeningError::Malformed)), "{bytes:?}");
         }
         let long = postcard::to_allocvec(&Opening::Service("a".repeat(64))).unwrap();

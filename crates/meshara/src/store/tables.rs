@@ -43,16 +43,22 @@ pub enum Bucket {
     Addresses,
     /// Settings that the node itself changes.
     Settings,
+    /// Registered workloads by name.
+    Workloads,
+    /// What issuers state about their workload roots, by NodeId.
+    WorkloadRoots,
 }
 
 impl Bucket {
-    pub(super) const ALL: [Self; 3] = [Self::Services, Self::Addresses, Self::Settings];
+    pub(super) const ALL: [Self; 5] = [Self::Services, Self::Addresses, Self::Settings, Self::Workloads, Self::WorkloadRoots];
 
     pub(super) const fn table(self) -> TableDefinition<'static, &'static str, &'static [u8]> {
         match self {
             Self::Services => TableDefinition::new("services"),
             Self::Addresses => TableDefinition::new("addresses"),
             Self::Settings => TableDefinition::new("settings"),
+            Self::Workloads => TableDefinition::new("workloads"),
+            Self::WorkloadRoots => TableDefinition::new("workload-roots"),
         }
     }
 }
@@ -63,6 +69,8 @@ impl fmt::Display for Bucket {
             Self::Services => "services",
             Self::Addresses => "addresses",
             Self::Settings => "settings",
+            Self::Workloads => "workloads",
+            Self::WorkloadRoots => "workload-roots",
         })
     }
 }

@@ -11,7 +11,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use meshara::api::{
     BenchRequest, Body, Client, ConnectEvent, ConnectRequest, ErrorCode, InviteRequest, MAX_MESSAGE,
-    MessageRef, PingEvent, PingRequest, bind, serve, socket_path,
+    MessageRef, NodeRevoked, PingEvent, PingRequest, PolicyCheckRequest, PolicyRequest, RevokeRequest, bind,
+    serve, socket_path,
 };
 use node::TestNode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -60,6 +61,27 @@ async fn questions_are_answered() {
     let invite = r.client.invite(&InviteRequest { ttl_ms: 1000, uses: 2 }).await.unwrap();
     assert_eq!((invite.expires_at.unix_ms(), invite.uses), (1000, 2));
     assert_eq!(r.client.add_peer("h:1").await, Ok(()));
+    assert_eq!(r.client.trust_status().await, Ok(node::trust_status()));
+    let audit = r.client.trust_audit().await.unwrap();
+    assert_eq!((audit.ok, audit.entries), (true, 7));
+    assert_eq!(r.client.trust_issuer_add("bob").await.unwrap().node_id, "b0b");
+    assert_eq!(r.client.trust_issuer_add("eve").await.unwrap_err().code, ErrorCode::UnknownNode);
+}
+
+#[tokio::test]
+async fn revocation_and_policy_pass_both_ways() {
+    let r = start();
+    let revoke = |node: &str| RevokeRequest { node: node.into(), reason: "laptop stolen".into() };
+    let revoked = NodeRevoked { number: 7, node_id: "b0b".into() };
+    assert_eq!(r.client.trust_revoke(&revoke("bob")).await, Ok(revoked));
+    assert_eq!(r.client.trust_revoke(&revoke("eve")).await, Err(node::unknown("eve")));
+    assert_eq!(r.client.policy_show().await.unwrap().number, 0);
+    // Larger than any other request, and with every byte escaped.
+    let text = "\u{1}".repeat(2 << 20);
+    let applied = r.client.policy_apply(&PolicyRequest { text, dry_run: true }).await.unwrap();
+    assert_eq!((applied.number, applied.dry_run), (2 << 20, true));
+    let check = PolicyCheckRequest { node: "bob".into(), target: "db/x".into(), explain: false };
+    assert!(!r.client.policy_check(&check).await.unwrap().allowed);
 }
 
 #[tokio::test]

@@ -8,9 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use meshara::api::{
     ApiError, BenchEvent, BenchProgress, BenchRequest, Body, ConnectEvent, ConnectInfo, ConnectRequest,
-    Control, DoctorFacts, ErrorCode, Events, IdInfo, Invite, MessageRef, NodeRef, PeerInfo, PeerState,
-    PingEvent, PingReply, PingRequest, PingSummary, Received, Result, RouteInfo, SendReceipt, ServiceInfo,
-    Status, Timestamp, Trace, TraceHop,
+    Control, DoctorFacts, ErrorCode, Events, IdInfo, InterfaceControl, Invite, IssuerAdded, IssuerInfo, LogStatus, MessageRef, NameInfo, NodeRef, NodeRevoked, OwnCertificate, PeerInfo, PeerState,
+    PingEvent, PingReply, PingRequest, PingSummary, PolicyApplied, PolicyCheck, PolicyCheckRequest, PolicyControl, PolicyInfo, PolicyRequest, Received, RevokeRequest, Result, RouteInfo, SendReceipt, ServiceInfo,
+    Status, Timestamp, Trace, TraceHop, TrustControl, TrustStatus, WorkloadControl, WorkloadInfo, WorkloadRequest,
 };
 use tokio::sync::{mpsc, watch};
 
@@ -60,6 +60,38 @@ pub(crate) fn status() -> Status {
         issuer: true,
         unread: 0,
         outbox: 0,
+        tun: None,
+        dns: None,
+    }
+}
+
+pub(crate) fn trust_status() -> TrustStatus {
+    let at = Timestamp::from_unix_ms(1_700_000_000_000);
+    TrustStatus {
+        phase: 1,
+        mesh_id: "ff".into(),
+        roots: 1,
+        issuers: vec![IssuerInfo {
+            node_id: "a11ce".into(),
+            name: "alice".into(),
+            number: 1,
+            not_after: at,
+            this_node: true,
+        }],
+        log: LogStatus { size: 7, head: Some("00".into()), witnesses: 2 },
+        certificate: OwnCertificate {
+            serial: "40".into(),
+            not_before: at,
+            not_after: at,
+            renews_at: at,
+            issuer: "a11ce".into(),
+            issuer_name: "alice".into(),
+        },
+        valid: true,
+        enrolled_until: at,
+        leaf_life_s: 3600,
+        leaf_life_reason: "several issuers can renew".into(),
+        revocations: 3,
     }
 }
 
@@ -102,6 +134,85 @@ pub(crate) fn unknown(node: &str) -> ApiError {
 
 fn known(node: &str) -> Result<()> {
     if node == "bob" { Ok(()) } else { Err(unknown(node)) }
+}
+
+impl PolicyControl for TestNode {
+    async fn trust_revoke(&self, request: RevokeRequest) -> Result<NodeRevoked> {
+        known(&request.node)?;
+        Ok(NodeRevoked { number: 7, node_id: "b0b".into() })
+    }
+
+    async fn policy_show(&self) -> Result<PolicyInfo> {
+        Ok(PolicyInfo { number: 0, issued_at: None, rules: 0, text: "version = 1\n".into() })
+    }
+
+    async fn policy_apply(&self, request: PolicyRequest) -> Result<PolicyApplied> {
+        Ok(PolicyApplied {
+            number: request.text.len() as u64,
+            rules: 1,
+            added: vec!["a".into()],
+            removed: Vec::new(),
+            changed: Vec::new(),
+            dry_run: request.dry_run,
+        })
+    }
+
+    async fn policy_check(&self, request: PolicyCheckRequest) -> Result<PolicyCheck> {
+        known(&request.node)?;
+        Ok(PolicyCheck { allowed: false, rule: "default".into(), rules: Vec::new() })
+    }
+}
+
+impl TrustControl for TestNode {
+    async fn trust_status(&self) -> Result<TrustStatus> {
+        Ok(trust_status())
+    }
+
+    async fn trust_issuer_add(&self, node: String) -> Result<IssuerAdded> {
+        if node != "bob" {
+            return Err(ApiError::new(ErrorCode::UnknownNode, format!("no node called {node} is known")));
+        }
+        let not_after = Timestamp::from_unix_ms(1_800_000_000_000);
+        Ok(IssuerAdded { node_id: "b0b".into(), name: node, number: 1, not_after })
+    }
+}
+
+impl meshara::api::LogControl for TestNode {
+    async fn trust_audit(&self) -> Result<meshara::api::AuditInfo> {
+        Ok(meshara::api::AuditInfo { ok: true, entries: 7, ..Default::default() })
+    }
+}
+
+impl WorkloadControl for TestNode {
+    async fn workload_add(&self, request: WorkloadRequest) -> Result<WorkloadInfo> {
+        let WorkloadRequest { name, uid, exe } = request;
+        Ok(WorkloadInfo { spiffe_id: format!("spiffe://lab/workload/alice/{name}"), name, uid, exe })
+    }
+
+    async fn workload_list(&self) -> Result<Vec<WorkloadInfo>> {
+        Ok(Vec::new())
+    }
+
+    async fn workload_remove(&self, name: String) -> Result<WorkloadInfo> {
+        Err(ApiError::new(ErrorCode::UnknownWorkload, format!("no workload `{name}` is registered")))
+    }
+
+    async fn trust_bundle(&self) -> Result<serde_json::Value> {
+        Ok(serde_json::json!({ "keys": [] }))
+    }
+}
+
+impl InterfaceControl for TestNode {
+    async fn names(&self) -> Result<Vec<NameInfo>> {
+        Ok(vec![NameInfo {
+            name: "alice".into(),
+            dns: "alice.lab.mesh".into(),
+            address: "fd00::1".into(),
+            node_id: "a11ce".into(),
+            spiffe_id: "spiffe://lab/node/alice".into(),
+            reachable: true,
+        }])
+    }
 }
 
 impl Control for TestNode {

@@ -27,7 +27,7 @@ const OLDEST: Duration = Duration::from_secs(8 * 24 * 3600);
 
 /// Runs as long as the node.
 pub(crate) async fn run(inner: Arc<Inner>, own: Arc<OwnLog>) {
-    decide(&inner, &own).await;
+    let mut confirmed = decide(&inner, &own).await;
     let mut remembered = false;
     let mut known = Witnesses::default();
     let mut gathered: Option<(Hash, Instant)> = None;
@@ -35,6 +35,10 @@ pub(crate) async fn run(inner: Arc<Inner>, own: Arc<OwnLog>) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
+        if !confirmed {
+            // Nobody was there when the node had to go on: the first who comes is asked before anything else is signed.
+            confirmed = hear(&inner, &own, Instant::now() + MOMENT * 2).await;
+        }
         if own.newest() != Newest::Yes {
             continue;
         }
@@ -63,40 +67,47 @@ async fn publish(own: &Arc<OwnLog>) -> Option<Note> {
     }
 }
 
-/// Asks members for the newest head that they know of this log: an old copy that somebody restored must not go on.
-async fn decide(inner: &Arc<Inner>, own: &Arc<OwnLog>) {
+/// Asks members for the newest head that they know of this log: an old copy that somebody restored must not go on. Whether any answered.
+async fn decide(inner: &Arc<Inner>, own: &Arc<OwnLog>) -> bool {
     let end = Instant::now() + DECIDE;
     while own.newest() == Newest::Unknown {
-        let mut answers = tokio::task::JoinSet::new();
-        for node in inner.reachable().into_iter().take(ASKED) {
-            let (inner, own) = (inner.clone(), own.clone());
-            answers.spawn(async move {
-                let heads = ask::heads(&inner.sessions, node).await?;
-                let ours = |head: &meshara_trust::log::Head| head.statement.public() == own.public();
-                let note = heads.into_iter().find(ours).and_then(|head| head.note);
-                if let Some(note) = note.and_then(|note| Note::parse(note.as_bytes()).ok()) {
-                    tokio::task::spawn_blocking(move || own.check_signed(&note)).await.ok()?;
-                }
-                Some(())
-            });
-        }
-        // One who answers is enough, since it was asked to cosign or heard of it from those who were; others are given a moment.
-        let mut heard = false;
-        loop {
-            let left = end.saturating_duration_since(Instant::now());
-            let left = if heard { left.min(MOMENT) } else { left };
-            match tokio::time::timeout(left, answers.join_next()).await {
-                Ok(Some(answer)) => heard |= matches!(answer, Ok(Some(()))),
-                Ok(None) | Err(_) => break,
-            }
-        }
-        if heard {
+        if hear(inner, own, end).await {
             own.decide(Newest::Yes);
-        } else if Instant::now() >= end {
+            return true;
+        }
+        if Instant::now() >= end {
             tracing::info!("no member could say whether this is the newest copy of the log; going on with it");
             own.decide(Newest::Yes);
-        } else {
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            return false;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    true
+}
+
+/// Shows the log what members know of it, until `end` at the latest. Whether any answered.
+async fn hear(inner: &Arc<Inner>, own: &Arc<OwnLog>, end: Instant) -> bool {
+    let mut answers = tokio::task::JoinSet::new();
+    for node in inner.reachable().into_iter().take(ASKED) {
+        let (inner, own) = (inner.clone(), own.clone());
+        answers.spawn(async move {
+            let heads = ask::heads(&inner.sessions, node).await?;
+            let ours = |head: &meshara_trust::log::Head| head.statement.public() == own.public();
+            let note = heads.into_iter().find(ours).and_then(|head| head.note);
+            if let Some(note) = note.and_then(|note| Note::parse(note.as_bytes()).ok()) {
+                tokio::task::spawn_blocking(move || own.check_signed(&note)).await.ok()?;
+            }
+            Some(())
+        });
+    }
+    // One who answers is enough, since it was asked to cosign or heard of it from those who were; others are given a moment.
+    let mut heard = false;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let left = if heard { left.min(MOMENT) } else { left };
+        match tokio::time::timeout(left, answers.join_next()).await {
+            Ok(Some(answer)) => heard |= matches!(answer, Ok(Some(()))),
+            Ok(None) | Err(_) => return heard,
         }
     }
 }

@@ -1,0 +1,138 @@
+//! The part of the control API that is about trust: issuers, the log, this node's certificate.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::routing::{get, post};
+use serde::{Deserialize, Serialize};
+
+use super::client::{Client, MESH_TIMEOUT};
+use super::control::{Control, Result};
+use super::routes::{Answer, json, read_json};
+use super::timestamp::Timestamp;
+use super::types::NodeRequest;
+
+/// `GET /v1/trust`: what the node holds of the mesh's trust.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrustStatus {
+    /// Bootstrap phase, 0 to 3.
+    pub phase: u8,
+    /// The mesh: fingerprint of its founder's root key, 64 lower-case hex digits.
+    pub mesh_id: String,
+    /// Signers of the mesh root.
+    pub roots: u64,
+    /// Who may issue certificates.
+    pub issuers: Vec<IssuerInfo>,
+    /// The log that this node writes or follows.
+    pub log: LogStatus,
+    /// This node's certificate.
+    pub certificate: OwnCertificate,
+    /// Whether it is valid now. If not, the node is silent until it has another.
+    pub valid: bool,
+    /// Until then the node gets certificates by its node key alone.
+    pub enrolled_until: Timestamp,
+    /// For how many seconds the mesh's issuers make certificates now.
+    pub leaf_life_s: u64,
+    /// Why that long.
+    pub leaf_life_reason: String,
+    /// The highest number of a revocation snapshot that this node has seen; 0 for none.
+    pub revocations: u64,
+}
+
+/// A node with a grant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IssuerInfo {
+    /// NodeId.
+    pub node_id: String,
+    /// Its name; empty until learnt.
+    pub name: String,
+    /// Number of its grant.
+    pub number: u64,
+    /// End of its grant.
+    pub not_after: Timestamp,
+    /// Whether it is the node that was asked.
+    pub this_node: bool,
+}
+
+/// What is known of the log.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogStatus {
+    /// Entries.
+    pub size: u64,
+    /// Root hash; absent (null) without a checkpoint.
+    pub head: Option<String>,
+    /// Witnesses that have cosigned it.
+    pub witnesses: u64,
+}
+
+/// A certificate of this node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnCertificate {
+    /// Serial number, lower-case hex digits.
+    pub serial: String,
+    /// Beginning, dated back a little.
+    pub not_before: Timestamp,
+    /// End.
+    pub not_after: Timestamp,
+    /// When the node asks for the next one.
+    pub renews_at: Timestamp,
+    /// NodeId of the issuer.
+    pub issuer: String,
+    /// Its name; empty until learnt.
+    pub issuer_name: String,
+}
+
+/// `POST /v1/trust/issuers`: who issues from now on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IssuerAdded {
+    /// NodeId.
+    pub node_id: String,
+    /// Name.
+    pub name: String,
+    /// Number of its grant.
+    pub number: u64,
+    /// End of its grant.
+    pub not_after: Timestamp,
+}
+
+/// What the trust part of the control API needs of a node.
+pub trait TrustControl: Send + Sync + 'static {
+    /// What the node holds of the mesh's trust.
+    fn trust_status(&self) -> impl Future<Output = Result<TrustStatus>> + Send;
+
+    /// Grants a running member the right to issue. Only on the node that holds the mesh root.
+    fn trust_issuer_add(&self, node: String) -> impl Future<Output = Result<IssuerAdded>> + Send;
+}
+
+/// The routes.
+pub(super) fn routes<C: Control>() -> Router<Arc<C>> {
+    Router::new()
+        .route("/v1/trust", get(async |State(c): State<Arc<C>>| json(c.trust_status().await)))
+        .route("/v1/trust/issuers", post(issuer_add::<C>))
+}
+
+async fn issuer_add<C: Control>(State(control): State<Arc<C>>, request: Request) -> Answer {
+    let NodeRequest { node } = read_json(request).await?;
+    json(control.trust_issuer_add(node).await)
+}
+
+impl Client {
+    /// `GET /v1/trust`.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn trust_status(&self) -> Result<TrustStatus> {
+        self.get("/v1/trust").await
+    }
+
+    /// `POST /v1/trust/issuers`.
+    ///
+    /// # Errors
+    /// See [`Client::resolve`]; [`NotIssuer`](super::ErrorCode::NotIssuer) where the mesh root isn't,
+    /// [`Unreachable`](super::ErrorCode::Unreachable).
+    pub async fn trust_issuer_add(&self, node: &str) -> Result<IssuerAdded> {
+        self.post("/v1/trust/issuers", &NodeRequest { node: node.to_owned() }, MESH_TIMEOUT).await
+    }
+}

@@ -1,0 +1,207 @@
+//! Writes security events into the home's audit trail, on a thread of its own: the disk must not stop the node.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use meshara_identity::issuer::Admitted;
+use meshara_identity::{Member, NodeId, UnixMillis};
+use meshara_trust::audit::{DENIALS_EVERY, Denials, Event, Outcome, Repair, Trail, TrailError};
+
+/// The trail's directory in the home.
+pub(crate) const DIRECTORY: &str = "audit";
+/// Events that wait for the disk. They are few but for a flood of joins, and those are limited where they come in; more are counted as lost.
+const QUEUE: usize = 4096;
+/// Rules whose denials are counted: as many as a policy has. Those of policies before it make room.
+const RULES_MAX: usize = 10_000;
+
+enum Work {
+    Write(Event),
+    Denied(NodeId, String, String),
+}
+
+/// The trail of a running node. Its thread ends with it: a later life of the home must not meet an earlier one's writes.
+#[derive(Debug)]
+pub(crate) struct Audit {
+    writer: Mutex<Option<(mpsc::SyncSender<Work>, JoinHandle<()>)>>,
+    lost: AtomicU64,
+    by_rule: Mutex<BTreeMap<String, u64>>,
+}
+
+impl Audit {
+    /// Opens the trail, mends what a crash left, starts its thread. Blocks.
+    pub(crate) fn open(home: &Path) -> Result<Self, TrailError> {
+        let (mut trail, repairs) = Trail::open(&home.join(DIRECTORY), UnixMillis::now())?;
+        for repair in repairs {
+            match repair {
+                Repair::TornLine { file, bytes } => {
+                    tracing::info!(file = %file.display(), bytes, "the audit trail's last line was cut off; it is removed");
+                }
+                Repair::Damage(bad) => {
+                    tracing::warn!(%bad, "the audit trail is damaged; it goes on in a new file");
+                }
+            }
+        }
+        let (work, events) = mpsc::sync_channel(QUEUE);
+        let thread = std::thread::Builder::new().name("audit".to_owned());
+        // Without its thread everything counts as lost, and is told.
+        let writer = match thread.spawn(move || run(&mut trail, &events)) {
+            Ok(thread) => Some((work, thread)),
+            Err(error) => {
+                tracing::error!(%error, "the audit trail's thread could not be started");
+                None
+            }
+        };
+        Ok(Self { writer: Mutex::new(writer), lost: AtomicU64::new(0), by_rule: Mutex::default() })
+    }
+
+    /// Waits until what came is on the disk, and takes no more. Blocks.
+    pub(crate) fn close(&self) {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((work, thread)) = writer {
+            drop(work);
+            let _ = thread.join();
+        }
+    }
+
+    /// Writes an event, as soon as the disk takes it.
+    pub(crate) fn record(&self, event: Event) {
+        self.put(Work::Write(event));
+    }
+
+    /// An issuer of this node admitted a node, or renewed its certificate.
+    pub(crate) fn admitted(&self, admitted: &Admitted, renewal: bool) {
+        let (node, outcome) = (admitted.node_id, Outcome::Done);
+        self.record(if renewal {
+            Event::Renewal { node, outcome, not_after: admitted.not_after }
+        } else {
+            Event::Join { node, name: admitted.name.clone(), outcome }
+        });
+    }
+
+    /// This node's own certificate was renewed.
+    pub(crate) fn renewed(&self, member: &Member) {
+        let (node, not_after) = (member.node_id, member.not_after);
+        self.record(Event::Renewal { node, outcome: Outcome::Done, not_after });
+    }
+
+    /// Counts a denial; it becomes a line together with others like it.
+    pub(crate) fn denied(&self, node: NodeId, target: &str, rule: &str) {
+        {
+            let mut by_rule = self.by_rule.lock().unwrap_or_else(PoisonError::into_inner);
+            if by_rule.len() >= RULES_MAX && !by_rule.contains_key(rule) {
+                by_rule.clear();
+            }
+            *by_rule.entry(rule.to_owned()).or_default() += 1;
+        }
+        self.put(Work::Denied(node, target.to_owned(), rule.to_owned()));
+    }
+
+    /// Denials by rule, since the start.
+    pub(crate) fn by_rule(&self) -> Vec<(String, u64)> {
+        let by_rule = self.by_rule.lock().unwrap_or_else(PoisonError::into_inner);
+        by_rule.iter().map(|(rule, count)| (rule.clone(), *count)).collect()
+    }
+
+    /// Events that found no room, or no disk.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost.load(Relaxed)
+    }
+
+    fn put(&self, work: Work) {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        // Closed: the node is stopping.
+        let Some((queue, _)) = writer.as_ref() else { return };
+        if queue.try_send(work).is_err() && self.lost.fetch_add(1, Relaxed) == 0 {
+            tracing::error!("an event did not find its way into the audit trail: the disk is slow, or fails");
+        }
+    }
+}
+
+impl Drop for Audit {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Writes until the node is gone. Denials of the last second are gone with it.
+fn run(trail: &mut Trail, work: &mpsc::Receiver<Work>) {
+    let mut denials = Denials::new();
+    let mut waiting = false;
+    loop {
+        let next = if waiting {
+            work.recv_timeout(DENIALS_EVERY + Duration::from_millis(1))
+        } else {
+            work.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected)
+        };
+        match next {
+            Ok(Work::Write(event)) => append(trail, event),
+            Ok(Work::Denied(node, target, rule)) => {
+                denials.add(node, &target, &rule);
+                waiting = true;
+            }
+            Err(mpsc::RecvTimeoutError::Timeout) => waiting = false,
+            Err(mpsc::RecvTimeoutError::Disconnected) => return,
+        }
+        flush(trail, &mut denials);
+    }
+}
+
+fn flush(trail: &mut Trail, denials: &mut Denials) {
+    for event in denials.take(UnixMillis::now()) {
+        append(trail, event);
+    }
+    if let Err(error) = trail.sync() {
+        tracing::error!(%error, "the audit trail could not be written");
+    }
+}
+
+fn append(trail: &mut Trail, event: Event) {
+    if let Err(error) = trail.append(event, UnixMillis::now()) {
+        tracing::error!(%error, "the audit trail could not be written");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use meshara_trust::audit::verify;
+
+    use super::*;
+
+    #[test]
+    fn events_are_on_the_disk_and_denials_are_counted_by_rule() {
+        let home = tempfile::tempdir().unwrap();
+        let node = NodeId([7; 32]);
+        let revocation = |number| Event::Revocation {
+            number,
+            node,
+            revoked: true,
+            reason: "laptop stolen".parse().unwrap(),
+        };
+        let audit = Audit::open(home.path()).unwrap();
+        audit.record(revocation(1));
+        for _ in 0..500 {
+            audit.denied(node, "service:alice/db", "default");
+        }
+        audit.denied(node, "mesh:alice/ping", "no-pings");
+        assert_eq!(audit.by_rule(), [("default".to_owned(), 500), ("no-pings".to_owned(), 1)]);
+        // The first denial is written at once, the others together a second later.
+        let lines = || verify(&home.path().join(DIRECTORY)).unwrap().lines;
+        let start = std::time::Instant::now();
+        while lines() < 4 {
+            assert!(start.elapsed() < Duration::from_secs(20), "{} lines", lines());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!(audit.lost(), 0);
+        drop(audit);
+        // A later life goes on with the same trail, and what comes last is on the disk when it closes.
+        let again = Audit::open(home.path()).unwrap();
+        again.record(revocation(2));
+        again.close();
+        let report = verify(&home.path().join(DIRECTORY)).unwrap();
+        assert!(report.lines >= 5 && report.bad.is_none(), "{report:?}");
+    }
+}

@@ -1,0 +1,368 @@
+//! Who may do what, decided at the node that is asked.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use meshara_overlay::echo::Echo;
+use meshara_overlay::header::DEFAULT_TTL;
+use meshara_transport::ControlFrame;
+use meshara_identity::{Member, NodeId, NodeName, RoleName, SpiffeId, UnixMillis};
+use meshara_trust::audit::{Event, Outcome, Words};
+use meshara_trust::policy::{
+    Asked, Caller, Compiled, Evidence, Ladder, Policy, PolicyTextError, RateTable, Rule, STALE_RULE, STARTER, TargetKind, Why, parse,
+};
+use meshara_trust::sets::{SetBody, SetKind};
+
+use super::sets::{self, PublishError};
+use crate::node::Inner;
+
+/// Members whose certificate's roles are remembered, for pings: they come without a certificate. More than a node pings at a time.
+const REMEMBERED: usize = 1024;
+/// How long they are remembered: a new certificate may name other roles.
+const REMEMBER: Duration = Duration::from_secs(10);
+
+/// Not allowed. The rule is what the caller is told.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("denied by the rule `{rule}`")]
+pub(crate) struct Denied {
+    /// The rule that denied, or `default`, `evidence`, or the rule whose rate is used up.
+    pub(crate) rule: String,
+}
+
+/// Who asks.
+#[derive(Clone, Debug)]
+pub(crate) struct Who {
+    node: NodeId,
+    name: String,
+    spiffe_id: String,
+    roles: Vec<RoleName>,
+}
+
+impl From<&Member> for Who {
+    fn from(member: &Member) -> Self {
+        Self {
+            node: member.node_id,
+            name: member.name.to_string(),
+            spiffe_id: member.spiffe_id.to_string(),
+            roles: member.enrolled.roles.clone(),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Limits {
+    rates: RateTable,
+    evidence: Ladder,
+}
+
+/// The policy in force.
+pub(crate) struct Gate {
+    compiled: ArcSwap<Compiled>,
+    limits: Mutex<Limits>,
+    me: String,
+    remembered: Mutex<HashMap<NodeId, (Instant, Who)>>,
+    decisions: AtomicU64,
+}
+
+impl Gate {
+    /// The starter policy is in force until there is another.
+    pub(crate) fn new(me: &NodeName, stored: Option<Compiled>) -> Result<Self, PolicyTextError> {
+        Ok(Self {
+            compiled: ArcSwap::from_pointee(stored.map_or_else(|| parse(STARTER), Ok)?),
+            limits: Mutex::default(),
+            me: me.to_string(),
+            remembered: Mutex::default(),
+            decisions: AtomicU64::new(0),
+        })
+    }
+
+    /// The policy in force.
+    pub(crate) fn compiled(&self) -> Arc<Compiled> {
+        self.compiled.load_full()
+    }
+
+    /// Decisions since the start.
+    pub(crate) fn decisions(&self) -> u64 {
+        self.decisions.load(Relaxed)
+    }
+
+    fn set(&self, compiled: Compiled) {
+        self.compiled.store(Arc::new(compiled));
+        // The positions of rules are those of another policy now.
+        self.limits.lock().unwrap_or_else(PoisonError::into_inner).rates.clear();
+    }
+
+    /// Whether `who` may do what is asked, now.
+    fn decide(&self, who: &Who, asked: &Asked<'_>) -> Result<(), Denied> {
+        self.decisions.fetch_add(1, Relaxed);
+        let now = UnixMillis::now();
+        let caller = Caller { name: &who.name, spiffe_id: &who.spiffe_id, roles: &who.roles };
+        let compiled = self.compiled.load();
+        let decision = compiled.decide(&caller, asked, now);
+        let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        let decision = limits.evidence.reduce(decision, &who.node, asked, now);
+        if limits.rates.admit(&who.node, &decision, now) {
+            return Ok(());
+        }
+        Err(Denied { rule: decision.rule.to_owned() })
+    }
+}
+
+/// Whether `who` may do `what` (a service, `ping`, …) at this node. A denial is counted and becomes a line of the audit trail.
+pub(crate) fn ask(inner: &Inner, who: &Who, kind: TargetKind, what: &str) -> Result<(), Denied> {
+    ask_at(inner, who, kind, what, 0)
+}
+
+/// As [`ask`], for a port: the TUN alone has them.
+pub(crate) fn ask_at(
+    inner: &Inner,
+    who: &Who,
+    kind: TargetKind,
+    what: &str,
+    port: u16,
+) -> Result<(), Denied> {
+    let name = format!("{}/{what}", inner.gate.me);
+    inner.gate.decide(who, &Asked { kind, name: &name, port }).inspect_err(|Denied { rule }| {
+        let port = if port == 0 { String::new() } else { format!(":{port}") };
+        let target = format!("{}:{name}{port}", kind.word());
+        tracing::debug!(who = %who.name, %target, %rule, "denied");
+        inner.audit.denied(who.node, &target, rule);
+    })
+}
+
+/// As [`ask`], of a node that is known by its records alone. A node that isn't known may do what everybody may.
+pub(crate) fn ask_by_id(inner: &Inner, node: &NodeId, kind: TargetKind, what: &str) -> Result<(), Denied> {
+    ask(inner, &who(inner, node), kind, what)
+}
+
+/// The rule that denies an echo request, if one does. A request with a smaller time to live than pings have is a trace's.
+pub(crate) fn deny_echo(inner: &Inner, frame: &ControlFrame, echo: &Echo) -> Option<String> {
+    // Who has no route here gets no answer in any case.
+    let node = inner.node_at(frame.source)?;
+    if inner.sessions.is_stale() {
+        return Some(STALE_RULE.to_owned());
+    }
+    let what = if echo.origin_ttl == DEFAULT_TTL { "ping" } else { "trace" };
+    ask_by_id(inner, &node, TargetKind::Mesh, what).err().map(|Denied { rule }| rule)
+}
+
+/// Whether a peer's messages are denied, asked for each frame of them; by which rule.
+pub(crate) fn deny_messages(inner: &Arc<Inner>, member: &Member) -> impl Fn() -> Option<String> + use<> {
+    let (inner, who) = (inner.clone(), Who::from(member));
+    move || ask(&inner, &who, TargetKind::Mesh, "message").err().map(|Denied { rule }| rule)
+}
+
+/// Who a node is, by its certificate record.
+pub(crate) fn who(inner: &Inner, node: &NodeId) -> Who {
+    if *node == inner.member.node_id {
+        return Who::from(&inner.member);
+    }
+    let mut remembered = inner.gate.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((at, who)) = remembered.get(node)
+        && at.elapsed() < REMEMBER
+    {
+        return who.clone();
+    }
+    let view = inner.overlay.view(|core| core.node(node));
+    let certificate = view.as_ref().and_then(|view| view.member.as_deref());
+    let anchors = inner.endpoints.tls().anchors();
+    let member = certificate.and_then(|der| anchors.verify_leaf(der, UnixMillis::now()).ok());
+    let who = member.map_or_else(
+        || {
+            let name = view.and_then(|view| view.name).unwrap_or_default();
+            let spiffe_id = name.parse().map(|name| SpiffeId::node(&inner.mesh, &name).to_string());
+            Who { node: *node, name, spiffe_id: spiffe_id.unwrap_or_default(), roles: Vec::new() }
+        },
+        |member| Who::from(&member),
+    );
+    if remembered.len() >= REMEMBERED {
+        remembered.clear();
+    }
+    remembered.insert(*node, (Instant::now(), who.clone()));
+    who
+}
+
+/// Whether a peer may begin a connection to this node's interface.
+pub(crate) fn ask_tun(inner: &Inner, member: &Member, protocol: u8, port: u16) -> Result<(), Denied> {
+    let what = match protocol {
+        6 => "tcp",
+        17 => "udp",
+        58 => "icmp",
+        // No rule has a word for it: what allows the whole interface allows this.
+        _ => "other",
+    };
+    ask_at(inner, &Who::from(member), TargetKind::Tun, what, port)
+}
+
+/// A node did what no correct program does: its rights are reduced for a while. The trail says so at each step.
+pub(crate) fn report(inner: &Inner, node: NodeId, evidence: Evidence) {
+    let now = UnixMillis::now();
+    let (before, after) = {
+        let mut limits = inner.gate.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = limits.evidence.restriction(&node, now).map(|held| held.step);
+        (before, limits.evidence.report(node, evidence, now).step)
+    };
+    if before != Some(after) {
+        tracing::warn!(%node, ?evidence, step = ?after, "a node misbehaves: its rights are reduced");
+        let what = format!("{evidence:?}: {after:?}").to_lowercase();
+        let against = Words::clean(&node.to_string());
+        inner.audit.record(Event::Evidence { against, what: Words::clean(&what) });
+    }
+}
+
+/// Goes by the newest policy set.
+pub(super) fn enforce(inner: &Inner) {
+    let _alone = inner.sets.enforcing.lock().unwrap_or_else(PoisonError::into_inner);
+    let (number, body) = inner.sets.view(|gossip| {
+        (gossip.have().policy.number, gossip.set(SetKind::Policy).map(|set| set.body.clone()))
+    });
+    // What the core holds has been read before.
+    let Some(Ok(compiled)) = body.map(|body| Compiled::decode(&body)) else { return };
+    let rules = compiled.policy().rules().len() as u64;
+    inner.gate.set(compiled);
+    tracing::info!(number, rules, "a new policy is in force");
+    inner.audit.record(Event::PolicyChange { number, rules, outcome: Outcome::Done });
+}
+
+/// How a policy differs from another, by the names of rules.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Difference {
+    pub(crate) added: Vec<String>,
+    pub(crate) removed: Vec<String>,
+    pub(crate) changed: Vec<String>,
+}
+
+fn difference(before: &Policy, after: &Policy) -> Difference {
+    let by_name = |policy: &'_ Policy| -> BTreeMap<String, Rule> {
+        policy.rules().iter().map(|rule| (rule.name.to_string(), rule.clone())).collect()
+    };
+    let (before, after) = (by_name(before), by_name(after));
+    let only = |of: &BTreeMap<String, Rule>, other: &BTreeMap<String, Rule>| {
+        of.keys().filter(|name| !other.contains_key(*name)).cloned().collect()
+    };
+    let changed = after.iter().filter(|(name, rule)| before.get(*name).is_some_and(|old| old != *rule));
+    Difference {
+        added: only(&after, &before),
+        removed: only(&before, &after),
+        changed: changed.map(|(name, _)| name.clone()).collect(),
+    }
+}
+
+/// Why no policy came into force.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum ApplyError {
+    /// The file.
+    #[error(transparent)]
+    Text(#[from] PolicyTextError),
+    /// It could not be signed or published.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+}
+
+/// What became of a policy file.
+pub(crate) struct Applied {
+    pub(crate) number: u64,
+    pub(crate) rules: usize,
+    pub(crate) difference: Difference,
+}
+
+/// Signs a policy and sends it to every node; or, with `dry_run`, only says what it would change.
+pub(crate) async fn apply(inner: &Arc<Inner>, text: &str, dry_run: bool) -> Result<Applied, ApplyError> {
+    let compiled = parse(text)?;
+    let policy = compiled.policy();
+    let difference = difference(inner.gate.compiled().policy(), policy);
+    let rules = policy.rules().len();
+    let number = if dry_run {
+        inner.sets.view(|gossip| gossip.have().policy.number) + 1
+    } else {
+        sets::publish(inner, SetKind::Policy, |_| Ok(policy.encode()?)).await?
+    };
+    Ok(Applied { number, rules, difference })
+}
+
+/// What a check found.
+pub(crate) struct Checked {
+    pub(crate) allowed: bool,
+    pub(crate) rule: String,
+    /// Each rule with what it says, in the order of the file.
+    pub(crate) looked: Vec<(String, bool, Why)>,
+}
+
+/// Whether `who` would be allowed now, rates and evidence apart; by which rule.
+pub(crate) fn check(inner: &Inner, who: &Who, asked: &Asked<'_>) -> Checked {
+    let compiled = inner.gate.compiled();
+    let caller = Caller { name: &who.name, spiffe_id: &who.spiffe_id, roles: &who.roles };
+    let explained = compiled.policy().explain(&caller, asked, UnixMillis::now());
+    let allows = |rule: &Rule| rule.effect == meshara_trust::policy::Effect::Allow;
+    Checked {
+        allowed: explained.decision.allowed,
+        rule: explained.decision.rule.to_owned(),
+        looked: explained
+            .looked
+            .iter()
+            .map(|looked| (looked.rule.name.to_string(), allows(looked.rule), looked.why))
+            .collect(),
+    }
+}
+
+/// Somebody of this name without roles, for questions about nodes that aren't known yet.
+pub(crate) fn stranger(inner: &Inner, name: &NodeName) -> Who {
+    let spiffe_id = SpiffeId::node(&inner.mesh, name).to_string();
+    Who { node: NodeId([0; 32]), name: name.to_string(), spiffe_id, roles: Vec::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn who(name: &str, roles: &[&str]) -> Who {
+        Who {
+            node: NodeId([1; 32]),
+            name: name.to_owned(),
+            spiffe_id: format!("spiffe://lab/node/{name}"),
+            roles: roles.iter().map(|role| role.parse().unwrap()).collect(),
+        }
+    }
+
+    #[test]
+    fn a_new_policy_decides_at_once_and_its_rates_begin_anew() {
+        let gate = Gate::new(&"db".parse().unwrap(), None).unwrap();
+        let alice = who("alice", &["ops"]);
+        let decide = |who: &Who, kind, name| gate.decide(who, &Asked { kind, name, port: 0 });
+        assert_eq!(decide(&alice, TargetKind::Service, "db/postgres"), Ok(()));
+        let denied = |rule: &str| Err(Denied { rule: rule.to_owned() });
+        assert_eq!(decide(&alice, TargetKind::Control, "db/shutdown"), denied("default"));
+        let text = "version = 1\n[[rule]]\nname = \"ops\"\neffect = \"allow\"\nfrom = \"role:ops\"\n\
+                    to = \"service:db/*\"\nrate = \"2/h\"\n";
+        gate.set(parse(text).unwrap());
+        let ask = || decide(&alice, TargetKind::Service, "db/postgres");
+        assert_eq!([ask(), ask(), ask()], [Ok(()), Ok(()), denied("ops")]);
+        assert_eq!(decide(&who("bob", &[]), TargetKind::Service, "db/postgres"), denied("default"));
+        gate.set(parse(text).unwrap());
+        assert_eq!(ask(), Ok(()));
+        assert_eq!(gate.decisions(), 7);
+    }
+
+    #[test]
+    fn policies_differ_by_the_names_of_their_rules() {
+        let rule = |name: &str, from: &str| {
+            format!("[[rule]]\nname = \"{name}\"\neffect = \"allow\"\nfrom = \"{from}\"\nto = \"tun:*\"\n")
+        };
+        let policy = |rules: &[String]| {
+            parse(&format!("version = 1\n{}", rules.concat())).unwrap().policy().clone()
+        };
+        let before = policy(&[rule("a", "x"), rule("b", "x"), rule("c", "x")]);
+        let after = policy(&[rule("c", "x"), rule("b", "y"), rule("d", "x")]);
+        let expected = Difference {
+            added: vec!["d".to_owned()],
+            removed: vec!["a".to_owned()],
+            changed: vec!["b".to_owned()],
+        };
+        assert_eq!(difference(&before, &after), expected);
+        assert_eq!(difference(&after, &after), Difference::default());
+    }
+}

@@ -1,0 +1,99 @@
+//! What a revocation does to a running node, and how one is made.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::{Arc, PoisonError};
+
+use meshara_identity::{NodeId, UnixMillis};
+use meshara_trust::audit::Event;
+use meshara_trust::revocation::{Reason, Revocation, Revocations};
+use meshara_trust::sets::SetKind;
+
+use super::sets::{self, PublishError};
+use crate::node::{Inner, ResolveError};
+
+/// Revocations of one snapshot that become lines of the audit trail: more are a mesh's whole history, which the set itself keeps.
+const AUDITED: usize = 256;
+/// Close code of a session whose peer was revoked: as the TLS alert `certificate_revoked`, with which its handshakes fail.
+const CLOSE_REVOKED: u32 = 0x100 + 44;
+
+/// Goes by the newest snapshot: from now on the revoked are refused in every handshake, then what they have open ends.
+pub(super) fn enforce(inner: &Inner) {
+    let _alone = inner.sets.enforcing.lock().unwrap_or_else(PoisonError::into_inner);
+    let (number, list) = inner.sets.view(|gossip| {
+        let held = gossip.revocations().unconfirmed();
+        (gossip.have().revocations.number, held.map(Revocations::revoked).unwrap_or_default())
+    });
+    let nodes: HashSet<NodeId> = list.iter().map(|revocation| revocation.node).collect();
+    let new: BTreeSet<NodeId> = inner.sets.revoked.replace(nodes).into_iter().collect();
+    tracing::info!(number, revoked = list.len(), new = new.len(), "a revocation snapshot was taken");
+    let known: BTreeSet<NodeId> = known(inner);
+    for node in new.intersection(&known) {
+        inner.sessions.end(node, CLOSE_REVOKED, b"certificate revoked");
+        inner.overlay.input(|core, now| core.revoke(now, node));
+    }
+    for Revocation { node, reason, .. } in
+        list.into_iter().filter(|revocation| new.contains(&revocation.node)).take(AUDITED)
+    {
+        if node == inner.member.node_id {
+            tracing::error!(%reason, number, "the mesh revoked this node: no member talks with it any more");
+        } else {
+            tracing::warn!(%node, %reason, number, "a node was revoked");
+        }
+        inner.audit.record(Event::Revocation { number, node, revoked: true, reason });
+    }
+}
+
+/// The nodes of which anything is held.
+fn known(inner: &Inner) -> BTreeSet<NodeId> {
+    let mut known: BTreeSet<NodeId> =
+        inner.overlay.view(|core| core.nodes().map(|node| node.node).collect());
+    known.extend(inner.overlay.links().iter().map(|link| link.member.node_id));
+    known.extend(inner.sessions.peers());
+    known
+}
+
+/// Why nobody was revoked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum RevokeError {
+    /// Nobody has the name, or several have.
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+    /// The signer itself.
+    #[error("this node signs for the mesh: it cannot revoke itself")]
+    Ourselves,
+    /// It could not be signed or published.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+}
+
+/// Revokes a node; the number of the snapshot, and who it is. Returns when the snapshot is on the disk, enforced here, and on its way.
+pub(crate) async fn revoke(
+    inner: &Arc<Inner>,
+    text: &str,
+    reason: Reason,
+) -> Result<(u64, NodeId), RevokeError> {
+    let node = named(inner, text)?;
+    if node == inner.member.node_id {
+        return Err(RevokeError::Ourselves);
+    }
+    let number = sets::publish(inner, SetKind::Revocations, |gossip| {
+        let mut revocations = gossip.revocations().unconfirmed().cloned().unwrap_or_default();
+        revocations.revoke(node, UnixMillis::now(), reason)?;
+        Ok(revocations.encode()?)
+    })
+    .await?;
+    Ok((number, node))
+}
+
+/// The node that a text names: one that is known now, one that this node's issuer admitted, or any by its whole id.
+fn named(inner: &Inner, text: &str) -> Result<NodeId, ResolveError> {
+    let unknown = match inner.resolve(text) {
+        Ok((node, _)) => return Ok(node),
+        Err(error @ ResolveError::Unknown(_)) => error,
+        Err(error) => return Err(error),
+    };
+    let members = inner.standing.issuer().and_then(|issuer| issuer.members().ok());
+    let member = members.into_iter().flatten().find(|(name, _)| name.as_str() == text);
+    member.map(|(_, node)| node).or_else(|| text.parse().ok()).ok_or(unknown)
+}

@@ -1,0 +1,506 @@
+//! Signed sets in a running node: kept on the disk, exchanged with every neighbour, signed where the mesh root is.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use meshara_identity::sealed::FileError;
+use meshara_identity::{KeyError, MeshId, NodeName, RootKey, UnixMillis, WireError};
+use meshara_overlay::LinkId;
+use meshara_trust::audit::{Event, TrailError, Words};
+use meshara_trust::gossip::{Change, Gossip, GossipError, Moment, Output, Peer};
+use meshara_trust::policy::{Compiled, Evidence, PolicyError, PolicyTextError};
+use meshara_trust::revocation::{RevocationError, Revocations};
+use meshara_trust::root::{ROOT_LIFE_MAX, RootDocument, SignedRoot};
+use meshara_trust::sets::{
+    FRESHNESS_INTERVAL, KeyId, Offered, Quorum, QuorumError, SetBody, SetHead, SetKind, SignedHead, SignedSet, Signer,
+    StaleError,
+};
+use meshara_transport::tls::Revoked;
+use quinn::{Connection, RecvStream};
+use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc};
+
+use super::files::Files;
+use super::{policy, revocation};
+use crate::frames::write_frame;
+use crate::node::Inner;
+
+/// Messages that wait for one neighbour: all versions of a root document, and statements beside. Whoever doesn't read for longer is cut off.
+const QUEUE: usize = 512;
+/// Messages of one neighbour taken at once after a pause: all that a new link brings.
+const BURST: u32 = 512;
+/// Afterwards, one in this time: a neighbour passes on a few statements a minute.
+const EVERY: Duration = Duration::from_millis(50);
+/// How often silence is looked at: much less than any limit.
+const LOOK: Duration = Duration::from_secs(1);
+/// Before writing is tried again after the disk failed.
+const WRITE_AGAIN: Duration = Duration::from_secs(5);
+/// Close code of a link whose neighbour misbehaves. Above the overlay's own codes, beside that of control messages.
+const CLOSE_SETS: u32 = 0x103;
+/// The signer of a mesh that only its founder signs for.
+const FOUNDER: &str = "founder";
+
+/// Why a home's signed sets could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SetsError {
+    /// A file.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The audit trail.
+    #[error(transparent)]
+    Trail(#[from] TrailError),
+    /// What the files hold doesn't fit.
+    #[error("the home's signed sets cannot be used: {0}; move the directory `trust` away: the node asks its neighbours for all of it")]
+    Stored(#[from] GossipError),
+    /// The first root document could not be made.
+    #[error("the first root document could not be made: {0}")]
+    Founding(#[from] QuorumError),
+    /// It could not be signed.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The starter policy.
+    #[error("the starter policy cannot be used: {0}")]
+    Starter(#[from] PolicyTextError),
+}
+
+/// Why nothing was signed and published.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum PublishError {
+    /// The mesh root is elsewhere.
+    #[error("this node does not hold the key that signs for the mesh")]
+    NoAuthority,
+    /// One signature isn't enough.
+    #[error("{0} signers must approve, and this node holds the key of one")]
+    Approvals(usize),
+    /// Revocations.
+    #[error(transparent)]
+    Revocation(#[from] RevocationError),
+    /// A policy.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// It doesn't encode.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// It could not be signed.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The disk.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// This node itself refuses it.
+    #[error(transparent)]
+    Gossip(#[from] GossipError),
+    /// It contradicts what was signed before, or is older.
+    #[error("the set contradicts one that was published before: {0:?}")]
+    NotNewest(Box<Offered>),
+    /// The node is stopping.
+    #[error("the node is stopping")]
+    Stopping,
+}
+
+struct State {
+    gossip: Gossip,
+    streams: HashMap<Peer, mpsc::Sender<Arc<[u8]>>>,
+    next: u64,
+}
+
+impl State {
+    /// Hands out what the core wants sent; gives what it wants done.
+    fn carry_out(&mut self) -> Vec<Change> {
+        let mut changes = Vec::new();
+        while let Some(output) = self.gossip.poll_output() {
+            match output {
+                Output::Send { to, message } => {
+                    let sent = self.streams.get(&to).is_some_and(|stream| stream.try_send(message).is_ok());
+                    if !sent {
+                        // Without its sender the exchange ends, and with it the link.
+                        self.streams.remove(&to);
+                    }
+                }
+                Output::Changed(change) => changes.push(change),
+            }
+        }
+        changes
+    }
+}
+
+/// The signed sets of a running node.
+pub(crate) struct Sets {
+    state: Mutex<State>,
+    files: Mutex<Files>,
+    /// The key that signs for the mesh, where it is.
+    authority: Option<RootKey>,
+    /// One at a time signs.
+    signing: AsyncMutex<()>,
+    pub(super) revoked: Arc<Revoked>,
+    /// One at a time enforces.
+    pub(super) enforcing: Mutex<()>,
+    dirty: Notify,
+    timer: Notify,
+    start: Instant,
+    limit: Duration,
+    /// Since when this node listens: silence before doesn't count, since nobody can have been heard.
+    since: UnixMillis,
+    refused: AtomicU64,
+}
+
+impl Sets {
+    /// Opens what the home keeps, and founds the root document where the mesh root is and no document yet. Blocks.
+    pub(crate) fn open(
+        home: &Path,
+        mesh: MeshId,
+        authority: Option<RootKey>,
+        limit: Duration,
+    ) -> Result<Self, SetsError> {
+        let now = UnixMillis::now();
+        let (mut files, stored) = Files::open(home)?;
+        let mut gossip = Gossip::new(mesh, limit, stored, now)?;
+        if let Some(key) = authority.as_ref().filter(|key| key.public().fingerprint() == mesh)
+            && gossip.root().is_none()
+        {
+            let root = found(key, now)?;
+            files.write_root(&root)?;
+            gossip.publish_root(Moment { elapsed: Duration::ZERO, clock: now }, root)?;
+        }
+        let mut state = State { gossip, streams: HashMap::new(), next: 0 };
+        state.carry_out();
+        Ok(Self {
+            state: Mutex::new(state),
+            files: Mutex::new(files),
+            authority,
+            signing: AsyncMutex::default(),
+            revoked: Arc::default(),
+            enforcing: Mutex::default(),
+            dirty: Notify::new(),
+            timer: Notify::new(),
+            start: Instant::now(),
+            limit,
+            since: now,
+            refused: AtomicU64::new(0),
+        })
+    }
+
+    /// From now on handshakes refuse whom the snapshot that is held revokes. `since` is when this home began to listen, if an earlier life did.
+    pub(crate) fn attach(&mut self, revoked: Arc<Revoked>, since: Option<UnixMillis>) {
+        let nodes = self.view(|gossip| gossip.revocations().unconfirmed().map(Revocations::revoked));
+        revoked.replace(nodes.into_iter().flatten().map(|revocation| revocation.node).collect());
+        self.revoked = revoked;
+        self.since = since.map_or(self.since, |since| since.min(self.since));
+    }
+
+    /// Since when this home listens.
+    pub(crate) fn since(&self) -> UnixMillis {
+        self.since
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Moment {
+        Moment { elapsed: self.start.elapsed(), clock: UnixMillis::now() }
+    }
+
+    /// Looks at what is held.
+    pub(crate) fn view<T>(&self, look: impl FnOnce(&Gossip) -> T) -> T {
+        look(&self.lock().gossip)
+    }
+
+    /// The highest number of a revocation snapshot that this node holds.
+    pub(crate) fn revocations(&self) -> u64 {
+        self.view(|gossip| gossip.have().revocations.number)
+    }
+
+    /// The policy that an earlier life kept, if there is one.
+    pub(crate) fn stored_policy(&self) -> Option<Compiled> {
+        let body = self.view(|gossip| gossip.set(SetKind::Policy).map(|set| set.body.clone()))?;
+        Compiled::decode(&body).ok()
+    }
+
+    /// Messages of neighbours that were refused.
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused.load(Relaxed)
+    }
+
+    /// Whether the signers were heard within the limit.
+    pub(crate) fn current(&self) -> Result<(), StaleError> {
+        let now = UnixMillis::now();
+        match self.view(|gossip| gossip.current(now)) {
+            Err(_) if now <= self.since.plus(self.limit) => Ok(()),
+            heard => heard,
+        }
+    }
+
+    /// Gives the core an input and carries out what follows from it.
+    pub(crate) fn input<T>(&self, inner: &Inner, input: impl FnOnce(&mut Gossip, Moment) -> T) -> T {
+        let (result, changes) = {
+            let mut state = self.lock();
+            let result = input(&mut state.gossip, self.now());
+            (result, state.carry_out())
+        };
+        self.timer.notify_one();
+        for change in changes {
+            changed(inner, change);
+        }
+        result
+    }
+
+    fn begin(&self, inner: &Inner) -> (Peer, mpsc::Receiver<Arc<[u8]>>) {
+        let (stream, messages) = mpsc::channel(QUEUE);
+        let peer = {
+            let mut state = self.lock();
+            let peer = Peer(state.next);
+            state.next += 1;
+            state.streams.insert(peer, stream);
+            peer
+        };
+        self.input(inner, |gossip, now| gossip.peer_up(now, peer));
+        (peer, messages)
+    }
+
+    fn end(&self, inner: &Inner, peer: Peer) {
+        self.lock().streams.remove(&peer);
+        self.input(inner, |gossip, now| gossip.peer_down(now, peer));
+    }
+}
+
+/// Version 1 of the root document: the founder alone.
+fn found(key: &RootKey, now: UnixMillis) -> Result<SignedRoot, SetsError> {
+    let name: NodeName = FOUNDER.parse().map_err(|_| QuorumError::NoThreshold)?;
+    let signers = vec![Signer { name: name.clone(), key: key.public().clone() }];
+    let authority = Quorum::new(1, signers)?;
+    let mut root = SignedRoot::new(RootDocument::founding(key, name, authority, now, ROOT_LIFE_MAX)?);
+    root.approve(key)?;
+    Ok(root)
+}
+
+/// Enforces what is new, and has it stored.
+fn changed(inner: &Inner, change: Change) {
+    match change {
+        Change::Root => {
+            let version = inner.sets.view(|gossip| gossip.have().root);
+            tracing::info!(version, "this node goes by a new root document");
+        }
+        Change::Set(SetKind::Revocations) => revocation::enforce(inner),
+        Change::Set(SetKind::Policy) => policy::enforce(inner),
+        Change::Statements => inner.sets.look_at_silence(inner),
+        Change::Fork(fork) => {
+            tracing::error!(?fork, "signers of the mesh contradict themselves; what is held stays");
+            for signer in &fork.signers {
+                let what = format!("two sets of {:?} with number {}", fork.kind, fork.number);
+                inner.audit.record(Event::Evidence {
+                    against: Words::clean(signer.as_str()),
+                    what: Words::clean(&what),
+                });
+            }
+        }
+        Change::Refused(error) => tracing::debug!(%error, "a signed statement was not taken"),
+        _ => {}
+    }
+    inner.sets.dirty.notify_one();
+}
+
+/// Exchanges signed sets with a neighbour, until the link ends or the neighbour misbehaves.
+pub(crate) async fn exchange(inner: &Arc<Inner>, link: LinkId, connection: &Connection) {
+    let (peer, mut messages) = inner.sets.begin(inner);
+    let _ends = Exchange { inner, peer };
+    let write = async {
+        let Ok(mut send) = connection.open_uni().await else { return "no stream" };
+        while let Some(message) = messages.recv().await {
+            if write_frame(&mut send, &message).await.is_err() {
+                return "the stream of signed sets broke";
+            }
+        }
+        "signed sets are not being read"
+    };
+    let read = async {
+        let Ok(receive) = connection.accept_uni().await else { return "no stream" };
+        read(inner, link, peer, receive).await
+    };
+    let why = tokio::select! {
+        why = write => why,
+        why = read => why,
+    };
+    if connection.close_reason().is_none() {
+        inner.overlay.close_link(link, CLOSE_SETS, why);
+    }
+}
+
+/// A neighbour's part in the exchange; it ends when this is dropped.
+struct Exchange<'a> {
+    inner: &'a Inner,
+    peer: Peer,
+}
+
+impl Drop for Exchange<'_> {
+    fn drop(&mut self) {
+        self.inner.sets.end(self.inner, self.peer);
+    }
+}
+
+/// Takes a neighbour's messages; why they ended.
+async fn read(inner: &Inner, link: LinkId, peer: Peer, mut receive: RecvStream) -> &'static str {
+    const BROKEN: &str = "the stream of signed sets broke";
+    let misbehaves = || {
+        inner.sets.refused.fetch_add(1, Relaxed);
+        if let Some(link) = inner.overlay.link(link) {
+            policy::report(inner, link.member.node_id, Evidence::Malformed);
+        }
+    };
+    let mut until = Instant::now();
+    loop {
+        let mut length = [0; 4];
+        if receive.read_exact(&mut length).await.is_err() {
+            return BROKEN;
+        }
+        let length = u32::from_be_bytes(length) as usize;
+        // By now it is known whether the neighbour was asked for a set.
+        if length > inner.sets.view(|gossip| gossip.limit(peer)) {
+            misbehaves();
+            return "a message about signed sets is too long";
+        }
+        let mut message = vec![0; length];
+        if receive.read_exact(&mut message).await.is_err() {
+            return BROKEN;
+        }
+        let handled = inner.sets.input(inner, |gossip, now| gossip.handle_message(now, peer, &message));
+        if let Err(error) = handled {
+            misbehaves();
+            tracing::warn!(%error, "a neighbour misbehaves");
+            return "a message about signed sets was refused";
+        }
+        // A flood is slowed down: its sender waits.
+        let now = Instant::now();
+        until = until.max(now) + EVERY;
+        let ahead = until.saturating_duration_since(now);
+        tokio::time::sleep(ahead.saturating_sub(EVERY * BURST)).await;
+    }
+}
+
+/// Runs timers, files and, where the mesh root is, statements of freshness. For ever.
+pub(crate) async fn run(inner: Arc<Inner>) {
+    tokio::join!(run_timers(&inner), run_files(&inner), run_freshness(&inner));
+}
+
+async fn run_timers(inner: &Inner) {
+    let sets = &inner.sets;
+    loop {
+        let next = sets.view(Gossip::poll_timeout);
+        let elapsed = sets.start.elapsed();
+        match next {
+            Some(at) if at <= elapsed => sets.input(inner, |gossip, now| gossip.handle_timeout(now)),
+            next => {
+                let wait = next.map_or(LOOK, |at| LOOK.min(at.saturating_sub(elapsed)));
+                let _ = tokio::time::timeout(wait, sets.timer.notified()).await;
+                sets.look_at_silence(inner);
+            }
+        }
+    }
+}
+
+impl Sets {
+    /// Stops accepting when the signers have been silent for too long, and accepts again once they are heard.
+    fn look_at_silence(&self, inner: &Inner) {
+        let stale = self.current().err();
+        let before = inner.sessions.set_stale(stale);
+        match (before, stale) {
+            (None, Some(stale)) => {
+                tracing::error!(%stale, "nothing is accepted any more; links stay up to hear the signers");
+            }
+            (Some(_), None) => tracing::info!("the signers are heard again: sessions are accepted"),
+            _ => {}
+        }
+    }
+}
+
+/// Writes what is new. Blocking work happens elsewhere.
+async fn run_files(inner: &Arc<Inner>) {
+    loop {
+        inner.sets.dirty.notified().await;
+        let work = inner.clone();
+        let written = tokio::task::spawn_blocking(move || {
+            let mut files = work.sets.files.lock().unwrap_or_else(PoisonError::into_inner);
+            let unwritten = work.sets.view(|gossip| files.unwritten(gossip));
+            files.write(unwritten)
+        });
+        if let Ok(Err(error)) = written.await {
+            tracing::error!(%error, "signed sets could not be stored");
+            tokio::time::sleep(WRITE_AGAIN).await;
+            inner.sets.dirty.notify_one();
+        }
+    }
+}
+
+/// Says at once and then every minute which sets are the newest, where the mesh root is.
+async fn run_freshness(inner: &Inner) {
+    while inner.sets.authority.is_some() {
+        confirm(inner);
+        tokio::time::sleep(FRESHNESS_INTERVAL).await;
+    }
+}
+
+/// Signs which sets are the newest.
+fn confirm(inner: &Inner) {
+    let sets = &inner.sets;
+    let Some(key) = &sets.authority else { return };
+    let signed = sets.view(|gossip| gossip.freshness(UnixMillis::now())).sign(key);
+    let published = signed.map(|signed| {
+        sets.input(inner, |gossip, now| gossip.publish_freshness(now, signed))
+    });
+    match published {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "this node's own word is not taken"),
+        Err(error) => tracing::error!(%error, "which sets are the newest could not be signed"),
+    }
+}
+
+/// Signs the next set of a kind, stores it, then publishes it; its number.
+pub(crate) async fn publish(
+    inner: &Arc<Inner>,
+    kind: SetKind,
+    body: impl FnOnce(&Gossip) -> Result<Vec<u8>, PublishError>,
+) -> Result<u64, PublishError> {
+    let sets = &inner.sets;
+    let key = sets.authority.as_ref().ok_or(PublishError::NoAuthority)?;
+    let _alone = sets.signing.lock().await;
+    let set = sets.view(|gossip| next_set(gossip, kind, key, body))?;
+    let number = set.signed.head.number;
+    let (work, stored) = (inner.clone(), set.clone());
+    let written = tokio::task::spawn_blocking(move || {
+        work.sets.files.lock().unwrap_or_else(PoisonError::into_inner).write_set(&stored)
+    });
+    written.await.map_err(|_| PublishError::Stopping)??;
+    match sets.input(inner, |gossip, now| gossip.publish_set(now, set))? {
+        Offered::Accepted => {}
+        other => return Err(PublishError::NotNewest(Box::new(other))),
+    }
+    confirm(inner);
+    Ok(number)
+}
+
+/// The set after the one held, approved.
+fn next_set(
+    gossip: &Gossip,
+    kind: SetKind,
+    key: &RootKey,
+    body: impl FnOnce(&Gossip) -> Result<Vec<u8>, PublishError>,
+) -> Result<SignedSet, PublishError> {
+    let now = UnixMillis::now();
+    let authority = gossip.authority(now).ok_or(GossipError::NoRoot)?;
+    if authority.signer_of(&KeyId::of(key.public())).is_none() {
+        return Err(PublishError::NoAuthority);
+    }
+    if authority.threshold() > 1 {
+        return Err(PublishError::Approvals(authority.threshold()));
+    }
+    let root = gossip.root().ok_or(GossipError::NoRoot)?;
+    let body = body(gossip)?;
+    let previous = gossip.set(kind).map(|set| &set.signed.head);
+    let mut signed = SignedHead::new(SetHead::following(previous, kind, root.mesh, now, &body)?);
+    signed.approve(key)?;
+    Ok(SignedSet { signed, body })
+}

@@ -1,0 +1,89 @@
+//! The part of the control API that is about trust.
+
+use data_encoding::HEXLOWER;
+use meshara_identity::UnixMillis;
+
+use super::control::{NodeControl, timestamp};
+use super::issuing::{self, GrantError};
+use super::standing;
+use crate::api::trust::{IssuerAdded, IssuerInfo, OwnCertificate, TrustControl, TrustStatus};
+use crate::api::{ApiError, ErrorCode, Result};
+
+impl TrustControl for NodeControl {
+    async fn trust_status(&self) -> Result<TrustStatus> {
+        let inner = &self.0;
+        let now = UnixMillis::now();
+        let (membership, anchors) = (inner.standing.membership(), inner.standing.anchors());
+        let member = membership.member();
+        let me = member.node_id;
+        let count = anchors.issuers(now).len();
+        let issuers = anchors.grants().iter().filter(|grant| grant.statement.holds_at(now)).map(|grant| {
+            let issuer = grant.statement.issuer;
+            IssuerInfo {
+                node_id: issuer.to_string(),
+                name: inner.name_of(&issuer),
+                number: grant.statement.number,
+                not_after: timestamp(grant.statement.not_after),
+                this_node: issuer == me,
+            }
+        });
+        let lives = anchors.grants().iter().find(|grant| grant.statement.holds_at(now));
+        let lives = lives.map(|grant| grant.statement.lives).unwrap_or_default();
+        let why = match (lives.leaf_is_set(), count) {
+            (true, _) => "set when the mesh was made",
+            (false, 0 | 1) => "the mesh has one issuer, which may be away for hours",
+            (false, _) => "several issuers can renew",
+        };
+        let issuer = anchors.issuer_of(membership.leaf_der());
+        // Without a document the founder's key is the root.
+        let (phase, roots) = inner.sets.view(|gossip| {
+            gossip.root().map_or((0, 1), |root| (root.phase as u8, root.root.signers().count() as u64))
+        });
+        Ok(TrustStatus {
+            phase,
+            mesh_id: anchors.mesh_id().to_string(),
+            roots,
+            issuers: issuers.collect(),
+            log: inner.logs.status(),
+            certificate: OwnCertificate {
+                serial: HEXLOWER.encode(&member.serial),
+                not_before: timestamp(member.not_before),
+                not_after: timestamp(member.not_after),
+                renews_at: timestamp(standing::renews_at(member)),
+                issuer: issuer.map(|issuer| issuer.to_string()).unwrap_or_default(),
+                issuer_name: issuer.map(|issuer| inner.name_of(&issuer)).unwrap_or_default(),
+            },
+            valid: membership.valid_at(now).is_ok(),
+            enrolled_until: timestamp(member.enrolled.until),
+            leaf_life_s: lives.leaf(count).as_secs(),
+            leaf_life_reason: why.to_owned(),
+            revocations: inner.sets.revocations(),
+        })
+    }
+
+    async fn trust_issuer_add(&self, node: String) -> Result<IssuerAdded> {
+        let (node, name) = self.other(&node)?;
+        let grant = issuing::add(&self.0, node).await.map_err(|error| grant_error(&error, &name))?;
+        Ok(IssuerAdded {
+            node_id: node.to_string(),
+            name,
+            number: grant.statement.number,
+            not_after: timestamp(grant.statement.not_after),
+        })
+    }
+}
+
+fn grant_error(error: &GrantError, name: &str) -> ApiError {
+    let text = format!("{name} was not made an issuer: {error}");
+    match error {
+        GrantError::NoRoot => ApiError::new(ErrorCode::NotIssuer, text)
+            .hint("run it on the node that made the mesh, or restore its root with `meshara root import`"),
+        GrantError::IssuesAlready => ApiError::new(ErrorCode::AlreadyInitialised, text)
+            .hint("`meshara trust status` lists the issuers"),
+        GrantError::Session(_) | GrantError::TimedOut | GrantError::Write(_) | GrantError::Read(_) => {
+            ApiError::new(ErrorCode::Unreachable, text).hint("it must run and be reachable: see `meshara routes`")
+        }
+        GrantError::Refused(_) => ApiError::new(ErrorCode::JoinRefused, text).hint("its log says more"),
+        _ => ApiError::new(ErrorCode::Internal, text).hint("this node's log says more"),
+    }
+}

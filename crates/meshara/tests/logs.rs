@@ -1,0 +1,320 @@
+//! The issuer's log: what is given out is in it, members witness, follow and audit it, and an old copy of it doesn't go on.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use common::{build, config, first, joined, reached, soon};
+use meshara::api::{AuditInfo, Control, LogControl, LogStatus, TrustControl};
+use meshara::{BundleError, JoinError, JoinOptions, Node, UnixMillis, audit_bundle, join, write_bundle};
+use meshara_identity::{JoinError as Refused, Refusal, home};
+use meshara_trust::log::{
+    Certificate, DiskFiles, Entry, Hash, LogStatement, Promise, Tiles, verify_certificate_promise,
+};
+
+mod common;
+
+async fn log_status(node: &Node) -> LogStatus {
+    node.control().trust_status().await.unwrap().log
+}
+
+/// Waits until the node's log has so many witnesses.
+async fn witnessed(node: &Node, witnesses: u64) -> LogStatus {
+    soon(async {
+        loop {
+            let status = log_status(node).await;
+            if status.witnesses >= witnesses {
+                return status;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+}
+
+/// Waits until an audit sees so many witnesses; what it says then.
+async fn audited(node: &Node, witnesses: u64) -> AuditInfo {
+    soon(async {
+        loop {
+            let info = node.control().trust_audit().await.unwrap();
+            if info.witnesses == witnesses {
+                return info;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await
+}
+
+/// SHA-256 of every certificate that the log in a home has, and how many entries it has.
+fn logged(home: &Path) -> (BTreeSet<Hash>, u64) {
+    let directory = home.join("log");
+    let files = DiskFiles::read_only(&directory);
+    let note = fs::read_to_string(directory.join("checkpoint")).unwrap();
+    let size: u64 = note.lines().nth(1).unwrap().parse().unwrap();
+    let tiles = Tiles::new(&files, size);
+    let entries = (0..size).map(|index| Entry::decode(&tiles.entry(index).unwrap()).unwrap());
+    let leaves = entries.filter_map(|entry| match entry {
+        Entry::Certificate(certificate) => Some(certificate.leaf),
+        _ => None,
+    });
+    (leaves.collect(), size)
+}
+
+fn leaf(home: &Path) -> Hash {
+    Hash::of(home::load(home, None).unwrap().membership.leaf_der())
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_member_audits_the_log_and_a_bundle_of_it_is_audited_without_a_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let alice = first(dir.path(), config()).await;
+    let mut nodes = Vec::new();
+    for name in ["bob", "carol"] {
+        let mut events = alice.events();
+        let node = build(&joined(&alice, dir.path(), name).await, config()).await;
+        reached(&mut events, node.member().node_id).await;
+        nodes.push(node);
+    }
+    let status = witnessed(&alice, 2).await;
+    assert!(status.size >= 6, "{status:?}");
+    for node in [&alice, &nodes[0], &nodes[1]] {
+        let info = audited(node, 2).await;
+        assert!(info.ok, "{info:?}");
+        assert_eq!((info.certificates, info.logs.len()), (3, 1), "{info:?}");
+        assert!(info.logs[0].fetched && info.entries >= 6, "{info:?}");
+        assert_eq!(info.logs[0].issuer, alice.member().node_id.to_string());
+    }
+    // Members follow without being told to.
+    for node in &nodes {
+        assert_eq!(witnessed(node, 2).await, log_status(&alice).await);
+    }
+
+    let (bundle, now) = (dir.path().join("bundle"), UnixMillis::now());
+    write_bundle(&dir.path().join("bob"), &bundle).unwrap();
+    assert!(matches!(write_bundle(&dir.path().join("bob"), &bundle), Err(BundleError::NotEmpty { .. })));
+    let (mesh, info) = audit_bundle(&bundle, None, 2, now).unwrap();
+    assert!(info.ok, "{info:?}");
+    assert_eq!((info.certificates, info.witnesses), (3, 2));
+    assert!(!audit_bundle(&bundle, Some(mesh), 3, now).unwrap().1.ok, "there are only two");
+    let other = meshara_identity::MeshId([0; 32]);
+    let refused = audit_bundle(&bundle, Some(other), 2, now);
+    assert!(matches!(refused, Err(BundleError::OtherMesh { .. })), "{refused:?}");
+    // The issuer's own directory makes the same bundle.
+    let own = dir.path().join("own");
+    write_bundle(&dir.path().join("alice"), &own).unwrap();
+    assert!(audit_bundle(&own, Some(mesh), 2, now).unwrap().1.ok);
+
+    // A bundle that was tampered with says so.
+    let log = bundle.join("logs").join(alice.member().node_id.to_string());
+    let entries = log.join("tile/entries/000.p");
+    let path = fs::read_dir(&entries).unwrap().next().unwrap().unwrap().path();
+    let sound = fs::read(&path).unwrap();
+    let mut altered = sound.clone();
+    altered[20] ^= 1;
+    fs::write(&path, &altered).unwrap();
+    let (_, info) = audit_bundle(&bundle, None, 0, now).unwrap();
+    assert!(!info.ok && info.problems[0].contains("entries"), "{info:?}");
+    fs::write(&path, sound).unwrap();
+    let keys = log.join("keys");
+    let mut altered = fs::read(&keys).unwrap();
+    *altered.last_mut().unwrap() ^= 1;
+    fs::write(&keys, altered).unwrap();
+    assert!(matches!(audit_bundle(&bundle, None, 0, now), Err(BundleError::Keys { .. })));
+
+    for node in nodes {
+        node.shutdown().await;
+    }
+    alice.shutdown().await;
+}
+
+#[tokio::test]
+async fn joins_that_come_together_are_all_logged_with_a_promise() {
+    let dir = tempfile::tempdir().unwrap();
+    let alice = first(dir.path(), config()).await;
+    let ticket = alice.control().invite(Duration::from_secs(60), 16).await.unwrap().ticket;
+    let mut joins = tokio::task::JoinSet::new();
+    for number in 0..16 {
+        let name = format!("n{number}");
+        let options = JoinOptions::new(dir.path().join(&name), ticket.clone(), name.parse().unwrap());
+        joins.spawn(join(options));
+    }
+    let mut given = Vec::new();
+    while let Some(joined) = joins.join_next().await {
+        given.push(joined.unwrap().unwrap().identity.membership);
+    }
+    let keys = fs::read(dir.path().join("alice/log/keys")).unwrap();
+    let statement = LogStatement::decode(&keys).unwrap();
+    let now = UnixMillis::now();
+    for membership in &given {
+        let (issuer, public) = statement.verify(membership.anchors()).unwrap();
+        assert_eq!(issuer, alice.member().node_id);
+        let promise = Promise::decode(membership.promise()).unwrap();
+        let certificate = Certificate::of(membership.member(), membership.leaf_der()).unwrap();
+        assert_eq!(verify_certificate_promise(public, &certificate, &promise, now), Ok(()));
+    }
+    let info = alice.control().trust_audit().await.unwrap();
+    assert!(info.ok, "{info:?}");
+    alice.shutdown().await;
+    // Published entries alone: the rest is in the write-ahead file, and published by the next start.
+    let alice = build(&dir.path().join("alice"), config()).await;
+    let info = soon(async {
+        loop {
+            let info = alice.control().trust_audit().await.unwrap();
+            if info.certificates >= 17 {
+                return info;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    let info = info.await;
+    assert!(info.ok, "{info:?}");
+    let (leaves, _) = logged(&dir.path().join("alice"));
+    for membership in &given {
+        assert!(leaves.contains(&Hash::of(membership.leaf_der())), "{}", membership.member().name);
+    }
+    assert!(leaves.contains(&leaf(&dir.path().join("alice"))), "the issuer's own");
+    alice.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_old_copy_of_the_log_that_a_member_knows_better_does_not_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().join("alice");
+    let (log, old, new) = (home.join("log"), dir.path().join("old"), dir.path().join("new"));
+    let alice = first(dir.path(), config()).await;
+    let mut events = alice.events();
+    let bob = build(&joined(&alice, dir.path(), "bob").await, config()).await;
+    reached(&mut events, bob.member().node_id).await;
+    let before = witnessed(&alice, 1).await;
+    alice.shutdown().await;
+    copy(&log, &old);
+
+    let alice = build(&home, config()).await;
+    joined(&alice, dir.path(), "carol").await;
+    soon(async {
+        while log_status(&bob).await.size <= before.size {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    alice.shutdown().await;
+    copy(&log, &new);
+
+    let restore = |from: &Path| {
+        fs::remove_dir_all(&log).unwrap();
+        copy(from, &log);
+    };
+    restore(&old);
+    let alice = build(&home, config()).await;
+    let mut events = alice.events();
+    reached(&mut events, bob.member().node_id).await;
+    let ticket = alice.control().invite(Duration::from_secs(60), 1).await.unwrap().ticket;
+    let options = |name: &str| JoinOptions::new(dir.path().join(name), ticket.clone(), name.parse().unwrap());
+    // Whoever asks in the first moments waits until bob was heard.
+    let refused = soon(join(options("dave"))).await.unwrap_err();
+    let internal = Refused::Refused { refusal: Refusal::Internal, authentic: true };
+    assert!(matches!(&refused, JoinError::Join(error) if *error == internal), "{refused:?}");
+    alice.shutdown().await;
+
+    restore(&new);
+    let alice = build(&home, config()).await;
+    soon(join(options("dave"))).await.unwrap();
+    let mut events = alice.events();
+    if alice.control().status().await.unwrap().nodes_known == 0 {
+        reached(&mut events, bob.member().node_id).await;
+    }
+    assert!(audited(&alice, 1).await.ok);
+    assert!(audited(&bob, 1).await.ok);
+    bob.shutdown().await;
+    alice.shutdown().await;
+}
+
+/// One whose certificate the CA key signed behind the log's back: a copy of the issuer's files in the wrong hands.
+async fn unlogged(dir: &Path, config: meshara::config::Config) -> Node {
+    let stolen = dir.join("stolen");
+    fs::create_dir_all(&stolen).unwrap();
+    for file in [home::KEYSTORE, home::MEMBERSHIP, home::ISSUER_KEY, home::ISSUER_STATE] {
+        fs::copy(dir.join("alice").join(file), stolen.join(file)).unwrap();
+    }
+    let (alice, now) = (home::load(&stolen, None).unwrap(), UnixMillis::now());
+    let issuer = home::open_issuer(&stolen, alice.membership.anchors(), None).unwrap().unwrap();
+    let ticket = issuer.invite(Duration::from_secs(60), 1, Vec::new(), now).unwrap().ticket;
+    let mallory = dir.join("mallory");
+    let (client, node, routing) =
+        home::begin_join(&mallory, ticket, "mallory".parse().unwrap(), None, now).unwrap();
+    let reply = issuer.handle_join(client.request(), now).reply;
+    let membership = client.open_reply(&reply, now).unwrap();
+    home::finish(&mallory, node, routing, membership, None).unwrap();
+    build(&mallory, config).await
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_in_no_log_is_found_and_shut_out_by_who_wants_proof() {
+    let dir = tempfile::tempdir().unwrap();
+    // The issuer's files are copied before the node has them open.
+    let name = "alice".parse().unwrap();
+    meshara::create_mesh(&dir.path().join("alice"), &"test".parse().unwrap(), &name, None, UnixMillis::now())
+        .unwrap();
+    let strict = meshara::config::Config { require_logged: true, ..config() };
+    let alice = {
+        let stolen = dir.path().to_owned();
+        copy(&stolen.join("alice"), &stolen.join("original"));
+        build(&stolen.join("alice"), config()).await
+    };
+    let mut events = alice.events();
+    let bob = build(&joined(&alice, dir.path(), "bob").await, strict).await;
+    reached(&mut events, bob.member().node_id).await;
+    let peers = vec![bob.local_addr().into(), alice.local_addr().into()];
+    let mut events = bob.events();
+    let mallory = {
+        let from = dir.path().join("theft");
+        fs::create_dir_all(&from).unwrap();
+        copy(&dir.path().join("original"), &from.join("alice"));
+        unlogged(&from, meshara::config::Config { peers, ..config() }).await
+    };
+    reached(&mut events, mallory.member().node_id).await;
+    let linked = async |node: &Node| {
+        let peers = node.control().peers().await.unwrap();
+        peers.iter().any(|peer| peer.name == "mallory" && peer.state == meshara::api::PeerState::Up)
+    };
+    // Any audit finds it.
+    let info = soon(async {
+        loop {
+            let info = alice.control().trust_audit().await.unwrap();
+            if !info.ok {
+                return info;
+            }
+        }
+    })
+    .await;
+    assert!(info.problems.iter().any(|problem| problem.contains("mallory")), "{info:?}");
+    // Bob, who wants proof, gives it its time and then lets it go; alice doesn't ask for proof.
+    soon(async {
+        while linked(&bob).await {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    let to_bob = bob.control().peers().await.unwrap();
+    assert!(to_bob.iter().any(|peer| peer.name == "alice"), "{to_bob:?}");
+    mallory.shutdown().await;
+    bob.shutdown().await;
+    alice.shutdown().await;
+}
