@@ -78,7 +78,7 @@ pub enum AuthorityError {
     #[error(transparent)]
     Statement(#[from] RootsSignError),
     /// No root counts at this time: the clock is wrong.
-    #[error("no workload root is valid now: check this machine's clock")]
+    #[error("no workload root is valid now; check this machine's clock")]
     NoRoot,
 }
 
@@ -175,14 +175,8 @@ impl Authority {
     ) -> Result<Self, AuthorityError> {
         let path = home.join(WORKLOAD_KEY);
         let (mesh, mesh_id) = (issuer.anchors().mesh().clone(), issuer.anchors().mesh_id());
-        let stored = match sealed::read(&path, FileKind::Workload, passphrase.as_ref()) {
-            Ok(bytes) => Some(bytes),
-            Err(FileError::Missing { .. }) => None,
-            Err(error) => return Err(error.into()),
-        };
-        let (secrets, number) = match stored {
-            Some(bytes) => decode(&bytes, mesh_id, me)
-                .map_err(|error| AuthorityError::Content { path: path.clone(), error })?,
+        let (secrets, number) = match load(&path, passphrase.as_ref(), mesh_id, me)? {
+            Some(held) => held,
             None => {
                 let secrets = vec![Arc::new(Secret::make(&mesh, me, 1, now)?)];
                 let number = now.0;
@@ -196,6 +190,19 @@ impl Authority {
             Self { path, passphrase, mesh, mesh_id, me, issuer, lives, held: Mutex::new(Arc::new(held)) };
         authority.refresh(now)?;
         Ok(authority)
+    }
+
+    /// Opens the roots of a home as [`Authority::open`] does, and closes them again; nothing is made where there are none.
+    ///
+    /// # Errors
+    /// [`AuthorityError`].
+    pub fn check(
+        home: &Path,
+        passphrase: Option<&Passphrase>,
+        mesh: MeshId,
+        me: NodeId,
+    ) -> Result<(), AuthorityError> {
+        load(&home.join(WORKLOAD_KEY), passphrase, mesh, me).map(drop)
     }
 
     /// Makes the next root when half of the newest one's life is over, and drops those that have ended; whether anything changed. What is
@@ -374,7 +381,26 @@ fn encode(
     encoding::encode(&stored).map(Zeroizing::new)
 }
 
-fn decode(bytes: &[u8], mesh: MeshId, issuer: NodeId) -> Result<(Vec<Arc<Secret>>, u64), ContentError> {
+/// Roots, and the number of what was last said about them.
+type Loaded = (Vec<Arc<Secret>>, u64);
+
+/// What the file holds; `None` without one.
+fn load(
+    path: &Path,
+    passphrase: Option<&Passphrase>,
+    mesh: MeshId,
+    me: NodeId,
+) -> Result<Option<Loaded>, AuthorityError> {
+    let bytes = match sealed::read(path, FileKind::Workload, passphrase) {
+        Ok(bytes) => bytes,
+        Err(FileError::Missing { .. }) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let content = |error| AuthorityError::Content { path: path.to_owned(), error };
+    decode(&bytes, mesh, me).map(Some).map_err(content)
+}
+
+fn decode(bytes: &[u8], mesh: MeshId, issuer: NodeId) -> Result<Loaded, ContentError> {
     let stored: Stored = encoding::decode(bytes, CONTENT_MAX)?;
     if stored.mesh != mesh || stored.issuer != issuer {
         return Err(ContentError::Foreign);
