@@ -70,6 +70,15 @@ pub(crate) enum Command {
         #[arg(long, default_value_t = 5)]
         seconds: u32,
     },
+    /// The TUN interface: ping, TCP, UDP and curl by name through it, then iperf3 over one and two hops against raw TCP
+    Tun {
+        /// Rounds of iperf3; each measures every flow once. None with 0
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+        /// Seconds of each flow
+        #[arg(long, default_value_t = 5)]
+        seconds: u32,
+    },
     /// Streams over one hop and two against bare quinn and raw TCP, clean and with loss
     Throughput {
         /// Rounds; each measures every flow once

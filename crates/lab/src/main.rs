@@ -22,7 +22,7 @@ use cli::{Cli, Command};
 use commands::heal::Plan;
 use commands::{
     campaign, change, garbage, heal, idle, iperf, lan, nat, short, substrate, suspicion, throughput, tiers,
-    wake,
+    tun, wake,
 };
 use context::{Context, find_meshara};
 use measure::bare_quinn;
@@ -87,6 +87,7 @@ fn command(context: &Context, command: Command, seed: u64) -> Result<()> {
         }
         Command::Short => short::command(context),
         Command::Iperf { rounds, seconds } => iperf::command(context, rounds, seconds),
+        Command::Tun { rounds, seconds } => tun::command(context, rounds, seconds),
         Command::Tiers { seconds, rate, controller } => tiers::command(context, seconds, &rate, &controller),
         Command::Idle { nodes, seconds } => idle::command(context, nodes, seconds),
         Command::FalseSuspicion { minutes, topology } => {

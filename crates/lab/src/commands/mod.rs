@@ -13,4 +13,5 @@ pub(crate) mod substrate;
 pub(crate) mod suspicion;
 pub(crate) mod throughput;
 pub(crate) mod tiers;
+pub(crate) mod tun;
 pub(crate) mod wake;
