@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    bench, completions, connect, demo, doctor, id, init, invite, join, man, peers, ping, recv, root, routes,
+    bench, completions, connect, demo, doctor, id, init, invite, join, man, name, peers, ping, recv, root, routes,
     send, serve, status, trace, twin, up,
 };
 
@@ -62,6 +62,7 @@ pub(crate) enum Command {
     Serve(serve::ServeArgs),
     Connect(connect::ConnectArgs),
     Bench(bench::BenchArgs),
+    Name(name::NameArgs),
     Doctor(doctor::DoctorArgs),
     Root(root::RootArgs),
     Twin(twin::TwinArgs),

@@ -112,7 +112,11 @@ pub(crate) fn build_error(error: &BuildError) -> ApiError {
         BuildError::Bind { error, .. } if error.kind() == io::ErrorKind::AddrInUse => {
             ApiError::new(ErrorCode::AddressInUse, text).hint("choose another --listen address")
         }
+        BuildError::Dns { error, .. } if error.kind() == io::ErrorKind::AddrInUse => {
+            ApiError::new(ErrorCode::AddressInUse, text).hint("choose another --dns address")
+        }
         BuildError::Bind { error, .. }
+        | BuildError::Dns { error, .. }
         | BuildError::Control(error)
         | BuildError::Lock(LockError::Io { error, .. }) => identity::io_error(error.kind(), text),
         _ => ApiError::new(ErrorCode::Internal, text),

@@ -10,6 +10,7 @@ pub(crate) mod init;
 pub(crate) mod invite;
 pub(crate) mod join;
 pub(crate) mod man;
+pub(crate) mod name;
 pub(crate) mod peers;
 pub(crate) mod ping;
 pub(crate) mod recv;
@@ -43,6 +44,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<(), Failu
         Command::Serve(args) => serve::run(args, context).await,
         Command::Connect(args) => connect::run(args, context).await,
         Command::Bench(args) => bench::run(args, context).await,
+        Command::Name(args) => name::run(args, context).await,
         Command::Doctor(_) => doctor::run(context).await,
         Command::Root(args) => root::run(args, context),
         Command::Twin(args) => twin::run(args, context),

@@ -35,6 +35,12 @@ pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
         ("uptime", text::seconds(status.uptime_s)),
         ("version", status.version),
     ];
+    if let Some(tun) = status.tun {
+        rows.push(("tun", format!("{} (mtu {})", tun.name, tun.mtu)));
+    }
+    if let Some(dns) = status.dns {
+        rows.push(("dns", dns));
+    }
     if let Some(end) = status.certificate_expires_at {
         rows.push(("certificate", format!("until {end}")));
     }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use clap::{Args, ValueEnum};
 use meshara::api::{ApiError, ErrorCode};
-use meshara::config::{Config, ConfigError, LogForm, PeerAddr};
+use meshara::config::{Config, ConfigError, DeviceName, LogForm, PeerAddr, TunSetting};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -22,6 +22,7 @@ use crate::{identity, node};
   meshara up
   meshara up --listen 192.0.2.7:6374 --peer gateway.example:6374
   meshara up --log json
+  meshara up --tun --dns 127.0.0.1:5353
 
 Environment:
   MESHARA_LOG  what to log, such as debug or meshara=debug,warn [default: info]")]
@@ -41,6 +42,12 @@ pub(crate) struct UpArgs {
     /// Make no direct paths: sessions go over the overlay
     #[arg(long)]
     no_direct: bool,
+    /// Make a TUN interface: programs of this machine reach other nodes by their mesh addresses (needs CAP_NET_ADMIN)
+    #[arg(long, value_name = "NAME", num_args = 0..=1, require_equals = true)]
+    tun: Option<Option<DeviceName>>,
+    /// Answer DNS queries for NODE.MESH.mesh on this address, IP:PORT, by UDP and TCP
+    #[arg(long, value_name = "ADDR")]
+    dns: Option<SocketAddr>,
     /// Form of the log on stderr [default: human]
     #[arg(long, value_enum)]
     log: Option<LogArg>,
@@ -87,6 +94,12 @@ fn configured(mut config: Config, args: UpArgs) -> Config {
     config.multicast &= !args.no_multicast;
     config.auto &= !args.no_auto;
     config.direct &= !args.no_direct;
+    config.tun = match args.tun {
+        None => config.tun,
+        Some(None) => TunSetting::On,
+        Some(Some(name)) => TunSetting::Named(name),
+    };
+    config.dns = args.dns.or(config.dns);
     config.log = args.log.map_or(config.log, LogForm::from);
     config
 }
@@ -104,7 +117,7 @@ pub(crate) fn config_error(error: &ConfigError) -> ApiError {
         }
         ConfigError::Read { kind, .. } => identity::io_error(*kind, error_text),
         _ => ApiError::new(ErrorCode::InvalidConfig, error_text).hint(
-            "correct the file; the keys are listen, peers, multicast, auto, direct, congestion and log",
+            "correct the file; the keys are listen, peers, multicast, auto, direct, congestion, tun, dns and log",
         ),
     }
 }
@@ -192,19 +205,26 @@ mod tests {
             "--no-multicast",
             "--log",
             "human",
+            "--tun=mesh1",
+            "--dns",
+            "127.0.0.1:5353",
         ]);
         let config = configured(file.clone(), flags);
         assert_eq!(config.listen, Some("127.0.0.1:2".parse().unwrap()));
         assert_eq!(config.peers, ["a:1".parse().unwrap(), "b:1".parse().unwrap()]);
         assert_eq!((config.multicast, config.auto, config.direct), (false, false, true));
         assert_eq!(config.log, LogForm::Human);
+        assert_eq!(config.tun, TunSetting::Named("mesh1".parse().unwrap()));
+        assert_eq!(config.dns, Some("127.0.0.1:5353".parse().unwrap()));
+        assert_eq!(configured(config, args(&["--tun"])).tun, TunSetting::On);
         assert_eq!(configured(file.clone(), args(&[])), file);
     }
 
     #[test]
     fn the_hint_names_every_key() {
         let hint = config_error(&Config::parse("odd = 1", std::path::Path::new("c")).unwrap_err()).hint;
-        let every = Config { listen: Some("127.0.0.1:1".parse().unwrap()), ..Config::default() };
+        let address = Some("127.0.0.1:1".parse().unwrap());
+        let every = Config { listen: address, dns: address, ..Config::default() };
         for key in serde_json::to_value(every).unwrap().as_object().unwrap().keys() {
             assert!(hint.contains(key.as_str()), "{key}: {hint}");
         }

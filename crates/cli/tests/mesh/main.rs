@@ -6,10 +6,12 @@
 mod clock;
 mod damage;
 mod disk;
+mod dns;
 mod joining;
 mod lifetime;
 mod messages;
 mod paths;
 mod remedies;
 mod services;
+mod tun;
 mod world;
