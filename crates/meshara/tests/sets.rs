@@ -116,9 +116,12 @@ async fn a_revoked_node_is_cut_off_at_once_and_stays_out() {
     let ended = soon(accepted.receive.read(&mut [0])).await;
     assert!(ended.is_err(), "{ended:?}");
     for node in [&alice, &bob] {
-        while routed(node, carols).await {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        let out = async {
+            while routed(node, carols).await {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        soon(out).await;
         assert_eq!(number(node).await, 1);
     }
     println!("revoked everywhere after {:?}", start.elapsed());
