@@ -145,6 +145,18 @@ pub(crate) enum Command {
     Nat,
     /// Floods of bad input at a node that carries traffic
     Garbage,
+    /// Revoke nodes of a large mesh: how soon every other one has cut them off, and how soon one that was away
+    Revoke {
+        /// Processes
+        #[arg(long, default_value_t = 50)]
+        nodes: usize,
+        /// Revocations that everybody can hear
+        #[arg(long, default_value_t = 10)]
+        count: usize,
+        /// Revocations while one node is cut off
+        #[arg(long, default_value_t = 5)]
+        heals: usize,
+    },
     /// Every figure, unattended, in at most 45 minutes; --report names the directory for JSON, output and summary
     All {
         /// Only these parts

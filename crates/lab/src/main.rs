@@ -21,7 +21,7 @@ use clap::Parser;
 use cli::{Cli, Command};
 use commands::heal::Plan;
 use commands::{
-    campaign, change, garbage, heal, idle, iperf, lan, nat, short, substrate, suspicion, throughput, tiers,
+    campaign, change, garbage, heal, idle, iperf, lan, nat, revoke, short, substrate, suspicion, throughput, tiers,
     tun, wake,
 };
 use context::{Context, find_meshara};
@@ -100,6 +100,7 @@ fn command(context: &Context, command: Command, seed: u64) -> Result<()> {
         Command::Lan => lan::command(context),
         Command::Nat => nat::command(context),
         Command::Garbage => garbage::command(context),
+        Command::Revoke { nodes, count, heals } => revoke::command(context, nodes, count, heals),
         Command::All { .. } => bail!("`all` runs the other commands"),
         Command::Substrate => substrate::command(context),
     }

@@ -8,6 +8,7 @@ pub(crate) mod idle;
 pub(crate) mod iperf;
 pub(crate) mod lan;
 pub(crate) mod nat;
+pub(crate) mod revoke;
 pub(crate) mod short;
 pub(crate) mod substrate;
 pub(crate) mod suspicion;
