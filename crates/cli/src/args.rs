@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    bench, completions, connect, demo, doctor, id, init, invite, join, man, name, peers, ping, recv, root, routes,
-    send, serve, status, trace, twin, up,
+    bench, completions, connect, demo, doctor, id, init, invite, join, man, name, peers, ping, policy, recv, root, routes,
+    send, serve, status, trace, trust, twin, up,
 };
 
 /// One private, post-quantum, self-healing network.
@@ -65,6 +65,8 @@ pub(crate) enum Command {
     Name(name::NameArgs),
     Doctor(doctor::DoctorArgs),
     Root(root::RootArgs),
+    Trust(trust::TrustArgs),
+    Policy(policy::PolicyArgs),
     Twin(twin::TwinArgs),
     Demo(demo::DemoArgs),
     Completions(completions::CompletionsArgs),

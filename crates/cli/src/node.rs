@@ -4,7 +4,7 @@ use std::io;
 
 use meshara::api::{ApiError, ErrorCode};
 use meshara::config::Config;
-use meshara::{BuildError, JoinError, JoinOptions, LockError, MemberError, Node, StoreError};
+use meshara::{BuildError, JoinError, JoinOptions, LockError, MemberError, Node, SetsError, StoreError, WorkloadError};
 use meshara_identity::{JoinError as ReplyError, LeafError, Refusal};
 use serde_json::json;
 
@@ -31,7 +31,7 @@ pub(crate) async fn up(
             std::future::pending::<()>().await;
         }
     });
-    let mut builder = Node::builder().home(&context.home).config(config).control_socket(true);
+    let mut builder = Node::builder().home(&context.home).config(config).control_socket(true).workload_socket(true);
     if let Some(passphrase) = identity::passphrase(context)? {
         builder = builder.passphrase(passphrase);
     }
@@ -100,6 +100,18 @@ pub(crate) fn build_error(error: &BuildError) -> ApiError {
         BuildError::Lock(LockError::Held { .. }) => ApiError::new(ErrorCode::AlreadyRunning, text)
             .hint("stop it first, or give this one another --home"),
         BuildError::Store(error) => store_error(error),
+        BuildError::Sets(SetsError::File(error)) => identity::file_error(error),
+        BuildError::Sets(_) => split(ErrorCode::DamagedFile, &text),
+        BuildError::Log(error) => match error.io_kind() {
+            Some(kind) => identity::io_error(kind, text),
+            None => ApiError::new(ErrorCode::DamagedFile, text)
+                .hint("restore `log.key` and the directory `log` from the same backup; a new log would contradict the old one"),
+        },
+        BuildError::Workload(WorkloadError::Store(error)) => store_error(error),
+        BuildError::Workload(error) => match error.file() {
+            Some(error) => identity::file_error(error),
+            None => split(ErrorCode::DamagedFile, &text),
+        },
         BuildError::Load(_) => ApiError::new(ErrorCode::DamagedFile, text)
             .hint("move node.redb away to start with an empty outbox and inbox"),
         BuildError::Certificate(LeafError::Expired { .. }) => ApiError::new(ErrorCode::JoinRefused, text)
@@ -118,6 +130,7 @@ pub(crate) fn build_error(error: &BuildError) -> ApiError {
         BuildError::Bind { error, .. }
         | BuildError::Dns { error, .. }
         | BuildError::Control(error)
+        | BuildError::WorkloadSocket(error)
         | BuildError::Lock(LockError::Io { error, .. }) => identity::io_error(error.kind(), text),
         _ => ApiError::new(ErrorCode::Internal, text),
     }

@@ -13,6 +13,7 @@ pub(crate) mod man;
 pub(crate) mod name;
 pub(crate) mod peers;
 pub(crate) mod ping;
+pub(crate) mod policy;
 pub(crate) mod recv;
 pub(crate) mod root;
 pub(crate) mod routes;
@@ -20,6 +21,7 @@ pub(crate) mod send;
 pub(crate) mod serve;
 pub(crate) mod status;
 pub(crate) mod trace;
+pub(crate) mod trust;
 pub(crate) mod twin;
 pub(crate) mod up;
 
@@ -38,6 +40,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<(), Failu
         Command::Routes(_) => routes::run(context).await,
         Command::Id(_) => id::run(context).await,
         Command::Ping(args) => ping::run(args, context).await,
+        Command::Policy(args) => policy::run(args, context).await,
         Command::Trace(args) => trace::run(args, context).await,
         Command::Send(args) => send::run(args, context).await,
         Command::Recv(args) => recv::run(args, context).await,
@@ -47,6 +50,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<(), Failu
         Command::Name(args) => name::run(args, context).await,
         Command::Doctor(_) => doctor::run(context).await,
         Command::Root(args) => root::run(args, context),
+        Command::Trust(args) => trust::run(args, context).await,
         Command::Twin(args) => twin::run(args, context),
         Command::Demo(args) => demo::run(args, context).await,
         Command::Completions(args) => completions::run(&args),

@@ -84,19 +84,24 @@ fn a_clock_two_hours_off_is_refused_and_told() {
 }
 
 #[test]
-fn after_a_week_the_issuer_has_renewed_itself_and_a_member_joins_again() {
+fn who_slept_comes_back_by_itself_while_it_is_enrolled() {
     let dir = tempfile::tempdir().unwrap();
     let Some(object) = shift(&dir) else {
         println!("skipped: no C compiler to build the clock's shift with");
         return;
     };
-    let week = (8 * 24 * 3600).to_string();
-    let later = |command: &mut Command| {
-        command.env("LD_PRELOAD", &object).env("SHIFT_CLOCK_BY", &week);
+    let later = |command: &mut Command, days: u32| {
+        command.env("LD_PRELOAD", &object).env("SHIFT_CLOCK_BY", (days * 24 * 3600).to_string());
     };
-    let certificate = |home: &std::path::Path| {
+    let up = |node: &mut Node, days| {
+        node.up_with(|command| {
+            later(command, days);
+            command
+        });
+    };
+    let certificate = |home: &std::path::Path, days| {
         let mut doctor = command();
-        later(&mut doctor);
+        later(&mut doctor, days);
         let output = doctor.arg("--home").arg(home).args(["doctor", "--json"]).output().unwrap();
         let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         let checks = report["checks"].as_array().unwrap();
@@ -108,42 +113,43 @@ fn after_a_week_the_issuer_has_renewed_itself_and_a_member_joins_again() {
     bob.stop("-TERM");
     alice.stop("-TERM");
 
-    let found = certificate(&alice.home);
-    assert_eq!(found["level"], "fail", "{found}");
-    assert!(found["fix"].as_str().unwrap().contains("`meshara up`"), "{found}");
-    alice.up_with(|command| {
-        later(command);
-        command
-    });
-    assert_eq!(certificate(&alice.home)["level"], "ok");
+    // Certificates have ended; the enrolment has not.
+    for home in [&alice.home, &bob.home] {
+        let found = certificate(home, 8);
+        assert_eq!(found["level"], "ok", "{found}");
+        assert!(found["detail"].as_str().unwrap().contains("gets another as it starts"), "{found}");
+    }
+    // Bob waits for a member that can help, and says that he is silent.
+    up(&mut bob, 8);
+    let trust = bob.object(&["trust", "status"]);
+    assert_eq!(trust["valid"], false, "{trust}");
+    assert_eq!(certificate(&bob.home, 8)["level"], "fail");
+    up(&mut alice, 8);
+    bob.knows(1);
+    assert_eq!(bob.object(&["trust", "status"])["valid"], true);
+    assert_eq!((bob.id(), certificate(&bob.home, 8)["level"].as_str()), (id.clone(), Some("ok")));
+    bob.stop("-TERM");
+    alice.stop("-TERM");
 
-    // A member is told what to do, and that works.
+    // Half a year later he isn't enrolled any more. He is told what to do, and that works.
     let remedy = "move the file `membership` out of the home, then `meshara join` with a new ticket and the same --name";
-    let mut up = bob.up_command();
-    later(&mut up);
-    let (code, text) = told(&up.output().unwrap(), "ended");
+    let mut tried = bob.up_command();
+    later(&mut tried, 180);
+    let (code, text) = told(&tried.output().unwrap(), "ended");
     assert_eq!(code, "join_refused", "{text}");
     assert!(text.contains(remedy), "{text}");
-    let found = certificate(&bob.home);
+    let found = certificate(&bob.home, 180);
     assert_eq!(found["level"], "fail", "{found}");
     assert!(found["fix"].as_str().unwrap().contains(remedy), "{found}");
+    up(&mut alice, 180);
     std::fs::rename(bob.home.join("membership"), dir.path().join("membership")).unwrap();
     let mut join = command();
-    later(&mut join);
-    join.arg("--home").arg(&bob.home).args([
-        "join",
-        &alice.ticket(1),
-        "--name",
-        "bob",
-        "--peer",
-        &alice.addr,
-    ]);
+    later(&mut join, 180);
+    let ticket = alice.ticket(1);
+    join.arg("--home").arg(&bob.home).args(["join", &ticket, "--name", "bob", "--peer", &alice.addr]);
     let joined = join.output().unwrap();
     assert!(joined.status.success(), "{joined:?}");
-    bob.up_with(|command| {
-        later(command);
-        command
-    });
+    up(&mut bob, 180);
     bob.knows(1);
     assert_eq!(bob.id(), id);
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::{Duration, SystemTime};
 
 use meshara::api::Timestamp;
-use meshara_identity::home::is_issuer;
+use meshara_identity::UnixMillis;
 
 use super::{Check, Running};
 use crate::context::Context;
@@ -15,8 +15,6 @@ use crate::{identity, text};
 const FAIL: Duration = Duration::from_mins(10);
 /// Any time service keeps a clock closer than this.
 const WARN: Duration = Duration::from_secs(5);
-/// A certificate that ends within this needs somebody's attention; it lives for 7 days.
-const ENDS_SOON: Duration = Duration::from_hours(36);
 /// File times may run ahead a little on shared file systems.
 const FILE_SLACK: Duration = Duration::from_mins(2);
 
@@ -68,35 +66,36 @@ fn against_neighbours(running: &Running, now: SystemTime, fix: &str) -> Check {
     }
 }
 
-/// The end of this node's certificate, as the running node has it or else as the home does.
+/// This node's certificate, as the running node has it or else as the home does.
 fn certificate(context: &Context, running: Option<&Running>, now: SystemTime) -> Option<Check> {
-    let (end, issues) = match running {
-        Some(Running { status, facts }) => {
-            (facts.certificate_expires_at.or(status.certificate_expires_at)?, status.issuer)
-        }
-        // What keeps the home from loading has a check of its own.
-        None => {
-            let end = identity::load(context).ok()?.membership.member().not_after;
-            (Timestamp::from_unix_ms(end.0), is_issuer(&context.home))
-        }
-    };
-    let fix = match (issues, running) {
-        (true, Some(_)) => {
-            "read this node's log: it issues, renews its own certificate at half of its life, and says why it can't"
-                .to_owned()
-        }
-        (true, None) => {
-            "`meshara up`: this node issues, and renews its own certificate as it starts".to_owned()
-        }
-        (false, _) => format!("stop the node, {REJOIN}"),
-    };
     let now = Timestamp::from(now);
-    let left = end.unix_ms().saturating_sub(now.unix_ms()) / 1000;
+    let left = |end: Timestamp| text::seconds(end.unix_ms().saturating_sub(now.unix_ms()) / 1000);
+    let Some(Running { status, facts }) = running else {
+        // What keeps the home from loading has a check of its own.
+        let identity = identity::load(context).ok()?;
+        let member = identity.membership.member();
+        let (end, until) = (timestamp(member.not_after), timestamp(member.enrolled.until));
+        return Some(if end > now {
+            Check::ok("certificate", format!("good for {}", left(end)))
+        } else if until > now {
+            Check::ok("certificate", format!("ended {end}; the node gets another as it starts, until {until}"))
+        } else {
+            Check::fail("certificate", format!("ended {end}, and the enrolment {until}"), REJOIN)
+        });
+    };
+    let end = facts.certificate_expires_at.or(status.certificate_expires_at)?;
+    let fix = "read this node's log: it says why no issuer renews the certificate; `meshara trust status` lists them";
+    // Half-way from when it should have been renewed to its end.
+    let late = facts.certificate_renews_at.is_some_and(|due| now.unix_ms() > due.unix_ms().midpoint(end.unix_ms()));
     Some(if end <= now {
-        Check::fail("certificate", format!("ended {end}"), fix)
-    } else if left < ENDS_SOON.as_secs() {
-        Check::warn("certificate", format!("good for {}", text::seconds(left)), fix)
+        Check::fail("certificate", format!("ended {end}; the node is silent"), fix)
+    } else if late {
+        Check::warn("certificate", format!("good for {}, and not renewed yet", left(end)), fix)
     } else {
-        Check::ok("certificate", format!("good for {}", text::seconds(left)))
+        Check::ok("certificate", format!("good for {}", left(end)))
     })
+}
+
+fn timestamp(at: UnixMillis) -> Timestamp {
+    Timestamp::from_unix_ms(at.0)
 }
