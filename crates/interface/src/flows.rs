@@ -44,6 +44,9 @@ impl Flows {
     }
 
     fn known(&mut self, now: Duration, flow: &Flow) -> Option<bool> {
+        if now.saturating_sub(self.turned) >= LIFE {
+            self.turn(now);
+        }
         if let Some(decided) = self.young.get(flow) {
             return Some(*decided);
         }
@@ -53,11 +56,16 @@ impl Flows {
     }
 
     fn keep(&mut self, now: Duration, flow: Flow, decided: bool) {
-        if self.young.len() >= MOST || now.saturating_sub(self.turned) >= LIFE {
-            self.old = std::mem::take(&mut self.young);
-            self.turned = now;
+        if self.young.len() >= MOST {
+            self.turn(now);
         }
         self.young.insert(flow, decided);
+    }
+
+    /// Begins a generation.
+    fn turn(&mut self, now: Duration) {
+        self.old = std::mem::take(&mut self.young);
+        self.turned = now;
     }
 }
 
