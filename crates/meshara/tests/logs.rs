@@ -225,17 +225,21 @@ async fn an_old_copy_of_the_log_that_a_member_knows_better_does_not_go_on() {
     let alice = build(&home, config()).await;
     let mut events = alice.events();
     reached(&mut events, bob.member().node_id).await;
-    let ticket = alice.control().invite(Duration::from_secs(60), 1).await.unwrap().ticket;
-    let options = |name: &str| JoinOptions::new(dir.path().join(name), ticket.clone(), name.parse().unwrap());
+    let dave = async |alice: &Node| {
+        let ticket = alice.control().invite(Duration::from_secs(60), 1).await.unwrap().ticket;
+        let options = JoinOptions::new(dir.path().join("dave"), ticket, "dave".parse().unwrap());
+        soon(join(options)).await
+    };
     // Whoever asks in the first moments waits until bob was heard.
-    let refused = soon(join(options("dave"))).await.unwrap_err();
+    let refused = dave(&alice).await.unwrap_err();
     let internal = Refused::Refused { refusal: Refusal::Internal, authentic: true };
     assert!(matches!(&refused, JoinError::Join(error) if *error == internal), "{refused:?}");
     alice.shutdown().await;
 
     restore(&new);
     let alice = build(&home, config()).await;
-    soon(join(options("dave"))).await.unwrap();
+    // Its port is another one, and so is the ticket.
+    dave(&alice).await.unwrap();
     let mut events = alice.events();
     if alice.control().status().await.unwrap().nodes_known == 0 {
         reached(&mut events, bob.member().node_id).await;
