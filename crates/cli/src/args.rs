@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    bench, completions, connect, demo, doctor, id, init, invite, join, man, name, peers, ping, policy, recv, root, routes,
-    send, serve, status, trace, trust, twin, up,
+    bench, completions, connect, demo, doctor, id, init, invite, join, man, name, peers, ping, policy, recv,
+    root, routes, send, serve, status, trace, trust, twin, up,
 };
 
 /// One private, post-quantum, self-healing network.

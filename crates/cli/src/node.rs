@@ -4,7 +4,9 @@ use std::io;
 
 use meshara::api::{ApiError, ErrorCode};
 use meshara::config::Config;
-use meshara::{BuildError, JoinError, JoinOptions, LockError, MemberError, Node, SetsError, StoreError, WorkloadError};
+use meshara::{
+    BuildError, JoinError, JoinOptions, LockError, MemberError, Node, SetsError, StoreError, WorkloadError,
+};
 use meshara_identity::{JoinError as ReplyError, LeafError, Refusal};
 use serde_json::json;
 
@@ -31,7 +33,8 @@ pub(crate) async fn up(
             std::future::pending::<()>().await;
         }
     });
-    let mut builder = Node::builder().home(&context.home).config(config).control_socket(true).workload_socket(true);
+    let mut builder =
+        Node::builder().home(&context.home).config(config).control_socket(true).workload_socket(true);
     if let Some(passphrase) = identity::passphrase(context)? {
         builder = builder.passphrase(passphrase);
     }

@@ -341,13 +341,16 @@ impl Burst {
 
     fn is_continued_by(&self, next: &Arrival) -> bool {
         let segment = self.first.segment();
-        let same_size = if next.segment > 0 { next.segment == segment } else { next.payload_len() <= segment };
+        let same_size =
+            if next.segment > 0 { next.segment == segment } else { next.payload_len() <= segment };
         let fits = self.head.len() - VNET_LEN - IPV6_LEN + self.payload + next.payload_len() <= MAX_PAYLOAD;
         if !same_size || !fits || self.pieces.len() >= MAX_JOINED || !next.is_plain_tcp() {
             return false;
         }
         let (ours, theirs) = (self.first.packet.as_ref(), next.packet.as_ref());
-        let Some(headers) = self.first.open.filter(|headers| next.open == Some(*headers)) else { return false };
+        let Some(headers) = self.first.open.filter(|headers| next.open == Some(*headers)) else {
+            return false;
+        };
         let tcp = IPV6_LEN;
         // All but the length, the sequence number, the flags FIN and PSH, and the checksum.
         let equal = [0..4, 6..tcp + 4, tcp + 8..tcp + TCP_FLAGS, tcp + 14..tcp + 16, tcp + 18..headers]

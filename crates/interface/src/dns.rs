@@ -276,9 +276,12 @@ mod tests {
             let names = reachable.iter().zip(1..).map(|(reachable, last)| name("bob", last, *reachable));
             ask(&zone(names.collect()), bob)
         };
-        for (reachable, address) in
-            [(&[false][..], Some(1)), (&[false, true], Some(2)), (&[true, true], None), (&[false, false], None)]
-        {
+        for (reachable, address) in [
+            (&[false][..], Some(1)),
+            (&[false, true], Some(2)),
+            (&[true, true], None),
+            (&[false, false], None),
+        ] {
             let answer = claims(reachable);
             let data: Vec<_> = answer.answers.iter().map(|record| record.data.clone()).collect();
             let wanted = address.map(|last| RData::AAAA(AAAA(Ipv6Addr::from([last; 16]))));

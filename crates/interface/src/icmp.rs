@@ -32,8 +32,8 @@ pub enum Problem {
 #[must_use]
 pub fn error(packet: &[u8], problem: Problem) -> Option<Vec<u8>> {
     let read = Packet::read(packet).ok()?;
-    let is_error = read.flow.protocol == ICMPV6
-        && packet.get(read.transport).is_none_or(|kind| *kind <= LAST_ERROR);
+    let is_error =
+        read.flow.protocol == ICMPV6 && packet.get(read.transport).is_none_or(|kind| *kind <= LAST_ERROR);
     if is_error || read.rest {
         return None;
     }

@@ -16,8 +16,8 @@ pub mod vnet;
 pub use carry::{Arrival, Burst, CARRY_LEN, CarryError, Departure, DepartureError, TooBig};
 #[cfg(target_os = "linux")]
 pub use device::{Device, DeviceError};
-pub use dns::{Name, Zone};
 pub use device_name::{DeviceName, DeviceNameError};
+pub use dns::{Name, Zone};
 pub use flows::Flows;
 pub use icmp::Problem;
 pub use packet::{Flow, Packet, PacketError};

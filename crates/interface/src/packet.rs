@@ -172,7 +172,8 @@ pub(crate) mod tests {
 
     use super::*;
 
-    pub(crate) const ALICE: MeshAddress = MeshAddress([0xfd, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 1]);
+    pub(crate) const ALICE: MeshAddress =
+        MeshAddress([0xfd, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 1]);
     pub(crate) const BOB: MeshAddress = MeshAddress([0xfd, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 2]);
 
     /// A packet of any protocol from Alice to Bob.
@@ -208,8 +209,13 @@ pub(crate) mod tests {
     #[test]
     fn a_flow_is_read_behind_extension_headers() {
         let plain = Packet::read(&tcp(1, 0, 12, b"x")).unwrap();
-        let flow =
-            Flow { source: ALICE, destination: BOB, protocol: TCP, source_port: 12_345, destination_port: 80 };
+        let flow = Flow {
+            source: ALICE,
+            destination: BOB,
+            protocol: TCP,
+            source_port: 12_345,
+            destination_port: 80,
+        };
         assert_eq!(plain, Packet { flow, transport: 40, rest: false });
         assert_eq!(plain.headers(&tcp(1, 0, 12, b"x")), Some(72));
         assert_eq!(flow.reversed().reversed(), flow);

@@ -50,8 +50,7 @@ impl VnetHeader {
     /// As bytes.
     #[must_use]
     pub fn bytes(&self) -> [u8; VNET_LEN] {
-        let (flags, (start, offset)) =
-            self.checksum.map_or((0, (0, 0)), |places| (NEEDS_CHECKSUM, places));
+        let (flags, (start, offset)) = self.checksum.map_or((0, (0, 0)), |places| (NEEDS_CHECKSUM, places));
         let (kind, segment) = match self.segments {
             None => (0, 0),
             Some((Segments::Tcp, segment)) => (TCP_V6, segment),

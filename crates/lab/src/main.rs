@@ -21,8 +21,8 @@ use clap::Parser;
 use cli::{Cli, Command};
 use commands::heal::Plan;
 use commands::{
-    campaign, change, garbage, heal, idle, iperf, lan, nat, revoke, short, substrate, suspicion, throughput, tiers,
-    tun, wake,
+    campaign, change, garbage, heal, idle, iperf, lan, nat, revoke, short, substrate, suspicion, throughput,
+    tiers, tun, wake,
 };
 use context::{Context, find_meshara};
 use measure::bare_quinn;

@@ -51,7 +51,9 @@ mod store;
 
 pub use crate::join::{JoinError, JoinOptions, JoinOutcome, MemberError, join};
 pub use crate::node::{
-    BuildError, Builder, BundleError, LockError, Node, OpeningError, Receipt, ResolveError, SendError, ServiceError, SessionError, SetsError, Stream, WorkloadError, audit_bundle, examine, mesh_of, write_bundle,
+    BuildError, Builder, BundleError, LockError, Node, OpeningError, Receipt, ResolveError, SendError,
+    ServiceError, SessionError, SetsError, Stream, WorkloadError, audit_bundle, examine, mesh_of,
+    write_bundle,
 };
 #[doc(hidden)]
 pub use crate::node::{decode_announcement, decode_opening, decodes_set_file};

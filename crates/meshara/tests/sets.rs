@@ -146,9 +146,7 @@ async fn a_revoked_node_is_cut_off_at_once_and_stays_out() {
     bob.shutdown().await;
     carol.shutdown().await;
     let written = audited(&homes[0]);
-    let expected = |event: &Audited| {
-        matches!(event, Audited::Revocation { number: 1, node, revoked: true, .. } if *node == carols)
-    };
+    let expected = |event: &Audited| matches!(event, Audited::Revocation { number: 1, node, revoked: true, .. } if *node == carols);
     assert_eq!(written.iter().filter(|event| expected(event)).count(), 1, "{written:?}");
 }
 
@@ -169,15 +167,15 @@ async fn after_a_healed_partition_a_revocation_comes_with_the_first_link() {
     assert_eq!(revoke(&alice, "carol").await, 1);
     alice.shutdown().await;
     let bob = build(&homes[0], config()).await;
-    let carol =
-        build(&homes[1], Config { peers: vec![bob.local_addr().into()], ..config() }).await;
+    let carol = build(&homes[1], Config { peers: vec![bob.local_addr().into()], ..config() }).await;
     let (bobs, carols) = (bob.member().node_id, carol.member().node_id);
     routes(&bob, 1).await;
     soon(carol.send(bobs, "hello", Duration::from_secs(10))).await.unwrap();
     assert_eq!(number(&bob).await, 0);
 
     let mut events = bob.events();
-    let alice = build(&dir.path().join("alice"), Config { peers: vec![bob.local_addr().into()], ..config() }).await;
+    let alice =
+        build(&dir.path().join("alice"), Config { peers: vec![bob.local_addr().into()], ..config() }).await;
     let alices = alice.member().node_id;
     let linked = async {
         loop {
@@ -341,9 +339,7 @@ async fn denials_come_from_the_node_that_is_asked_and_name_the_rule() {
     let changed = |event: &&Audited| matches!(event, Audited::PolicyChange { .. });
     let events = audited(&dir.path().join("alice"));
     assert_eq!(events.iter().filter(changed).count(), 2);
-    let denials = |event: &&Audited| {
-        matches!(event, Audited::Denial { rule, target, .. } if rule.as_str() == "no-bob" && target.as_str() == "mesh:alice/bench")
-    };
+    let denials = |event: &&Audited| matches!(event, Audited::Denial { rule, target, .. } if rule.as_str() == "no-bob" && target.as_str() == "mesh:alice/bench");
     assert!(events.iter().filter(denials).count() > 0, "{events:?}");
 }
 

@@ -38,12 +38,8 @@ pub(crate) async fn run(args: NameArgs, context: &Context) -> Result<(), Failure
         }
         return Ok(());
     }
-    let columns = [
-        ("NAME", Align::Left),
-        ("ADDRESS", Align::Left),
-        ("NODE", Align::Left),
-        ("REACHABLE", Align::Left),
-    ];
+    let columns =
+        [("NAME", Align::Left), ("ADDRESS", Align::Left), ("NODE", Align::Left), ("REACHABLE", Align::Left)];
     let mut table = Table::new(output::stdout_paint(), &columns);
     for name in names {
         table.row(vec![

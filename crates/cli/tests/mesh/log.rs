@@ -36,7 +36,11 @@ fn audit_export_and_offline_audit_agree() {
     for node in &nodes {
         let info = audited(node, 2);
         has(&info, &["ok", "entries", "certificates", "witnesses", "problems", "mesh_id", "logs"]);
-        assert_eq!((&info["ok"], &info["problems"]), (&Value::Bool(true), &Value::Array(Vec::new())), "{info}");
+        assert_eq!(
+            (&info["ok"], &info["problems"]),
+            (&Value::Bool(true), &Value::Array(Vec::new())),
+            "{info}"
+        );
         assert!(info["certificates"].as_u64().unwrap() >= 3, "{info}");
     }
     let log = nodes[0].object(&["trust", "status"])["log"].clone();

@@ -49,11 +49,15 @@ fn a_revoked_node_is_out_and_a_policy_is_kept_everywhere() {
     let shown = nodes[0].object(&["policy", "show"]);
     assert_eq!(keys(&shown), ["issued_at", "number", "rules", "text"]);
     let file = dir.path().join("policy.toml");
-    let deny = "\n[[rule]]\nname = \"no-pings\"\neffect = \"deny\"\nfrom = \"alice\"\nto = \"mesh:bob/ping\"\n";
+    let deny =
+        "\n[[rule]]\nname = \"no-pings\"\neffect = \"deny\"\nfrom = \"alice\"\nto = \"mesh:bob/ping\"\n";
     std::fs::write(&file, format!("{}{deny}", shown["text"].as_str().unwrap())).unwrap();
     let path = file.to_str().unwrap();
     let dry = nodes[0].object(&["policy", "apply", path, "--dry-run"]);
-    assert_eq!((&dry["number"], &dry["added"], &dry["removed"]), (&1.into(), &serde_json::json!(["no-pings"]), &serde_json::json!([])));
+    assert_eq!(
+        (&dry["number"], &dry["added"], &dry["removed"]),
+        (&1.into(), &serde_json::json!(["no-pings"]), &serde_json::json!([]))
+    );
     let allowed = nodes[0].object(&["policy", "check", "alice", "mesh:bob/ping"]);
     assert_eq!(allowed, serde_json::json!({"allowed": true, "rule": "members"}));
     assert_eq!(nodes[0].object(&["policy", "apply", path])["number"], 1);
@@ -64,7 +68,11 @@ fn a_revoked_node_is_out_and_a_policy_is_kept_everywhere() {
     assert_eq!(code, "denied");
     assert!(text.contains("no-pings"), "{text}");
     assert!(nodes[1].run(&["ping", "alice", "--count", "2"]).status.success());
-    std::fs::write(&file, "version = 1\n[[rule]]\nname = \"x\"\neffect = \"maybe\"\nfrom = \"*\"\nto = \"tun:*\"\n").unwrap();
+    std::fs::write(
+        &file,
+        "version = 1\n[[rule]]\nname = \"x\"\neffect = \"maybe\"\nfrom = \"*\"\nto = \"tun:*\"\n",
+    )
+    .unwrap();
     let (code, text) = nodes[0].failure(&["policy", "apply", path]);
     assert_eq!(code, "invalid_argument");
     assert!(text.contains(path) && text.contains("line 4"), "{text}");

@@ -13,7 +13,10 @@ fn python() -> Option<PathBuf> {
     let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("venv-{PACKAGE}"));
     let python = venv.join("bin/python");
     let has = |python: &Path| {
-        Command::new(python).args(["-c", "import spiffe"]).output().is_ok_and(|output| output.status.success())
+        Command::new(python)
+            .args(["-c", "import spiffe"])
+            .output()
+            .is_ok_and(|output| output.status.success())
     };
     if has(&python) {
         return Some(python);
@@ -23,7 +26,8 @@ fn python() -> Option<PathBuf> {
         assert!(std::env::var_os("CI").is_none(), "CI must have python3 with venv");
         return None;
     }
-    let installed = Command::new(&python).args(["-m", "pip", "install", "--quiet", PACKAGE]).output().unwrap();
+    let installed =
+        Command::new(&python).args(["-m", "pip", "install", "--quiet", PACKAGE]).output().unwrap();
     assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
     assert!(has(&python));
     Some(python)

@@ -85,7 +85,8 @@ fn datagrams_of_udp_keep_their_lengths() {
     let given = device(&packet, Some((Segments::Udp, 1000)), 6);
     let departure = Departure::read(given).unwrap();
     let datagrams: Vec<_> = departure.datagrams(4 + 48 + 2000).unwrap().collect();
-    let lens: Vec<_> = datagrams.iter().map(|datagram| u16::from_be_bytes([datagram[48], datagram[49]])).collect();
+    let lens: Vec<_> =
+        datagrams.iter().map(|datagram| u16::from_be_bytes([datagram[48], datagram[49]])).collect();
     assert_eq!(lens, [2008, 508]);
     let mut burst = Burst::new(Arrival::decode(datagrams[0].clone()).unwrap());
     assert!(burst.append(Arrival::decode(datagrams[1].clone()).unwrap()).is_err(), "UDP isn't joined");
@@ -182,7 +183,10 @@ fn what_contradicts_itself_is_refused() {
     let mut offset = packet;
     offset[52] = 0xf0;
     assert_eq!(refused(with([1, 1, 0, 0], &offset)), CarryError::Malformed);
-    assert_eq!(refused(with([1, 1, 0, 0], &crate::packet::tests::packet(58, &[1; 8]))), CarryError::Malformed);
+    assert_eq!(
+        refused(with([1, 1, 0, 0], &crate::packet::tests::packet(58, &[1; 8]))),
+        CarryError::Malformed
+    );
 }
 
 proptest! {

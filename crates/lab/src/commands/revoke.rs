@@ -147,19 +147,16 @@ fn id_of(mesh: &Mesh, node: usize) -> Result<String> {
 }
 
 /// A node, not the one with the root, without which those that are left are still connected.
-fn choose(
-    mesh: &Mesh,
-    rng: &mut SmallRng,
-    gone: &BTreeSet<usize>,
-    also: Option<usize>,
-) -> Result<usize> {
+fn choose(mesh: &Mesh, rng: &mut SmallRng, gone: &BTreeSet<usize>, also: Option<usize>) -> Result<usize> {
     let without = |node: usize| gone.iter().copied().chain(also).chain([node]).collect::<BTreeSet<_>>();
     let edges = &mesh.network.topology.edges;
     let able: Vec<usize> = (1..mesh.nodes.len())
         .filter(|node| !gone.contains(node) && Some(*node) != also)
         .filter(|node| is_connected(edges, mesh.nodes.len(), &without(*node)))
         .collect();
-    able.get(rng.random_range(0..able.len().max(1))).copied().context("every node is needed to connect the others")
+    able.get(rng.random_range(0..able.len().max(1)))
+        .copied()
+        .context("every node is needed to connect the others")
 }
 
 /// Whether all nodes but these reach each other.

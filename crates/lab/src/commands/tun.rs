@@ -61,8 +61,7 @@ fn on(context: &Context, mesh: &Mesh, rounds: usize, seconds: u32) -> Result<()>
     let through = |name, bar, node: &Node| -> Result<Target> {
         Ok(Target { name, bar: Some(bar), address: address(node)?.to_string(), port: iperf::PORT })
     };
-    let targets =
-        [flows::raw(mesh)?, through("one hop", 0.25, near)?, through("two hops", 0.15, far)?];
+    let targets = [flows::raw(mesh)?, through("one hop", 0.25, near)?, through("two hops", 0.15, far)?];
     let flows = flows::measure(&from.host, &targets, rounds, seconds);
     flows::report(context, "tun", &flows)
 }

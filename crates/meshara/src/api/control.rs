@@ -7,8 +7,8 @@ use tokio::sync::mpsc;
 
 use super::error::ApiError;
 use super::interface::InterfaceControl;
-use super::policy::PolicyControl;
 use super::log::LogControl;
+use super::policy::PolicyControl;
 use super::trust::TrustControl;
 use super::types::{
     BenchEvent, BenchRequest, ConnectEvent, ConnectRequest, DoctorFacts, IdInfo, Invite, MessageRef, NodeRef,
@@ -24,7 +24,9 @@ pub type Result<T> = std::result::Result<T, ApiError>;
 pub type Events<T> = mpsc::Receiver<Result<T>>;
 
 /// A node as the control API sees it. Node texts (`node`, `to`) are a name, a NodeId or a unique prefix of one.
-pub trait Control: InterfaceControl + PolicyControl + TrustControl + LogControl + WorkloadControl + Send + Sync + 'static {
+pub trait Control:
+    InterfaceControl + PolicyControl + TrustControl + LogControl + WorkloadControl + Send + Sync + 'static
+{
     /// The node as it sees itself.
     fn status(&self) -> impl Future<Output = Result<Status>> + Send;
 

@@ -105,7 +105,11 @@ impl ErrorCode {
             Self::Busy => 429,
             Self::Protocol | Self::Io | Self::DamagedFile | Self::NewerVersion | Self::Internal => 500,
             Self::Unreachable => 502,
-            Self::NotRunning | Self::NotInitialised | Self::ShuttingDown | Self::Interrupted | Self::Stale => 503,
+            Self::NotRunning
+            | Self::NotInitialised
+            | Self::ShuttingDown
+            | Self::Interrupted
+            | Self::Stale => 503,
             Self::Timeout => 504,
             Self::DiskFull => 507,
         }

@@ -18,16 +18,16 @@ pub mod workload;
 pub use client::{Client, LineStream};
 pub use control::{Control, Events, Result};
 pub use error::{ApiError, ErrorCode, ErrorEnvelope};
+pub use interface::{InterfaceControl, NameInfo, TunInfo};
 pub use log::{AuditInfo, AuditedLog, LogControl};
 pub use policy::{
     NodeRevoked, PolicyApplied, PolicyCheck, PolicyCheckRequest, PolicyControl, PolicyInfo, PolicyLooked,
     PolicyRequest, RevokeRequest,
 };
-pub use interface::{InterfaceControl, NameInfo, TunInfo};
 pub use routes::router;
 pub use server::serve;
-pub use socket::{bind, socket_path};
 pub(crate) use socket::bind_socket;
+pub use socket::{bind, socket_path};
 pub use timestamp::{ParseTimestampError, Timestamp};
 pub use trust::{IssuerAdded, IssuerInfo, LogStatus, OwnCertificate, TrustControl, TrustStatus};
 pub use types::*;

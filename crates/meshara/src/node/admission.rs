@@ -7,8 +7,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use meshara_identity::join::{REPLY_MAX, REQUEST_MAX};
 use meshara_identity::issuer::Answer;
+use meshara_identity::join::{REPLY_MAX, REQUEST_MAX};
 use meshara_identity::{NodeId, UnixMillis};
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::sync::Semaphore;

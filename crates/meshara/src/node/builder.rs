@@ -7,9 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use meshara_identity::home::{self, HomeError};
-use meshara_identity::{
-    FileError, Identity, Issuer, LeafError, Passphrase, RootKey, RoutingKey, UnixMillis,
-};
+use meshara_identity::{FileError, Identity, Issuer, LeafError, Passphrase, RootKey, RoutingKey, UnixMillis};
 use meshara_messaging::{LoadError, Snapshot};
 use meshara_overlay::{Core, Identity as OverlayIdentity, KnownNode, KnownOrigin, MemberError};
 use meshara_transport::tls::{Tls, TlsError, TlsMaterial};
@@ -33,8 +31,8 @@ use super::services::Services;
 use super::sessions::Sessions;
 use super::standing::{self, Standing};
 use super::trust::audit::Audit;
-use super::trust::log::{self, Logs};
 use super::trust::files::Files;
+use super::trust::log::{self, Logs};
 use super::trust::policy::Gate;
 use super::trust::sets::{Sets, SetsError};
 use super::workload::{self, Workload};
@@ -350,7 +348,8 @@ impl Opened {
         let (store, snapshot) = Store::open(&home.join(store::FILE))?;
         // After the store: its lock is what says that an earlier life of this home is over.
         let audit = Audit::open(home).map_err(SetsError::from)?;
-        let sets = Sets::open(home, identity.membership.anchors().mesh_id(), authority(home, passphrase), limit)?;
+        let sets =
+            Sets::open(home, identity.membership.anchors().mesh_id(), authority(home, passphrase), limit)?;
         Ok(Self { identity, lock, issuer, logs, store, snapshot, sets, audit })
     }
 }

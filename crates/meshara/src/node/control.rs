@@ -188,7 +188,9 @@ impl Control for NodeControl {
     async fn invite(&self, ttl: Duration, uses: u32) -> Result<Invite> {
         let Some(issuer) = self.0.standing.issuer() else {
             let error = ApiError::new(ErrorCode::NotIssuer, "this node issues no certificates");
-            return Err(error.hint("run `meshara invite` on a node that issues: `meshara trust status` lists them"));
+            return Err(
+                error.hint("run `meshara invite` on a node that issues: `meshara trust status` lists them")
+            );
         };
         let addrs = self.0.reachable_at().into_iter().take(TICKET_ADDRS).collect();
         let made =

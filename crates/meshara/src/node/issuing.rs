@@ -8,8 +8,8 @@ use meshara_identity::grant::{GRANT_MAX, OFFER_MAX};
 use meshara_identity::home::HomeError;
 use meshara_identity::issuer::Gate;
 use meshara_identity::{
-    FileError, GrantOffer, IssueError, Issuer, IssuerGrant, IssuerKey, NodeId, NodeName, Refusal, TrustError, UnixMillis,
-    WireError,
+    FileError, GrantOffer, IssueError, Issuer, IssuerGrant, IssuerKey, NodeId, NodeName, Refusal, TrustError,
+    UnixMillis, WireError,
 };
 use quinn::{RecvStream, SendStream};
 

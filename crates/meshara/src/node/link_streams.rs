@@ -19,15 +19,11 @@ const PULL_EVERY: Duration = Duration::from_secs(1);
 /// Serves a link's streams, opens those of this node, and follows the neighbour's certificate; returns when the link's connection has ended.
 pub(super) async fn run(inner: &Arc<Inner>, connection: &Connection, peer: &Member, kind: LinkKind) {
     let news = Notify::new();
-    tokio::join!(
-        serve(inner, connection, &news),
-        recheck::follow(inner, connection, peer),
-        async {
-            if kind == LinkKind::Routing {
-                pull(inner, connection, &news).await;
-            }
-        },
-    );
+    tokio::join!(serve(inner, connection, &news), recheck::follow(inner, connection, peer), async {
+        if kind == LinkKind::Routing {
+            pull(inner, connection, &news).await;
+        }
+    },);
 }
 
 /// Asks for grants at once, and again when either side has others.

@@ -16,9 +16,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::admission::Source;
-use super::{Inner, link_streams};
 use super::overlay::ControlMessages;
 use super::trust::{policy, sets};
+use super::{Inner, link_streams};
 
 /// Dials under way at once: all neighbours of a restarted node, and some that fail slowly.
 const MAX_DIALS: usize = 64;

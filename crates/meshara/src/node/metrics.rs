@@ -80,7 +80,11 @@ pub(crate) fn text(inner: &Inner) -> String {
     for (name, help, count) in [
         ("certificate_renewals", "certificates that this node got while it ran", &certificates.renewed),
         ("certificate_renewals_failed", "rounds over all issuers without one", &certificates.not_renewed),
-        ("peers_rechecked", "peers that showed a newer certificate on a live connection", &certificates.rechecked),
+        (
+            "peers_rechecked",
+            "peers that showed a newer certificate on a live connection",
+            &certificates.rechecked,
+        ),
         ("peers_cut", "connections that ended with their peer's certificate", &certificates.cut),
     ] {
         counter(name.to_owned(), help, count.load(Relaxed));

@@ -36,10 +36,10 @@ mod sessions;
 pub(crate) mod standing;
 mod streams;
 mod tiers;
-#[cfg(target_os = "linux")]
-mod tun;
 mod trust;
 mod trust_control;
+#[cfg(target_os = "linux")]
+mod tun;
 mod workload;
 
 use std::collections::BTreeSet;
@@ -78,13 +78,13 @@ pub use self::streams::OpeningError;
 pub use self::streams::decode_opening;
 use self::streams::{Opening, read_opening};
 use self::trust::audit::Audit;
-use self::trust::policy::{self, Gate, Who};
-use self::trust::sets::Sets;
 #[doc(hidden)]
 pub use self::trust::files::decodes as decodes_set_file;
-pub use self::trust::sets::SetsError;
-pub use self::trust::log::bundle::{BundleError, audit_bundle, mesh_of, write_bundle};
 use self::trust::log::Logs;
+pub use self::trust::log::bundle::{BundleError, audit_bundle, mesh_of, write_bundle};
+use self::trust::policy::{self, Gate, Who};
+use self::trust::sets::Sets;
+pub use self::trust::sets::SetsError;
 pub use self::workload::OpenError as WorkloadError;
 use self::workload::Workload;
 use crate::config::{Config, PeerAddr};

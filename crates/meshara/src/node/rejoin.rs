@@ -104,10 +104,7 @@ pub(super) async fn watch(inner: Arc<Inner>) {
 }
 
 /// Meets members at all known addresses, a few at once, learns their grants, and does `then` with the first for which it succeeds.
-async fn any<T, F>(
-    inner: &Arc<Inner>,
-    then: impl Fn(Arc<Inner>, Meeting) -> F,
-) -> Result<T, RejoinError>
+async fn any<T, F>(inner: &Arc<Inner>, then: impl Fn(Arc<Inner>, Meeting) -> F) -> Result<T, RejoinError>
 where
     F: Future<Output = Result<T, RejoinError>>,
 {
@@ -145,7 +142,11 @@ where
     Err(last)
 }
 
-async fn meet_in_time(endpoint: Endpoint, config: ClientConfig, to: SocketAddr) -> Result<Meeting, RejoinError> {
+async fn meet_in_time(
+    endpoint: Endpoint,
+    config: ClientConfig,
+    to: SocketAddr,
+) -> Result<Meeting, RejoinError> {
     let met = tokio::time::timeout(ATTEMPT, meet(&endpoint, config, to)).await;
     Ok(met.map_err(|_| RejoinError::Silent(to))??)
 }

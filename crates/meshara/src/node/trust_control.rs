@@ -81,7 +81,8 @@ fn grant_error(error: &GrantError, name: &str) -> ApiError {
         GrantError::IssuesAlready => ApiError::new(ErrorCode::AlreadyInitialised, text)
             .hint("`meshara trust status` lists the issuers"),
         GrantError::Session(_) | GrantError::TimedOut | GrantError::Write(_) | GrantError::Read(_) => {
-            ApiError::new(ErrorCode::Unreachable, text).hint("it must run and be reachable: see `meshara routes`")
+            ApiError::new(ErrorCode::Unreachable, text)
+                .hint("it must run and be reachable: see `meshara routes`")
         }
         GrantError::Refused(_) => ApiError::new(ErrorCode::JoinRefused, text).hint("its log says more"),
         _ => ApiError::new(ErrorCode::Internal, text).hint("this node's log says more"),

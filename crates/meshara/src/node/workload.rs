@@ -109,12 +109,8 @@ impl Workload {
             }
         }
         let authority = Arc::new(ArcSwapOption::empty());
-        let issuers = MeshIssuers {
-            me: me.clone(),
-            anchors,
-            sessions: sessions.clone(),
-            authority: authority.clone(),
-        };
+        let issuers =
+            MeshIssuers { me: me.clone(), anchors, sessions: sessions.clone(), authority: authority.clone() };
         let own_uid = rustix::process::geteuid().as_raw();
         let workloads = Workloads::new(me.clone(), own_uid, issuers, registry, known, UnixMillis::now());
         let workloads = Arc::new(workloads);

@@ -50,7 +50,8 @@ pub enum Bucket {
 }
 
 impl Bucket {
-    pub(super) const ALL: [Self; 5] = [Self::Services, Self::Addresses, Self::Settings, Self::Workloads, Self::WorkloadRoots];
+    pub(super) const ALL: [Self; 5] =
+        [Self::Services, Self::Addresses, Self::Settings, Self::Workloads, Self::WorkloadRoots];
 
     pub(super) const fn table(self) -> TableDefinition<'static, &'static str, &'static [u8]> {
         match self {

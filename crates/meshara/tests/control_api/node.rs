@@ -8,9 +8,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use meshara::api::{
     ApiError, BenchEvent, BenchProgress, BenchRequest, Body, ConnectEvent, ConnectInfo, ConnectRequest,
-    Control, DoctorFacts, ErrorCode, Events, IdInfo, InterfaceControl, Invite, IssuerAdded, IssuerInfo, LogStatus, MessageRef, NameInfo, NodeRef, NodeRevoked, OwnCertificate, PeerInfo, PeerState,
-    PingEvent, PingReply, PingRequest, PingSummary, PolicyApplied, PolicyCheck, PolicyCheckRequest, PolicyControl, PolicyInfo, PolicyRequest, Received, RevokeRequest, Result, RouteInfo, SendReceipt, ServiceInfo,
-    Status, Timestamp, Trace, TraceHop, TrustControl, TrustStatus, WorkloadControl, WorkloadInfo, WorkloadRequest,
+    Control, DoctorFacts, ErrorCode, Events, IdInfo, InterfaceControl, Invite, IssuerAdded, IssuerInfo,
+    LogStatus, MessageRef, NameInfo, NodeRef, NodeRevoked, OwnCertificate, PeerInfo, PeerState, PingEvent,
+    PingReply, PingRequest, PingSummary, PolicyApplied, PolicyCheck, PolicyCheckRequest, PolicyControl,
+    PolicyInfo, PolicyRequest, Received, Result, RevokeRequest, RouteInfo, SendReceipt, ServiceInfo, Status,
+    Timestamp, Trace, TraceHop, TrustControl, TrustStatus, WorkloadControl, WorkloadInfo, WorkloadRequest,
 };
 use tokio::sync::{mpsc, watch};
 

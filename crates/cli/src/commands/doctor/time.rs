@@ -78,7 +78,10 @@ fn certificate(context: &Context, running: Option<&Running>, now: SystemTime) ->
         return Some(if end > now {
             Check::ok("certificate", format!("good for {}", left(end)))
         } else if until > now {
-            Check::ok("certificate", format!("ended {end}; the node gets another as it starts, until {until}"))
+            Check::ok(
+                "certificate",
+                format!("ended {end}; the node gets another as it starts, until {until}"),
+            )
         } else {
             Check::fail("certificate", format!("ended {end}, and the enrolment {until}"), REJOIN)
         });
@@ -86,7 +89,8 @@ fn certificate(context: &Context, running: Option<&Running>, now: SystemTime) ->
     let end = facts.certificate_expires_at.or(status.certificate_expires_at)?;
     let fix = "read this node's log: it says why no issuer renews the certificate; `meshara trust status` lists them";
     // Half-way from when it should have been renewed to its end.
-    let late = facts.certificate_renews_at.is_some_and(|due| now.unix_ms() > due.unix_ms().midpoint(end.unix_ms()));
+    let late =
+        facts.certificate_renews_at.is_some_and(|due| now.unix_ms() > due.unix_ms().midpoint(end.unix_ms()));
     Some(if end <= now {
         Check::fail("certificate", format!("ended {end}; the node is silent"), fix)
     } else if late {

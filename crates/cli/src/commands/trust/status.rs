@@ -26,10 +26,7 @@ pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
         ("phase", status.phase.to_string()),
         ("mesh id", status.mesh_id),
         ("roots", status.roots.to_string()),
-        (
-            "log",
-            format!("{} entries, head {head}, {} witnesses", status.log.size, status.log.witnesses),
-        ),
+        ("log", format!("{} entries, head {head}, {} witnesses", status.log.size, status.log.witnesses)),
         ("revocations", format!("number {}", status.revocations)),
         ("certificate", format!("{} until {}", certificate.serial, certificate.not_after)),
         ("issued by", text::node(&certificate.issuer_name, &certificate.issuer)),
@@ -38,7 +35,10 @@ pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
         ("leaf life", format!("{} ({})", text::seconds(status.leaf_life_s), status.leaf_life_reason)),
     ];
     if !status.valid {
-        rows.push(("state", paint.bad("the certificate has ended: this node is silent until it has another")));
+        rows.push((
+            "state",
+            paint.bad("the certificate has ended: this node is silent until it has another"),
+        ));
     }
     for (name, value) in rows {
         output::line(format!("{}  {value}", paint.dim(&format!("{name:<11}"))))?;

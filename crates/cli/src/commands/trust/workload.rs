@@ -67,7 +67,9 @@ pub(crate) async fn run(args: WorkloadArgs, context: &Context) -> Result<(), Fai
             let added = client.workload_add(&WorkloadRequest { name: name.to_string(), uid, exe }).await?;
             (added, "registered")
         }
-        WorkloadCommand::Remove { name } => (client.workload_remove(name.as_str()).await?, "no longer registered:"),
+        WorkloadCommand::Remove { name } => {
+            (client.workload_remove(name.as_str()).await?, "no longer registered:")
+        }
     };
     if context.json {
         return Ok(output::json(&workload)?);
@@ -77,7 +79,8 @@ pub(crate) async fn run(args: WorkloadArgs, context: &Context) -> Result<(), Fai
         && workload.uid != std::fs::metadata(&context.home).ok().map(|home| home.uid())
     {
         let paint = output::stdout_paint();
-        let remedy = format!("other users can't reach the socket: `chmod o+x {}` lets them", closed.display());
+        let remedy =
+            format!("other users can't reach the socket: `chmod o+x {}` lets them", closed.display());
         output::line(paint.dim(&remedy))?;
     }
     Ok(())
@@ -90,7 +93,8 @@ fn list(workloads: &[WorkloadInfo], context: &Context) -> Result<(), Failure> {
         }
         return Ok(());
     }
-    let columns = [("NAME", Align::Left), ("UID", Align::Right), ("PROGRAM", Align::Left), ("SPIFFE ID", Align::Left)];
+    let columns =
+        [("NAME", Align::Left), ("UID", Align::Right), ("PROGRAM", Align::Left), ("SPIFFE ID", Align::Left)];
     let mut table = Table::new(output::stdout_paint(), &columns);
     for workload in workloads {
         let uid = workload.uid.map_or_else(|| "any".to_owned(), |uid| uid.to_string());
@@ -110,9 +114,8 @@ fn conditions(workload: &WorkloadInfo) -> String {
 fn closed_to_others(home: &Path) -> Option<&Path> {
     let mut ways: Vec<&Path> = home.ancestors().collect();
     ways.reverse();
-    let open = |path: &&Path| {
-        std::fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o001 != 0)
-    };
+    let open =
+        |path: &&Path| std::fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o001 != 0);
     ways.into_iter().find(|path| !open(path))
 }
 
@@ -125,7 +128,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let home = dir.path().join("a").join("home");
         std::fs::create_dir_all(&home).unwrap();
-        let set = |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+        let set =
+            |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
         for open in [dir.path(), &dir.path().join("a"), &home] {
             set(open, 0o755);
         }

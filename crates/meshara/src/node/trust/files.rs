@@ -60,7 +60,8 @@ impl Files {
             let set = SignedSet::decode(&bytes).map_err(|_| damaged(name(kind), "no signed set"))?;
             Ok(Some(set))
         };
-        let roots = list(ROOTS, ROOT_MAX)?.iter().map(|bytes| SignedRoot::decode(bytes)).collect::<Result<_, _>>();
+        let roots =
+            list(ROOTS, ROOT_MAX)?.iter().map(|bytes| SignedRoot::decode(bytes)).collect::<Result<_, _>>();
         let statements = list(STATEMENTS, FRESHNESS_MAX)?;
         let statements =
             statements.iter().map(|bytes| SignedFreshness::decode(bytes)).collect::<Result<_, _>>();
@@ -89,14 +90,16 @@ impl Files {
     /// What the core holds and the files don't. Statements change all the time and are always among it.
     pub(crate) fn unwritten(&self, gossip: &Gossip) -> Unwritten {
         let have = gossip.have();
-        let roots = (have.root != self.written.root).then(|| {
-            (have.root, join(gossip.versions().iter().filter_map(|signed| signed.encode().ok())))
-        });
-        let sets = [(SetKind::Revocations, have.revocations, self.written.revocations),
-            (SetKind::Policy, have.policy, self.written.policy)];
-        let sets = sets.into_iter().filter(|(_, held, written)| held != written).filter_map(|(kind, held, _)| {
-            Some((kind, held, gossip.set(kind)?.encode().ok()?))
-        });
+        let roots = (have.root != self.written.root)
+            .then(|| (have.root, join(gossip.versions().iter().filter_map(|signed| signed.encode().ok()))));
+        let sets = [
+            (SetKind::Revocations, have.revocations, self.written.revocations),
+            (SetKind::Policy, have.policy, self.written.policy),
+        ];
+        let sets = sets
+            .into_iter()
+            .filter(|(_, held, written)| held != written)
+            .filter_map(|(kind, held, _)| Some((kind, held, gossip.set(kind)?.encode().ok()?)));
         let statements = join(gossip.revocations().statements().filter_map(|signed| signed.encode().ok()));
         Unwritten { roots, sets: sets.collect(), statements: Some(statements) }
     }
@@ -128,7 +131,8 @@ impl Files {
     /// Writes the first version of the root document before anybody hears of it. Blocks.
     pub(crate) fn write_root(&mut self, root: &SignedRoot) -> Result<(), FileError> {
         let path = self.directory.join(ROOTS);
-        let damaged = |_| FileError::Damaged { path: path.clone(), what: "the root document does not encode" };
+        let damaged =
+            |_| FileError::Damaged { path: path.clone(), what: "the root document does not encode" };
         replace(&path, &join([root.encode().map_err(damaged)?]))?;
         self.written.root = root.document.version;
         Ok(())

@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use meshara_identity::{Member, NodeId, NodeName, RoleName, SpiffeId, UnixMillis};
 use meshara_overlay::echo::Echo;
 use meshara_overlay::header::DEFAULT_TTL;
 use meshara_transport::ControlFrame;
-use meshara_identity::{Member, NodeId, NodeName, RoleName, SpiffeId, UnixMillis};
 use meshara_trust::audit::{Event, Outcome, Words};
 use meshara_trust::policy::{
-    Asked, Caller, Compiled, Evidence, Ladder, Policy, PolicyTextError, RateTable, Rule, STALE_RULE, STARTER, TargetKind, Why, parse,
+    Asked, Caller, Compiled, Evidence, Ladder, Policy, PolicyTextError, RateTable, Rule, STALE_RULE, STARTER,
+    TargetKind, Why, parse,
 };
 use meshara_trust::sets::{SetBody, SetKind};
 
@@ -352,9 +353,8 @@ mod tests {
         let rule = |name: &str, from: &str| {
             format!("[[rule]]\nname = \"{name}\"\neffect = \"allow\"\nfrom = \"{from}\"\nto = \"tun:*\"\n")
         };
-        let policy = |rules: &[String]| {
-            parse(&format!("version = 1\n{}", rules.concat())).unwrap().policy().clone()
-        };
+        let policy =
+            |rules: &[String]| parse(&format!("version = 1\n{}", rules.concat())).unwrap().policy().clone();
         let before = policy(&[rule("a", "x"), rule("b", "x"), rule("c", "x")]);
         let after = policy(&[rule("c", "x"), rule("b", "y"), rule("d", "x")]);
         let expected = Difference {

@@ -45,8 +45,7 @@ pub(super) fn enforce(inner: &Inner) {
 
 /// The nodes of which anything is held.
 fn known(inner: &Inner) -> BTreeSet<NodeId> {
-    let mut known: BTreeSet<NodeId> =
-        inner.overlay.view(|core| core.nodes().map(|node| node.node).collect());
+    let mut known: BTreeSet<NodeId> = inner.overlay.view(|core| core.nodes().map(|node| node.node).collect());
     known.extend(inner.overlay.links().iter().map(|link| link.member.node_id));
     known.extend(inner.sessions.peers());
     known

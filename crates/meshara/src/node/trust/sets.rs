@@ -9,16 +9,16 @@ use std::time::{Duration, Instant};
 use meshara_identity::sealed::FileError;
 use meshara_identity::{KeyError, MeshId, NodeName, RootKey, UnixMillis, WireError};
 use meshara_overlay::LinkId;
+use meshara_transport::tls::Revoked;
 use meshara_trust::audit::{Event, TrailError, Words};
 use meshara_trust::gossip::{Change, Gossip, GossipError, Moment, Output, Peer};
 use meshara_trust::policy::{Compiled, Evidence, PolicyError, PolicyTextError};
 use meshara_trust::revocation::{RevocationError, Revocations};
 use meshara_trust::root::{ROOT_LIFE_MAX, RootDocument, SignedRoot};
 use meshara_trust::sets::{
-    FRESHNESS_INTERVAL, KeyId, Offered, Quorum, QuorumError, SetBody, SetHead, SetKind, SignedHead, SignedSet, Signer,
-    StaleError,
+    FRESHNESS_INTERVAL, KeyId, Offered, Quorum, QuorumError, SetBody, SetHead, SetKind, SignedHead,
+    SignedSet, Signer, StaleError,
 };
-use meshara_transport::tls::Revoked;
 use quinn::{Connection, RecvStream};
 use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc};
 
@@ -53,7 +53,9 @@ pub enum SetsError {
     #[error(transparent)]
     Trail(#[from] TrailError),
     /// What the files hold doesn't fit.
-    #[error("the home's signed sets cannot be used: {0}; move the directory `trust` away: the node asks its neighbours for all of it")]
+    #[error(
+        "the home's signed sets cannot be used: {0}; move the directory `trust` away: the node asks its neighbours for all of it"
+    )]
     Stored(#[from] GossipError),
     /// The first root document could not be made.
     #[error("the first root document could not be made: {0}")]
@@ -448,9 +450,8 @@ fn confirm(inner: &Inner) {
     let sets = &inner.sets;
     let Some(key) = &sets.authority else { return };
     let signed = sets.view(|gossip| gossip.freshness(UnixMillis::now())).sign(key);
-    let published = signed.map(|signed| {
-        sets.input(inner, |gossip, now| gossip.publish_freshness(now, signed))
-    });
+    let published =
+        signed.map(|signed| sets.input(inner, |gossip, now| gossip.publish_freshness(now, signed)));
     match published {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "this node's own word is not taken"),

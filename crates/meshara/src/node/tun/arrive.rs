@@ -70,8 +70,7 @@ fn accept(inner: &Inner, interface: &Interface, session: &Session, datagram: Byt
     // Without its first part, which has the ports, the rest of a packet is never made whole.
     if !arrival.is_rest() {
         let known = interface.peers().get(&member.address).cloned();
-        let peer =
-            known.unwrap_or_else(|| interface.keep(inner, member.address, Peer::new(member.node_id)));
+        let peer = known.unwrap_or_else(|| interface.keep(inner, member.address, Peer::new(member.node_id)));
         let allowed = peer.flows().comes(interface.now(), &flow, |flow| may_enter(inner, member, flow));
         if !allowed {
             add(&counts.denied, 1);

@@ -70,8 +70,11 @@ pub(super) async fn run(inner: Arc<Inner>, interface: Arc<Interface>) {
             match ready.try_io(|device| device.get_ref().receive(&mut buffer)) {
                 Ok(Ok(())) => {
                     let small = buffer.len() < SMALL;
-                    let packet =
-                        if small { Bytes::copy_from_slice(&buffer) } else { std::mem::take(&mut buffer).into() };
+                    let packet = if small {
+                        Bytes::copy_from_slice(&buffer)
+                    } else {
+                        std::mem::take(&mut buffer).into()
+                    };
                     depart(&inner, &interface, packet);
                 }
                 Ok(Err(error)) => {

@@ -68,10 +68,9 @@ fn due(since: Instant, tried: Option<Instant>, now: Instant) -> bool {
 impl Attestations {
     /// What this node shows.
     pub(super) fn shown(&self) -> Option<Answer> {
-        lock(&self.own).as_ref().map(|own| Answer::Attestation {
-            promise: own.promise.clone(),
-            proof: own.proof.clone(),
-        })
+        lock(&self.own)
+            .as_ref()
+            .map(|own| Answer::Attestation { promise: own.promise.clone(), proof: own.proof.clone() })
     }
 
     /// Peers that have shown a proof, and those that have had their time and have not.
@@ -127,7 +126,8 @@ fn wants(inner: &Inner, node: NodeId, leaf: &[u8]) -> bool {
     let now = Instant::now();
     let mut peers = lock(&inner.logs.attestations.peers);
     let peer = peers.entry(hash).or_insert_with(|| {
-        let end = inner.standing.anchors().inspect_leaf(leaf).map_or(UnixMillis(0), |member| member.not_after);
+        let end =
+            inner.standing.anchors().inspect_leaf(leaf).map_or(UnixMillis(0), |member| member.not_after);
         Peer { since: now, tried: None, proved: false, told: false, end }
     });
     if peer.proved {
@@ -218,7 +218,9 @@ async fn own(inner: &Arc<Inner>) {
                 own.proof = Some(proof);
             }
         }
-        Err(error) => tracing::error!(%issuer, %error, "the issuer's proof for this node's certificate is wrong"),
+        Err(error) => {
+            tracing::error!(%issuer, %error, "the issuer's proof for this node's certificate is wrong")
+        }
     }
 }
 
@@ -248,13 +250,13 @@ async fn proved(inner: &Arc<Inner>, node: NodeId, leaf: &[u8]) -> Option<Proved>
     // The peer itself knows the log that it is in, should the issuer be away.
     let known = if inner.logs.others.get(&issuer).is_some() { issuer } else { node };
     let other = inner.log_of(issuer, known).await?;
-    let Answer::Attestation { promise, proof } = ask::ask(&inner.sessions, node, &Ask::Attestation).await? else {
+    let Answer::Attestation { promise, proof } = ask::ask(&inner.sessions, node, &Ask::Attestation).await?
+    else {
         return None;
     };
     let public = other.statement.public();
     if let Some(proof) = proof {
-        let verified =
-            verify_certificate_proof(public, &certificate, &proof, &WitnessPolicy::default(), now);
+        let verified = verify_certificate_proof(public, &certificate, &proof, &WitnessPolicy::default(), now);
         if let Err(error) = verified {
             tracing::debug!(%node, %error, "a peer's proof was refused");
             return None;

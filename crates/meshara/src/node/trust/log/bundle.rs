@@ -118,7 +118,9 @@ pub fn write_bundle(home: &Path, to: &Path) -> Result<u64, BundleError> {
         let into = to.join(others::DIRECTORY).join(issuer.to_string());
         let files = DiskFiles::open(&into)?;
         export(&DiskFiles::read_only(place), statement.public(), &files)?;
-        let keys = statement.encode().map_err(|error| BundleError::Keys { path: place.join(KEYS), error: error.into() })?;
+        let keys = statement
+            .encode()
+            .map_err(|error| BundleError::Keys { path: place.join(KEYS), error: error.into() })?;
         files.create(KEYS, &keys).and_then(|()| files.sync_directory("")).map_err(at(&into))?;
         drop(files);
         // Only a log that is being written needs a lock.
@@ -224,11 +226,9 @@ pub(crate) fn audit_places(
         let nodes = others.iter().map(Witness::node).collect::<std::collections::BTreeSet<_>>().len();
         let (policy, missing) = (WitnessPolicy::new(threshold.min(nodes), others), threshold > nodes);
         let origin = public.origin().to_string();
-        let report = policy
-            .map_err(|error| error.to_string())
-            .and_then(|policy| {
-                audit(*files, public, &policy, &own, now, &mut |_, _| {}).map_err(|error| error.to_string())
-            });
+        let report = policy.map_err(|error| error.to_string()).and_then(|policy| {
+            audit(*files, public, &policy, &own, now, &mut |_, _| {}).map_err(|error| error.to_string())
+        });
         match report {
             Ok(report) => {
                 if missing && report.head.size > 0 {
@@ -244,7 +244,8 @@ pub(crate) fn audit_places(
     audited.info.witnesses = fewest.unwrap_or_default() as u64;
     for (issuer, certificate) in live {
         if !places.iter().any(|place| place.issuer == *issuer) {
-            let text = format!("the certificate of {}: nothing is known of its issuer's log", certificate.name);
+            let text =
+                format!("the certificate of {}: nothing is known of its issuer's log", certificate.name);
             audited.problem(text, true);
         }
     }

@@ -9,8 +9,8 @@ use rand::rngs::OsRng;
 use rand::{Rng, SeedableRng, TryRngCore};
 use rand_chacha::ChaCha8Rng;
 
-use super::{ask, audit};
 use super::others::Other;
+use super::{ask, audit};
 use crate::node::Inner;
 
 /// Between two questions in a small mesh.

@@ -1,8 +1,8 @@
 //! The logs of the mesh's issuers: this node writes its own if it issues, follows the others, and cosigns what it found consistent.
 
-pub(crate) mod audit;
 mod ask;
 mod attest;
+pub(crate) mod audit;
 pub(crate) mod bundle;
 mod follow;
 mod names;
@@ -23,8 +23,8 @@ use meshara_identity::{
 use meshara_trust::log::{Checkpoint, DiskFiles, Hash, LogError};
 use tokio::sync::Semaphore;
 
-pub(crate) use self::attest::run as run_attest;
 use self::attest::Attestations;
+pub(crate) use self::attest::run as run_attest;
 pub(crate) use self::follow::run as run_follow;
 use self::names::Names;
 use self::others::Others;

@@ -29,7 +29,8 @@ impl State {
                 let full = self.names.len() as u64 >= MEMBERS_MAX;
                 match self.names.get_mut(&new.name) {
                     // Another node has it, from an earlier time on that goes on.
-                    Some(held) if held.node != new.node && held.from <= new.from && held.until > new.from => {}
+                    Some(held) if held.node != new.node && held.from <= new.from && held.until > new.from => {
+                    }
                     Some(held) => *held = new,
                     None if full => {}
                     None => {

@@ -125,9 +125,8 @@ impl Others {
 
     /// The largest checkpoint seen.
     pub(super) fn newest(&self) -> Option<Note> {
-        let seen = |other: &Arc<Other>| {
-            other.mirror(|mirror| Some((mirror.head()?.size, mirror.seen()?.clone())))
-        };
+        let seen =
+            |other: &Arc<Other>| other.mirror(|mirror| Some((mirror.head()?.size, mirror.seen()?.clone())));
         self.all().iter().filter_map(seen).max_by_key(|(size, _)| *size).map(|(_, note)| note)
     }
 }
@@ -144,9 +143,9 @@ fn open_mirror(place: &Path, statement: &LogStatement) -> Result<Mirror, LogErro
 
 fn load(place: &Path, anchors: &TrustAnchors) -> Result<Arc<Other>, LearnError> {
     let files = DiskFiles::read_only(place);
-    let bytes = files.read(KEYS, STATEMENT_MAX as u64).map_err(|error| {
-        LearnError::Directory(format!("{}: {error}", place.join(KEYS).display()))
-    })?;
+    let bytes = files
+        .read(KEYS, STATEMENT_MAX as u64)
+        .map_err(|error| LearnError::Directory(format!("{}: {error}", place.join(KEYS).display())))?;
     let statement = LogStatement::decode(&bytes).map_err(StatementError::from)?;
     let (issuer, _) = statement.verify(anchors)?;
     let mirror = open_mirror(place, &statement)?;

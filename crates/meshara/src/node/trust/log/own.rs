@@ -10,7 +10,8 @@ use meshara_identity::wire::{self, WireError};
 use meshara_identity::{Issuer, IssuerError, KeyError, Membership, NodeId, Passphrase, UnixMillis};
 use meshara_trust::log::keys::{STATEMENT_DOMAIN, STATEMENT_MAX};
 use meshara_trust::log::{
-    Certificate, DiskFiles, Enrolment, Entry, Files, Hash, InclusionProof, KeyName, Log, LogError, LogKey, LogPublic, LogStatement, Logged, Note,
+    Certificate, DiskFiles, Enrolment, Entry, Files, Hash, InclusionProof, KeyName, Log, LogError, LogKey,
+    LogPublic, LogStatement, Logged, Note,
 };
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
@@ -134,15 +135,15 @@ impl OwnLog {
             content
         } else {
             let bytes = sealed::read(&key_path, FileKind::Log, passphrase)?;
-            wire::decode(&bytes, KEY_MAX).map_err(|error| OpenError::Content { path: key_path.clone(), error })?
+            wire::decode(&bytes, KEY_MAX)
+                .map_err(|error| OpenError::Content { path: key_path.clone(), error })?
         };
         let seeds = Zeroizing::new(content.seeds);
         let key = LogKey::from_seeds(origin.clone(), &seeds)?;
         let public = key.public().clone();
         let files = Box::new(files(&directory)?);
         let statement = statement(&*files, issuer, &public)?;
-        let log =
-            if content.begun || there { Log::open(files, key)? } else { Log::create(files, key)? };
+        let log = if content.begun || there { Log::open(files, key)? } else { Log::create(files, key)? };
         let members = issuer.members()?;
         let shared = content.begun && members.iter().any(|(_, node)| *node != me);
         if !content.begun {
@@ -252,7 +253,8 @@ impl OwnLog {
                     if left.is_zero() {
                         return Err(LogError::Backlog);
                     }
-                    newest = self.decided.wait_timeout(newest, left).unwrap_or_else(PoisonError::into_inner).0;
+                    newest =
+                        self.decided.wait_timeout(newest, left).unwrap_or_else(PoisonError::into_inner).0;
                 }
             }
         }
@@ -312,15 +314,10 @@ impl std::fmt::Debug for OwnLog {
 }
 
 /// The statement that was kept, or a new one: a signature differs each time, and nobody should wonder at two.
-fn statement(
-    files: &DiskFiles,
-    issuer: &Issuer,
-    public: &LogPublic,
-) -> Result<LogStatement, OpenError> {
-    let kept = files.read(KEYS, STATEMENT_MAX as u64).ok().and_then(|bytes| LogStatement::decode(&bytes).ok());
-    let good = |kept: &LogStatement| {
-        kept.public() == public && kept.verify(&issuer.anchors()).is_ok()
-    };
+fn statement(files: &DiskFiles, issuer: &Issuer, public: &LogPublic) -> Result<LogStatement, OpenError> {
+    let kept =
+        files.read(KEYS, STATEMENT_MAX as u64).ok().and_then(|bytes| LogStatement::decode(&bytes).ok());
+    let good = |kept: &LogStatement| kept.public() == public && kept.verify(&issuer.anchors()).is_ok();
     if let Some(kept) = kept.filter(good) {
         return Ok(kept);
     }

@@ -76,7 +76,9 @@ async fn decide(inner: &Arc<Inner>, own: &Arc<OwnLog>) -> bool {
             return true;
         }
         if Instant::now() >= end {
-            tracing::info!("no member could say whether this is the newest copy of the log; going on with it");
+            tracing::info!(
+                "no member could say whether this is the newest copy of the log; going on with it"
+            );
             own.decide(Newest::Yes);
             return false;
         }

@@ -60,7 +60,8 @@ pub(super) async fn gather(inner: &Arc<Inner>, own: &Arc<OwnLog>, known: &mut Wi
         return;
     }
     let done = cosigned_by(inner, note);
-    let mut candidates = known.order(reachable, Instant::now()).into_iter().filter(|node| !done.contains(node));
+    let mut candidates =
+        known.order(reachable, Instant::now()).into_iter().filter(|node| !done.contains(node));
     let mut asked = JoinSet::new();
     let mut ask_next = |asked: &mut JoinSet<_>, known: &Witnesses| {
         let Some(node) = candidates.next() else { return };
