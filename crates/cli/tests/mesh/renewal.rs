@@ -74,7 +74,7 @@ fn a_stream_runs_through_two_renewals_of_both_ends() {
     }
     // The link was not made anew either.
     for node in [&alice, &bob] {
-        let log = std::fs::read_to_string(node.home.join("log")).unwrap();
+        let log = std::fs::read_to_string(node.home.join("stderr")).unwrap();
         assert!(log.contains("link up") && !log.contains("link down"), "{log}");
     }
 }

@@ -25,7 +25,7 @@ fn without_the_capability_a_node_says_so_and_does_the_rest() {
     });
     let status = alice.status();
     assert!(status["tun"].is_null(), "{status}");
-    let log = std::fs::read_to_string(alice.home.join("log")).unwrap();
+    let log = std::fs::read_to_string(alice.home.join("stderr")).unwrap();
     let told = log.contains("CAP_NET_ADMIN") || log.contains("/dev/net/tun");
     assert!(told && log.contains("everything else works"), "{log}");
     let bob = Node::beside(&dir, "bob", &alice, &alice.ticket(1));

@@ -131,16 +131,16 @@ impl Node {
     pub(crate) fn up_with(&mut self, change: impl FnOnce(&mut Command) -> &mut Command) {
         assert!(self.child.is_none());
         let mut command = self.up_command();
-        // The log stays in the home, where a failing test's reader finds it.
+        // What it says stays in the home (whose `log` is the issuer's), where a failing test's reader finds it.
         std::fs::create_dir_all(&self.home).unwrap();
-        let log = std::fs::File::options().create(true).append(true).open(self.home.join("log")).unwrap();
+        let log = std::fs::File::options().create(true).append(true).open(self.home.join("stderr")).unwrap();
         change(&mut command);
         let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         self.child = Some(child);
         let said: Value = serde_json::from_str(&line).unwrap_or_else(|_| {
-            let log = std::fs::read_to_string(self.home.join("log")).unwrap_or_default();
+            let log = std::fs::read_to_string(self.home.join("stderr")).unwrap_or_default();
             panic!("{} is not up: {line:?}\n{log}", self.name)
         });
         assert_eq!(said["name"], self.name.as_str());

@@ -446,12 +446,20 @@ pub(super) mod tests {
             let (connection, member) = sessions.endpoints.open_session(peer, address).await.unwrap();
             assert!(sessions.keep(Session::new(connection, member)).await);
         };
+        // The nodes' own tasks open sessions too: they wait meanwhile, and take these.
+        let alone = async |sessions: &Sessions, peer| {
+            let opening = sessions.entries().entry(peer).or_default().opening.clone();
+            let alone = opening.lock_owned().await;
+            sessions.end(&peer, 0, b"alone");
+            alone
+        };
         let both = |sessions: &Sessions, peer| {
             let entries = sessions.entries();
             let open: Vec<_> = entries.get(&peer)?.sessions.iter().filter(|s| s.is_open()).cloned().collect();
             <[Session; 2]>::try_from(open).ok()
         };
         let test = async {
+            let _alone = tokio::join!(alone(of_alice, ids[1]), alone(of_bob, ids[0]));
             loop {
                 tokio::join!(open(of_alice, ids[1]), open(of_bob, ids[0]));
                 let (at_alice, at_bob) = loop {
