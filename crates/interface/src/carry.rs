@@ -103,10 +103,22 @@ impl Departure {
         Ok(Self { packet, read, headers, segments, open })
     }
 
-    /// Whose connection it belongs to.
+    /// Who sends it to whom.
     #[must_use]
     pub const fn flow(&self) -> &Flow {
         &self.read.flow
+    }
+
+    /// The connection that policy knows it by.
+    #[must_use]
+    pub fn connection(&self) -> Flow {
+        self.read.connection(&self.packet)
+    }
+
+    /// Whether it can be the first of its connection.
+    #[must_use]
+    pub fn begins(&self) -> bool {
+        self.read.begins(&self.packet)
     }
 
     /// The packet itself; when it has several segments, they stand behind one set of headers.
@@ -238,10 +250,16 @@ impl Arrival {
         Ok(Self { packet, read, open, segment })
     }
 
-    /// Whose connection it belongs to.
+    /// Who sends it to whom.
     #[must_use]
     pub const fn flow(&self) -> &Flow {
         &self.read.flow
+    }
+
+    /// The connection that policy knows it by.
+    #[must_use]
+    pub fn connection(&self) -> Flow {
+        self.read.connection(&self.packet)
     }
 
     /// The packet.

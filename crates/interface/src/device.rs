@@ -52,7 +52,9 @@ pub enum DeviceError {
     #[error("this system offers no TUN devices (/dev/net/tun)")]
     NoDriver,
     /// Making one needs a capability.
-    #[error("making a TUN device needs the capability CAP_NET_ADMIN")]
+    #[error(
+        "making a TUN device needs the capability CAP_NET_ADMIN: run as root, or give it to the program once with setcap cap_net_admin+ep"
+    )]
     NotPermitted,
     /// Another process has the device.
     #[error("the interface {name} is in use")]

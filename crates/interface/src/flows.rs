@@ -1,65 +1,106 @@
-//! Which connections have been decided: policy is asked once for each, and answers to what this node began need no rule.
+//! Which connections have been decided, and who began them: policy is asked about what a peer begins, and what answers a connection of
+//! this node's needs no rule. A decision counts for as long as nothing has changed that it rests on.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::packet::Flow;
 
-/// A connection that is silent for this long may be decided anew; the longest keep-alive in common use is two hours (RFC 9293 §3.8.4).
+/// A connection that is silent for this long is forgotten; the longest keep-alive in common use is two hours (RFC 9293 §3.8.4).
 const LIFE: Duration = Duration::from_secs(2 * 3600);
 /// Connections of one peer that are remembered in each of two generations. A peer that makes more only makes its own be decided again.
 const MOST: usize = 8192;
+/// How long a decision counts when nobody tells of a change: windows of time open and close, and evidence ends, without an event.
+const FRESH: Duration = Duration::from_secs(10);
+
+/// What the policy is asked about a connection that a peer began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// Whether it may begin: that counts towards the rates of rules.
+    Begin,
+    /// Whether it may go on. It has been counted already.
+    GoOn,
+}
+
+/// What is remembered of a connection.
+#[derive(Clone, Copy, Debug)]
+enum Known {
+    /// This node began it.
+    Ours,
+    /// The peer began it.
+    Theirs {
+        allowed: bool,
+        /// It was allowed once, so what goes out on it may be an answer.
+        was_in: bool,
+        /// Of the policy that decided.
+        policy: u64,
+        since: Duration,
+    },
+}
 
 /// The decided connections with one peer. The table is bounded by two generations: what wasn't used in one is forgotten with it.
 #[derive(Debug, Default)]
 pub struct Flows {
-    young: HashMap<Flow, bool>,
-    old: HashMap<Flow, bool>,
+    young: HashMap<Flow, Known>,
+    old: HashMap<Flow, Known>,
     turned: Duration,
 }
 
 impl Flows {
-    /// Whether a packet of the peer's may come in: as its connection was decided, else as `decide` says.
-    pub fn comes(&mut self, now: Duration, flow: &Flow, decide: impl FnOnce(&Flow) -> bool) -> bool {
-        if let Some(decided) = self.known(now, flow) {
-            return decided;
-        }
-        let decided = decide(flow);
-        self.keep(now, *flow, decided);
-        decided
+    /// Whether a packet of the peer's may come in: as its connection was decided, if that was by the present `policy` (a number that
+    /// changes with it) and not long ago, else as `decide` says.
+    pub fn comes(
+        &mut self,
+        now: Duration,
+        policy: u64,
+        flow: &Flow,
+        decide: impl FnOnce(&Flow, Question) -> bool,
+    ) -> bool {
+        let (question, was_in) = match self.known(now, flow) {
+            None => (Question::Begin, false),
+            Some(Known::Ours) => return true,
+            Some(Known::Theirs { allowed, policy: by, since, .. })
+                if by == policy && now.saturating_sub(since) < FRESH =>
+            {
+                return allowed;
+            }
+            Some(Known::Theirs { allowed: true, .. }) => (Question::GoOn, true),
+            Some(Known::Theirs { allowed: false, was_in, .. }) => (Question::Begin, was_in),
+        };
+        let allowed = decide(flow, question);
+        self.keep(now, *flow, Known::Theirs { allowed, was_in: was_in || allowed, policy, since: now });
+        allowed
     }
 
-    /// A packet goes out to the peer: what answers it may come in. A connection that was denied stays so.
-    pub fn goes(&mut self, now: Duration, flow: &Flow) {
+    /// A packet goes out to the peer. If it `begins` a connection, what answers it may come in; what the peer began, and was let in,
+    /// stays the peer's.
+    pub fn goes(&mut self, now: Duration, flow: &Flow, begins: bool) {
         let answer = flow.reversed();
-        if self.known(now, &answer).is_none() {
-            self.keep(now, answer, true);
+        match self.known(now, &answer) {
+            None | Some(Known::Theirs { was_in: false, .. }) if begins => {
+                self.keep(now, answer, Known::Ours);
+            }
+            _ => {}
         }
     }
 
-    /// Decides everything anew: policy has changed.
-    pub fn forget(&mut self) {
-        self.young.clear();
-        self.old.clear();
-    }
-
-    fn known(&mut self, now: Duration, flow: &Flow) -> Option<bool> {
+    fn known(&mut self, now: Duration, flow: &Flow) -> Option<Known> {
         if now.saturating_sub(self.turned) >= LIFE {
             self.turn(now);
         }
-        if let Some(decided) = self.young.get(flow) {
-            return Some(*decided);
+        if let Some(known) = self.young.get(flow) {
+            return Some(*known);
         }
-        let decided = self.old.remove(flow)?;
-        self.keep(now, *flow, decided);
-        Some(decided)
+        let known = self.old.remove(flow)?;
+        self.keep(now, *flow, known);
+        Some(known)
     }
 
-    fn keep(&mut self, now: Duration, flow: Flow, decided: bool) {
-        if self.young.len() >= MOST {
+    fn keep(&mut self, now: Duration, flow: Flow, known: Known) {
+        if self.young.len() >= MOST && !self.young.contains_key(&flow) {
             self.turn(now);
         }
-        self.young.insert(flow, decided);
+        self.young.insert(flow, known);
     }
 
     /// Begins a generation.
@@ -81,32 +122,72 @@ mod tests {
         Flow { source: ALICE, destination: BOB, protocol: TCP, source_port, destination_port }
     }
 
+    fn never(_: &Flow, question: Question) -> bool {
+        panic!("decided already: {question:?}")
+    }
+
     #[test]
     fn a_connection_is_decided_once_and_answers_are_free() {
         let mut flows = Flows::default();
-        assert!(flows.comes(NOW, &flow(1, 22), |_| true));
-        assert!(flows.comes(NOW, &flow(1, 22), |_| panic!("decided already")));
-        assert!(!flows.comes(NOW, &flow(1, 23), |_| false));
-        assert!(!flows.comes(NOW, &flow(1, 23), |_| panic!("decided already")));
-        assert!(flows.comes(NOW, &flow(2, 23), |_| true), "another connection");
-        flows.goes(NOW, &flow(80, 40_000).reversed());
-        assert!(flows.comes(NOW, &flow(80, 40_000), |_| panic!("an answer")));
-        flows.goes(NOW, &flow(1, 23).reversed());
-        assert!(!flows.comes(NOW, &flow(1, 23), |_| true), "our refusal opens nothing");
-        flows.forget();
-        assert!(!flows.comes(NOW, &flow(1, 22), |_| false));
+        assert!(flows.comes(NOW, 1, &flow(1, 22), |_, question| question == Question::Begin));
+        assert!(flows.comes(NOW, 1, &flow(1, 22), never));
+        assert!(!flows.comes(NOW, 1, &flow(1, 23), |_, _| false));
+        assert!(!flows.comes(NOW, 1, &flow(1, 23), never));
+        assert!(flows.comes(NOW, 1, &flow(2, 23), |_, _| true), "another connection");
+        flows.goes(NOW, &flow(80, 40_000).reversed(), true);
+        assert!(flows.comes(NOW, 1, &flow(80, 40_000), never), "an answer");
+        flows.goes(NOW, &flow(1, 23).reversed(), false);
+        assert!(!flows.comes(NOW, 1, &flow(1, 23), never), "our refusal opens nothing");
+        flows.goes(NOW, &flow(1, 99).reversed(), false);
+        assert!(!flows.comes(NOW, 1, &flow(1, 99), |_, _| false), "nor does the middle of a connection");
+    }
+
+    #[test]
+    fn another_policy_decides_anew_what_the_peer_began() {
+        let mut flows = Flows::default();
+        assert!(flows.comes(NOW, 1, &flow(1, 22), |_, _| true));
+        assert!(!flows.comes(NOW, 1, &flow(1, 23), |_, _| false));
+        flows.goes(NOW, &flow(80, 40_000).reversed(), true);
+
+        // Denied now; what we send on it, even as if it began, makes it no connection of ours.
+        assert!(!flows.comes(NOW, 2, &flow(1, 22), |_, question| question == Question::Begin));
+        flows.goes(NOW, &flow(1, 22).reversed(), false);
+        flows.goes(NOW, &flow(1, 22).reversed(), true);
+        assert!(!flows.comes(NOW, 2, &flow(1, 22), never));
+        assert!(flows.comes(NOW, 2, &flow(1, 23), |_, question| question == Question::Begin), "allowed now");
+        assert!(flows.comes(NOW, 2, &flow(80, 40_000), never), "ours needs no rule");
+
+        // The table was asked before the packet came in: what goes out first changes nothing.
+        flows.goes(NOW, &flow(1, 23).reversed(), true);
+        assert!(!flows.comes(NOW, 3, &flow(1, 23), |_, _| false));
+
+        // Never let in, then begun by us.
+        assert!(!flows.comes(NOW, 3, &flow(5353, 5353), |_, _| false));
+        flows.goes(NOW, &flow(5353, 5353).reversed(), true);
+        assert!(flows.comes(NOW, 3, &flow(5353, 5353), never));
+    }
+
+    #[test]
+    fn a_decision_counts_for_a_while() {
+        let mut flows = Flows::default();
+        assert!(flows.comes(NOW, 1, &flow(1, 22), |_, _| true));
+        assert!(!flows.comes(NOW, 1, &flow(1, 23), |_, _| false));
+        let later = NOW + FRESH;
+        assert!(flows.comes(later - Duration::from_millis(1), 1, &flow(1, 22), never));
+        assert!(!flows.comes(later, 1, &flow(1, 22), |_, question| question == Question::Begin));
+        assert!(flows.comes(later, 1, &flow(1, 23), |_, question| question == Question::Begin));
     }
 
     #[test]
     fn it_is_bounded_and_forgets_what_is_not_used() {
         let mut flows = Flows::default();
         for n in 0..=u16::MAX {
-            assert!(flows.comes(NOW, &flow(1, 22), |_| n == 0), "used all the while");
-            flows.comes(NOW, &flow(n, 80), |_| true);
+            assert!(flows.comes(NOW, 1, &flow(1, 22), |_, _| n == 0), "used all the while");
+            flows.comes(NOW, 1, &flow(n, 80), |_, _| true);
         }
         assert!(flows.young.len() + flows.old.len() <= 2 * MOST);
         for later in 1..4 {
-            flows.comes(NOW + LIFE * later, &flow(1, 443), |_| true);
+            flows.comes(NOW + LIFE * later, 1, &flow(1, 443), |_, _| true);
         }
         assert_eq!(flows.young.len() + flows.old.len(), 1);
     }

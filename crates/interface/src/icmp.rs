@@ -1,15 +1,13 @@
 //! ICMPv6 errors (RFC 4443) that tell a local program at once why its packet went nowhere.
 
 use crate::checksum;
-use crate::packet::{ICMPV6, IPV6_LEN, Packet, addresses};
+use crate::packet::{ICMPV6, IPV6_LEN, LAST_ERROR, Packet, addresses};
 
 /// Largest error: IPv6's smallest MTU, RFC 4443 §2.4(c).
 const MAX_ERROR: usize = 1280;
 /// Type, code, checksum, and four bytes that depend on the type.
 const ICMP_LEN: usize = 8;
 const HOP_LIMIT: u8 = 64;
-/// Types up to here are errors, which no error answers.
-const LAST_ERROR: u8 = 127;
 
 /// Why a packet goes nowhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +30,7 @@ pub enum Problem {
 #[must_use]
 pub fn error(packet: &[u8], problem: Problem) -> Option<Vec<u8>> {
     let read = Packet::read(packet).ok()?;
+    // No error answers an error.
     let is_error =
         read.flow.protocol == ICMPV6 && packet.get(read.transport).is_none_or(|kind| *kind <= LAST_ERROR);
     if is_error || read.rest {

@@ -18,7 +18,7 @@ pub use carry::{Arrival, Burst, CARRY_LEN, CarryError, Departure, DepartureError
 pub use device::{Device, DeviceError};
 pub use device_name::{DeviceName, DeviceNameError};
 pub use dns::{Name, Zone};
-pub use flows::Flows;
+pub use flows::{Flows, Question};
 pub use icmp::Problem;
 pub use packet::{Flow, Packet, PacketError};
 pub use queue::Queue;

@@ -23,6 +23,17 @@ const DESTINATION: u8 = 60;
 /// Extension headers of one packet: each known kind once and twice destination options is what RFC 8200 §4.1 recommends.
 const MAX_EXTENSIONS: usize = 6;
 
+/// ICMPv6 types, RFC 4443: up to this one errors, which quote the packet that they are about behind eight bytes.
+pub(crate) const LAST_ERROR: u8 = 127;
+const ECHO_REQUEST: u8 = 128;
+const ECHO_REPLY: u8 = 129;
+const ICMP_LEN: usize = 8;
+
+/// The flags SYN and ACK, and where TCP's flags stand (RFC 9293 §3.1).
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
+const TCP_FLAGS: usize = 13;
+
 /// Shortest TCP and UDP header.
 pub(crate) const TCP_LEN: usize = 20;
 pub(crate) const UDP_LEN: usize = 8;
@@ -97,16 +108,45 @@ impl Packet {
         }
         let (source, destination) = addresses(bytes).ok_or(PacketError::Length)?;
         let Transport { protocol, at, rest } = transport(bytes, next).ok_or(PacketError::Headers)?;
-        let has_ports = matches!(protocol, TCP | UDP) || WITH_PORTS.contains(&protocol);
-        let (source_port, destination_port) = if has_ports && !rest {
-            let ports = bytes.get(at..).and_then(<[u8]>::first_chunk::<4>).ok_or(PacketError::Headers)?;
-            let [s0, s1, d0, d1] = *ports;
-            (u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1]))
-        } else {
+        let (source_port, destination_port) = if rest {
             (0, 0)
+        } else {
+            bytes.get(at..).and_then(|transport| ports(protocol, transport)).ok_or(PacketError::Headers)?
         };
         let flow = Flow { source, destination, protocol, source_port, destination_port };
         Ok(Self { flow, transport: at, rest })
+    }
+
+    /// The connection that policy knows it by: the flow, but a ping has its identifier for a port, and an ICMPv6 error between the two
+    /// belongs to what it quotes.
+    #[must_use]
+    pub fn connection(&self, bytes: &[u8]) -> Flow {
+        let icmp = bytes.get(self.transport..).filter(|_| self.flow.protocol == ICMPV6 && !self.rest);
+        let ports = |source_port, destination_port| Flow { source_port, destination_port, ..self.flow };
+        match icmp.and_then(<[u8]>::first_chunk::<ICMP_LEN>) {
+            Some([..=LAST_ERROR, ..]) => {
+                let quoted = icmp.and_then(|icmp| icmp.get(ICMP_LEN..)).and_then(quoted);
+                let answers = quoted.map(|quoted| quoted.reversed()).filter(|flow| {
+                    (flow.source, flow.destination) == (self.flow.source, self.flow.destination)
+                });
+                answers.unwrap_or(self.flow)
+            }
+            Some([ECHO_REQUEST, _, _, _, i0, i1, ..]) => ports(u16::from_be_bytes([*i0, *i1]), 0),
+            Some([ECHO_REPLY, _, _, _, i0, i1, ..]) => ports(0, u16::from_be_bytes([*i0, *i1])),
+            _ => self.flow,
+        }
+    }
+
+    /// Whether it can be the first of its connection: no later segment of TCP's, and of ICMPv6 only a ping.
+    #[must_use]
+    pub fn begins(&self, bytes: &[u8]) -> bool {
+        let at = |offset| bytes.get(self.transport + offset).copied().unwrap_or_default();
+        match self.flow.protocol {
+            _ if self.rest => false,
+            TCP => at(TCP_FLAGS) & (SYN | ACK) == SYN,
+            ICMPV6 => at(0) == ECHO_REQUEST,
+            _ => true,
+        }
     }
 
     /// Length of all headers, when the transport is TCP or UDP and its header is whole.
@@ -124,6 +164,32 @@ impl Packet {
         let least = if self.flow.protocol == TCP { TCP_LEN } else { UDP_LEN };
         (len >= least && len <= transport.len()).then_some(self.transport + len)
     }
+}
+
+/// The connection of a packet that an error quotes, of which the end may be missing.
+fn quoted(bytes: &[u8]) -> Option<Flow> {
+    let next = *bytes.get(6)?;
+    let (source, destination) = addresses(bytes)?;
+    let Transport { protocol, at, rest: false } = transport(bytes, next)? else { return None };
+    let (source_port, destination_port) = match protocol {
+        // Errors answer no errors, RFC 4443 §2.4(e), so this goes no deeper.
+        ICMPV6 => match bytes.get(at..)?.first_chunk()? {
+            [ECHO_REQUEST, _, _, _, i0, i1] => (u16::from_be_bytes([*i0, *i1]), 0),
+            [ECHO_REPLY, _, _, _, i0, i1] => (0, u16::from_be_bytes([*i0, *i1])),
+            _ => return None,
+        },
+        _ => ports(protocol, bytes.get(at..)?)?,
+    };
+    Some(Flow { source, destination, protocol, source_port, destination_port })
+}
+
+/// The ports that a transport header begins with; zeros where it has none.
+fn ports(protocol: u8, transport: &[u8]) -> Option<(u16, u16)> {
+    if !matches!(protocol, TCP | UDP) && !WITH_PORTS.contains(&protocol) {
+        return Some((0, 0));
+    }
+    let [s0, s1, d0, d1] = *transport.first_chunk()?;
+    Some((u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1])))
 }
 
 /// Source and destination.
@@ -227,6 +293,56 @@ pub(crate) mod tests {
         assert_eq!(read, Packet { flow, transport: 40 + 24, rest: false });
     }
 
+    fn connection(bytes: &[u8]) -> (Flow, bool) {
+        let read = Packet::read(bytes).unwrap();
+        (read.connection(bytes), read.begins(bytes))
+    }
+
+    #[test]
+    fn pings_and_errors_belong_to_connections() {
+        let flow = |protocol, source_port, destination_port| Flow {
+            source: ALICE,
+            destination: BOB,
+            protocol,
+            source_port,
+            destination_port,
+        };
+        let echo = |kind| packet(ICMPV6, &[kind, 0, 0, 0, 0x12, 0x34, 0, 1]);
+        let (request, reply) = (flow(ICMPV6, 0x1234, 0), flow(ICMPV6, 0, 0x1234));
+        assert_eq!(connection(&echo(128)), (request, true));
+        assert_eq!(connection(&echo(129)), (reply, false));
+        let back = Flow { source: BOB, destination: ALICE, ..reply };
+        assert_eq!(request.reversed(), back);
+        assert_eq!(connection(&packet(ICMPV6, &[133, 0, 0, 0, 1, 2, 3, 4])), (flow(ICMPV6, 0, 0), false));
+
+        // An error from Alice about a packet that Bob sent her, cut off behind the ports; and one about somebody else's.
+        let swapped = |mut packet: Vec<u8>| {
+            packet[8..24].copy_from_slice(&BOB.0);
+            packet[24..40].copy_from_slice(&ALICE.0);
+            packet
+        };
+        let error = |quoted: &[u8]| packet(ICMPV6, &[&[1, 4, 0, 0, 0, 0, 0, 0], quoted].concat());
+        let sent = swapped(tcp(1, 0, 0, b"much more"));
+        assert_eq!(connection(&error(&sent)), (flow(TCP, 80, 12_345), false));
+        assert_eq!(connection(&error(&sent[..44])), (flow(TCP, 80, 12_345), false));
+        assert_eq!(connection(&error(&swapped(echo(128)))), (flow(ICMPV6, 0, 0x1234), false));
+        let icmp = (flow(ICMPV6, 0, 0), false);
+        assert_eq!(connection(&error(&sent[..43])), icmp, "the ports are missing");
+        assert_eq!(connection(&error(&tcp(1, 0, 0, b""))), icmp, "not Bob's");
+        assert_eq!(connection(&error(&swapped(error(&sent)))), icmp, "an error about an error");
+        assert_eq!(connection(&error(b"")), icmp);
+        assert_eq!(connection(&packet(ICMPV6, &[])), icmp);
+    }
+
+    #[test]
+    fn only_the_first_segment_begins_a_connection() {
+        for (flags, begins) in [(SYN, true), (SYN | 0xc0, true), (SYN | ACK, false), (ACK, false), (4, false)]
+        {
+            assert_eq!(connection(&tcp(1, flags, 0, b"")).1, begins, "{flags}");
+        }
+        assert!(connection(&udp(b"")).1);
+    }
+
     #[test]
     fn parts_of_a_cut_packet_are_told_apart() {
         let mut first = vec![UDP, 0, 0, 1, 0, 0, 0, 1];
@@ -264,6 +380,9 @@ pub(crate) mod tests {
             }
             if let Ok(packet) = Packet::read(&bytes) {
                 prop_assert!(packet.transport <= bytes.len());
+                let connection = packet.connection(&bytes);
+                prop_assert_eq!(connection.source, packet.flow.source);
+                prop_assert_eq!(connection.destination, packet.flow.destination);
                 if let Some(headers) = packet.headers(&bytes) {
                     prop_assert!(headers <= bytes.len());
                 }

@@ -1,10 +1,10 @@
-//! The TUN interface as programs of a host see it: ping, TCP, UDP and curl by name; then iperf3 against raw TCP.
+//! The TUN interface as programs of a host see it: ping, TCP, UDP and curl by name, and policies that change; then iperf3 against raw TCP.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -23,6 +23,12 @@ const CONFIG: &str = "tun = \"mesh0\"\ndns = \"127.0.0.1:53\"\n";
 
 /// Longest wait for anything that passes at once.
 const WAIT: Duration = Duration::from_secs(10);
+
+/// How long nothing may come when nothing should: TCP repeats a segment several times meanwhile.
+const SILENT: Duration = Duration::from_secs(2);
+
+/// Between attempts.
+const POLL: Duration = Duration::from_millis(50);
 
 /// Bytes of the stream that must come back the same; thousands of segments.
 const STREAM: usize = 20_000_000;
@@ -54,6 +60,10 @@ fn on(context: &Context, mesh: &Mesh, rounds: usize, seconds: u32) -> Result<()>
         curl(from, to).with_context(|| format!("curl by name over {hops}"))?;
         println!("{hops}: ping, TCP, UDP and curl by name pass");
     }
+    policy(from, far)?;
+    println!(
+        "a new policy decides connections that are open: one stops, goes on when it is allowed again, and no ping is lost"
+    );
     if rounds == 0 {
         return Ok(());
     }
@@ -105,6 +115,67 @@ fn tcp(from: &Node, to: &Node) -> Result<()> {
     })??;
     ensure!(echo.join().is_ok_and(|echoed| echoed.is_ok()), "the server failed");
     ensure!(back == data, "{} of {} bytes came back, or others", back.len(), data.len());
+    Ok(())
+}
+
+/// What every node lets members do, as a new mesh has it, and then this.
+fn rules(more: &str) -> String {
+    format!(
+        "version = 1\n[[rule]]\nname = \"all\"\neffect = \"allow\"\nfrom = \"*\"\n\
+         to = [\"mesh:*\", \"service:*\", \"tun:*\"]\n{more}"
+    )
+}
+
+/// A policy that denies a port meets the connection that is open, and the next; what it doesn't name goes on.
+fn policy(from: &Node, to: &Node) -> Result<()> {
+    const PORT: u16 = 7004;
+    let apply = |rules: String| -> Result<()> {
+        let path = from.home.join("policy.toml");
+        fs::write(&path, rules)?;
+        from.run(&["policy", "apply", &path.to_string_lossy()]).context("a policy")
+    };
+    let target = SocketAddr::from((address(to)?, PORT));
+    let listener = to.host.within(|| TcpListener::bind(("::", PORT)))??;
+    let echo = std::thread::spawn(move || -> std::io::Result<()> {
+        let (mut stream, _) = listener.accept()?;
+        let mut byte = [0];
+        while stream.read(&mut byte)? > 0 {
+            stream.write_all(&byte)?;
+        }
+        Ok(())
+    });
+    let connect = || from.host.within(move || TcpStream::connect_timeout(&target, WAIT));
+    let mut stream = connect()??;
+    let mut echoes = |byte: u8, within: Duration| -> Result<bool> {
+        let mut back = [0];
+        stream.set_read_timeout(Some(within))?;
+        stream.write_all(&[byte])?;
+        Ok(stream.read_exact(&mut back).is_ok() && back == [byte])
+    };
+    ensure!(echoes(1, WAIT)?, "no echo under the first policy");
+
+    let denies =
+        format!("[[rule]]\nname = \"closed\"\neffect = \"deny\"\nfrom = \"*\"\nto = \"tun:*/tcp:{PORT}\"\n");
+    apply(rules(&denies))?;
+    let deadline = Instant::now() + WAIT;
+    loop {
+        match connect()? {
+            // Prohibited: it is in force there.
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => break,
+            other => ensure!(Instant::now() < deadline, "a denied port: {other:?}"),
+        }
+        std::thread::sleep(POLL);
+    }
+    ensure!(!echoes(2, SILENT)?, "an open connection outlives the policy that allowed it");
+    ping(from, to).context("ping under a policy that denies a port")?;
+
+    apply(rules(""))?;
+    let mut back = [0];
+    stream.set_read_timeout(Some(WAIT))?;
+    stream.read_exact(&mut back).context("the connection doesn't go on when it is allowed again")?;
+    ensure!(back == [2], "another byte than what waited");
+    drop(stream);
+    ensure!(echo.join().is_ok_and(|echoed| echoed.is_ok()), "the server failed");
     Ok(())
 }
 

@@ -82,7 +82,7 @@ use self::trust::audit::Audit;
 pub use self::trust::files::decodes as decodes_set_file;
 use self::trust::log::Logs;
 pub use self::trust::log::bundle::{BundleError, audit_bundle, mesh_of, write_bundle};
-use self::trust::policy::{self, Gate, Who};
+use self::trust::policy::{self, Gate};
 use self::trust::sets::Sets;
 pub use self::trust::sets::SetsError;
 pub use self::workload::OpenError as WorkloadError;
@@ -376,8 +376,10 @@ impl Inner {
         self.endpoints.plane().table().lookup(&address).map(|route| route.node)
     }
 
+    /// Whether it is new. The mesh address, which the interface has, is no way to reach this node: links would run over themselves.
     pub(crate) fn add_local(&self, ip: IpAddr) -> bool {
-        self.local.lock().unwrap_or_else(PoisonError::into_inner).insert(ip)
+        ip != IpAddr::V6(self.member.address.ipv6())
+            && self.local.lock().unwrap_or_else(PoisonError::into_inner).insert(ip)
     }
 
     pub(crate) fn remove_local(&self, ip: IpAddr) -> bool {
@@ -576,7 +578,7 @@ async fn serve_stream(
             return;
         }
     };
-    let who = || Who::from(&session.member);
+    let who = || policy::who_now(&inner, &session.member);
     match opening {
         Opening::Messages => {
             let deny = policy::deny_messages(&inner, &session.member);

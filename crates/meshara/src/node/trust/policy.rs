@@ -1,7 +1,8 @@
 //! Who may do what, decided at the node that is asked.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,8 @@ use meshara_trust::sets::{SetBody, SetKind};
 use super::sets::{self, PublishError};
 use crate::node::Inner;
 
-/// Members whose certificate's roles are remembered, for pings: they come without a certificate. More than a node pings at a time.
+/// Members whose newest certificate's roles are remembered: pings come without a certificate, and sessions outlive theirs. More than a node
+/// talks with at a time.
 const REMEMBERED: usize = 1024;
 /// How long they are remembered: a new certificate may name other roles.
 const REMEMBER: Duration = Duration::from_secs(10);
@@ -40,6 +42,15 @@ pub(crate) struct Who {
     name: String,
     spiffe_id: String,
     roles: Vec<RoleName>,
+    /// Beginning of the certificate that says so.
+    since: UnixMillis,
+}
+
+impl Who {
+    /// The roles, as its certificate names them.
+    pub(crate) fn roles(&self) -> Vec<String> {
+        self.roles.iter().map(ToString::to_string).collect()
+    }
 }
 
 impl From<&Member> for Who {
@@ -49,6 +60,7 @@ impl From<&Member> for Who {
             name: member.name.to_string(),
             spiffe_id: member.spiffe_id.to_string(),
             roles: member.enrolled.roles.clone(),
+            since: member.not_before,
         }
     }
 }
@@ -64,8 +76,10 @@ pub(crate) struct Gate {
     compiled: ArcSwap<Compiled>,
     limits: Mutex<Limits>,
     me: String,
-    remembered: Mutex<HashMap<NodeId, (Instant, Who)>>,
+    remembered: Mutex<HashMap<NodeId, (Instant, Arc<Who>)>>,
     decisions: AtomicU64,
+    /// Counts what decisions rest on: policies and what evidence takes away.
+    generation: AtomicU64,
 }
 
 impl Gate {
@@ -77,6 +91,7 @@ impl Gate {
             me: me.to_string(),
             remembered: Mutex::default(),
             decisions: AtomicU64::new(0),
+            generation: AtomicU64::new(0),
         })
     }
 
@@ -90,14 +105,20 @@ impl Gate {
         self.decisions.load(Relaxed)
     }
 
+    /// A number that changes with the policy and with what evidence takes away: what was decided under another is to be decided anew.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Acquire)
+    }
+
     fn set(&self, compiled: Compiled) {
         self.compiled.store(Arc::new(compiled));
         // The positions of rules are those of another policy now.
         self.limits.lock().unwrap_or_else(PoisonError::into_inner).rates.clear();
+        self.generation.fetch_add(1, Release);
     }
 
-    /// Whether `who` may do what is asked, now.
-    fn decide(&self, who: &Who, asked: &Asked<'_>) -> Result<(), Denied> {
+    /// Whether `who` may do what is asked, now. What only goes on has been counted towards the rates before.
+    fn decide(&self, who: &Who, asked: &Asked<'_>, begins: bool) -> Result<(), Denied> {
         self.decisions.fetch_add(1, Relaxed);
         let now = UnixMillis::now();
         let caller = Caller { name: &who.name, spiffe_id: &who.spiffe_id, roles: &who.roles };
@@ -105,7 +126,9 @@ impl Gate {
         let decision = compiled.decide(&caller, asked, now);
         let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
         let decision = limits.evidence.reduce(decision, &who.node, asked, now);
-        if limits.rates.admit(&who.node, &decision, now) {
+        let admitted =
+            if begins { limits.rates.admit(&who.node, &decision, now) } else { decision.allowed };
+        if admitted {
             return Ok(());
         }
         Err(Denied { rule: decision.rule.to_owned() })
@@ -114,19 +137,20 @@ impl Gate {
 
 /// Whether `who` may do `what` (a service, `ping`, …) at this node. A denial is counted and becomes a line of the audit trail.
 pub(crate) fn ask(inner: &Inner, who: &Who, kind: TargetKind, what: &str) -> Result<(), Denied> {
-    ask_at(inner, who, kind, what, 0)
+    ask_at(inner, who, kind, what, 0, true)
 }
 
-/// As [`ask`], for a port: the TUN alone has them.
-pub(crate) fn ask_at(
+/// As [`ask`], for a port, which the TUN alone has, and for what may have begun before.
+fn ask_at(
     inner: &Inner,
     who: &Who,
     kind: TargetKind,
     what: &str,
     port: u16,
+    begins: bool,
 ) -> Result<(), Denied> {
     let name = format!("{}/{what}", inner.gate.me);
-    inner.gate.decide(who, &Asked { kind, name: &name, port }).inspect_err(|Denied { rule }| {
+    inner.gate.decide(who, &Asked { kind, name: &name, port }, begins).inspect_err(|Denied { rule }| {
         let port = if port == 0 { String::new() } else { format!(":{port}") };
         let target = format!("{}:{name}{port}", kind.word());
         tracing::debug!(who = %who.name, %target, %rule, "denied");
@@ -152,14 +176,25 @@ pub(crate) fn deny_echo(inner: &Inner, frame: &ControlFrame, echo: &Echo) -> Opt
 
 /// Whether a peer's messages are denied, asked for each frame of them; by which rule.
 pub(crate) fn deny_messages(inner: &Arc<Inner>, member: &Member) -> impl Fn() -> Option<String> + use<> {
-    let (inner, who) = (inner.clone(), Who::from(member));
-    move || ask(&inner, &who, TargetKind::Mesh, "message").err().map(|Denied { rule }| rule)
+    let (inner, shown) = (inner.clone(), Arc::new(Who::from(member)));
+    move || ask(&inner, &newer(&inner, &shown), TargetKind::Mesh, "message").err().map(|Denied { rule }| rule)
+}
+
+/// Who the peer of a session or link is now: it may have another certificate since that began, with other roles.
+pub(crate) fn who_now(inner: &Inner, member: &Member) -> Arc<Who> {
+    newer(inner, &Arc::new(Who::from(member)))
+}
+
+/// Of what a peer showed when its session began and what its records say, the newer.
+fn newer(inner: &Inner, shown: &Arc<Who>) -> Arc<Who> {
+    let known = who(inner, &shown.node);
+    if known.since > shown.since { known } else { shown.clone() }
 }
 
 /// Who a node is, by its certificate record.
-pub(crate) fn who(inner: &Inner, node: &NodeId) -> Who {
+pub(crate) fn who(inner: &Inner, node: &NodeId) -> Arc<Who> {
     if *node == inner.member.node_id {
-        return Who::from(&inner.member);
+        return Arc::new(Who::from(&inner.standing.member()));
     }
     let mut remembered = inner.gate.remembered.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((at, who)) = remembered.get(node)
@@ -175,19 +210,30 @@ pub(crate) fn who(inner: &Inner, node: &NodeId) -> Who {
         || {
             let name = view.and_then(|view| view.name).unwrap_or_default();
             let spiffe_id = name.parse().map(|name| SpiffeId::node(&inner.mesh, &name).to_string());
-            Who { node: *node, name, spiffe_id: spiffe_id.unwrap_or_default(), roles: Vec::new() }
+            let spiffe_id = spiffe_id.unwrap_or_default();
+            Who { node: *node, name, spiffe_id, roles: Vec::new(), since: UnixMillis(0) }
         },
         |member| Who::from(&member),
     );
     if remembered.len() >= REMEMBERED {
         remembered.clear();
     }
-    remembered.insert(*node, (Instant::now(), who.clone()));
+    let who = Arc::new(who);
+    let before = remembered.insert(*node, (Instant::now(), who.clone()));
+    if before.is_some_and(|(_, before)| before.roles != who.roles) {
+        inner.gate.generation.fetch_add(1, Release);
+    }
     who
 }
 
-/// Whether a peer may begin a connection to this node's interface.
-pub(crate) fn ask_tun(inner: &Inner, member: &Member, protocol: u8, port: u16) -> Result<(), Denied> {
+/// Whether a peer's connection to this node's interface may begin, or go on.
+pub(crate) fn ask_tun(
+    inner: &Inner,
+    member: &Member,
+    protocol: u8,
+    port: u16,
+    begins: bool,
+) -> Result<(), Denied> {
     let what = match protocol {
         6 => "tcp",
         17 => "udp",
@@ -195,7 +241,7 @@ pub(crate) fn ask_tun(inner: &Inner, member: &Member, protocol: u8, port: u16) -
         // No rule has a word for it: what allows the whole interface allows this.
         _ => "other",
     };
-    ask_at(inner, &Who::from(member), TargetKind::Tun, what, port)
+    ask_at(inner, &who_now(inner, member), TargetKind::Tun, what, port, begins)
 }
 
 /// A node did what no correct program does: its rights are reduced for a while. The trail says so at each step.
@@ -207,6 +253,7 @@ pub(crate) fn report(inner: &Inner, node: NodeId, evidence: Evidence) {
         (before, limits.evidence.report(node, evidence, now).step)
     };
     if before != Some(after) {
+        inner.gate.generation.fetch_add(1, Release);
         tracing::warn!(%node, ?evidence, step = ?after, "a node misbehaves: its rights are reduced");
         let what = format!("{evidence:?}: {after:?}").to_lowercase();
         let against = Words::clean(&node.to_string());
@@ -313,7 +360,7 @@ pub(crate) fn check(inner: &Inner, who: &Who, asked: &Asked<'_>) -> Checked {
 /// Somebody of this name without roles, for questions about nodes that aren't known yet.
 pub(crate) fn stranger(inner: &Inner, name: &NodeName) -> Who {
     let spiffe_id = SpiffeId::node(&inner.mesh, name).to_string();
-    Who { node: NodeId([0; 32]), name: name.to_string(), spiffe_id, roles: Vec::new() }
+    Who { node: NodeId([0; 32]), name: name.to_string(), spiffe_id, roles: Vec::new(), since: UnixMillis(0) }
 }
 
 #[cfg(test)]
@@ -326,6 +373,7 @@ mod tests {
             name: name.to_owned(),
             spiffe_id: format!("spiffe://lab/node/{name}"),
             roles: roles.iter().map(|role| role.parse().unwrap()).collect(),
+            since: UnixMillis(0),
         }
     }
 
@@ -333,7 +381,7 @@ mod tests {
     fn a_new_policy_decides_at_once_and_its_rates_begin_anew() {
         let gate = Gate::new(&"db".parse().unwrap(), None).unwrap();
         let alice = who("alice", &["ops"]);
-        let decide = |who: &Who, kind, name| gate.decide(who, &Asked { kind, name, port: 0 });
+        let decide = |who: &Who, kind, name| gate.decide(who, &Asked { kind, name, port: 0 }, true);
         assert_eq!(decide(&alice, TargetKind::Service, "db/postgres"), Ok(()));
         let denied = |rule: &str| Err(Denied { rule: rule.to_owned() });
         assert_eq!(decide(&alice, TargetKind::Control, "db/shutdown"), denied("default"));
@@ -343,9 +391,17 @@ mod tests {
         let ask = || decide(&alice, TargetKind::Service, "db/postgres");
         assert_eq!([ask(), ask(), ask()], [Ok(()), Ok(()), denied("ops")]);
         assert_eq!(decide(&who("bob", &[]), TargetKind::Service, "db/postgres"), denied("default"));
+        let go_on = |who| {
+            let asked = Asked { kind: TargetKind::Service, name: "db/postgres", port: 0 };
+            gate.decide(who, &asked, false)
+        };
+        assert_eq!(go_on(&alice), Ok(()), "what has begun needs no rate");
+        assert_eq!(go_on(&who("bob", &[])), denied("default"));
+        let before = gate.generation();
         gate.set(parse(text).unwrap());
+        assert_ne!(gate.generation(), before);
         assert_eq!(ask(), Ok(()));
-        assert_eq!(gate.decisions(), 7);
+        assert_eq!(gate.decisions(), 9);
     }
 
     #[test]

@@ -71,7 +71,10 @@ fn accept(inner: &Inner, interface: &Interface, session: &Session, datagram: Byt
     if !arrival.is_rest() {
         let known = interface.peers().get(&member.address).cloned();
         let peer = known.unwrap_or_else(|| interface.keep(inner, member.address, Peer::new(member.node_id)));
-        let allowed = peer.flows().comes(interface.now(), &flow, |flow| may_enter(inner, member, flow));
+        let (policy, connection) = (inner.gate.generation(), arrival.connection());
+        let allowed = peer.flows().comes(interface.now(), policy, &connection, |flow, question| {
+            may_enter(inner, member, flow, question)
+        });
         if !allowed {
             add(&counts.denied, 1);
             refuse(interface, session, &arrival);

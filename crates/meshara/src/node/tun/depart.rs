@@ -113,7 +113,7 @@ fn depart(inner: &Arc<Inner>, interface: &Arc<Interface>, packet: Bytes) {
         return;
     };
     if !departure.is_rest() {
-        peer.flows().goes(interface.now(), &flow);
+        peer.flows().goes(interface.now(), &departure.connection(), departure.begins());
     }
     let bytes = departure.packet().len();
     let dropped = {

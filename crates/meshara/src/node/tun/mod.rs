@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use meshara_identity::{Member, MeshAddress};
-use meshara_interface::{Device, DeviceError, Flow, MTU};
+use meshara_interface::packet::ICMPV6;
+use meshara_interface::{Device, DeviceError, Flow, MTU, Question};
 use tokio::io::unix::AsyncFd;
 
 use super::Inner;
@@ -116,11 +117,13 @@ impl Interface {
     }
 }
 
-/// Whether a connection that a peer begins may come in: asked once for each. Its flow names protocol and ports.
+/// Whether a connection that a peer began may come in. Its flow names protocol and ports.
 ///
 /// Members may use the interface, as the starter policy has it.
-fn may_enter(inner: &Inner, peer: &Member, flow: &Flow) -> bool {
-    super::trust::policy::ask_tun(inner, peer, flow.protocol, flow.destination_port).is_ok()
+fn may_enter(inner: &Inner, peer: &Member, flow: &Flow, question: Question) -> bool {
+    // What stands in the place of ports there is no port.
+    let port = if flow.protocol == ICMPV6 { 0 } else { flow.destination_port };
+    super::trust::policy::ask_tun(inner, peer, flow.protocol, port, question == Question::Begin).is_ok()
 }
 
 /// Carries packets as long as the node runs.
