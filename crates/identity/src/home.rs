@@ -30,6 +30,8 @@ pub const ISSUER_KEY: &str = "issuer.key";
 pub const ISSUER_STATE: &str = "issuer.redb";
 /// File of the mesh root, on the node that made the mesh.
 pub const ROOT_KEY: &str = "root.key";
+/// File of the keys with which this node signs revocations, policy and freshness, where it is one of several signers.
+pub const AUTHORITY_KEY: &str = "authority.key";
 /// File of the workload roots, on a node that issues.
 pub const WORKLOAD_KEY: &str = "workload.key";
 
@@ -320,6 +322,28 @@ pub fn import_root(
     sealed::private_directory(home)?;
     write_root(&home.join(ROOT_KEY), FileKind::Root, &root, passphrase)?;
     Ok(root)
+}
+
+/// Makes the keys of a signer, in a new file.
+pub fn create_signer(path: &Path, passphrase: Option<&Passphrase>) -> Result<RootKey, HomeError> {
+    refuse_existing(path)?;
+    let key = RootKey::generate()?;
+    write_root(path, FileKind::Signer, &key, passphrase)?;
+    Ok(key)
+}
+
+/// Loads the keys of a signer; also a mesh root or the backup of one, since the founder is a signer too.
+pub fn load_signer(path: &Path, passphrase: Option<&Passphrase>) -> Result<RootKey, HomeError> {
+    let kinds = [FileKind::Root, FileKind::RootBackup];
+    match read_root(path, FileKind::Signer, passphrase) {
+        Err(HomeError::File(FileError::WrongKind { found, .. }))
+            if kinds.map(|kind| kind as u8).contains(&found) =>
+        {
+            let kind = if found == FileKind::Root as u8 { FileKind::Root } else { FileKind::RootBackup };
+            read_root(path, kind, passphrase)
+        }
+        read => read,
+    }
 }
 
 /// Entry for fuzzing: reads `bytes` as the content of each file; whether it is one of them.

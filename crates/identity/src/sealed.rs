@@ -71,6 +71,8 @@ pub enum FileKind {
     Log = 6,
     /// Roots that an issuer signs identities of workloads with.
     Workload = 7,
+    /// Keys of a signer of the root document, revocations and policy.
+    Signer = 8,
 }
 
 /// A passphrase, wiped when dropped and never printed.

@@ -15,7 +15,10 @@ use std::time::Duration;
 use common::*;
 use meshara_trust::policy::{Compiled, STARTER, parse};
 use meshara_trust::revocation::Revocations;
-use meshara_trust::root::{DetachedSignature, RootDocument, SignedRoot, StatementFile, TrustedRoot};
+use meshara_trust::root::{
+    DetachedSignature, Journal, RootDocument, SignedRoot, StatementFile, TrustedRoot, decode_chain,
+    decode_public_key, encode_chain, encode_public_key,
+};
 use meshara_trust::sets::*;
 
 fn frozen(name: &str, made: &[u8]) -> Vec<u8> {
@@ -93,5 +96,25 @@ fn root_documents_and_offline_files() {
     let made = statement.sign(key(0)).unwrap().encode().unwrap();
     let signature = DetachedSignature::decode(&frozen("signature", &made)).unwrap();
     let mut approvals = Approvals::default();
-    statement.join(signature, &document.root, &mut approvals).unwrap();
+    statement.join(signature, &[&document.root], &mut approvals).unwrap();
+
+    let made = set(None, SetKind::Revocations, revocations().encode().unwrap(), NOW, &[]);
+    let statement = StatementFile::set(&made.signed.head, made.body).unwrap();
+    let bytes = statement.encode().unwrap();
+    assert_eq!(frozen("statement-set", &bytes), bytes);
+    assert_eq!(StatementFile::decode(&bytes), Ok(statement.clone()));
+
+    let bytes = encode_public_key(key(0).public()).unwrap();
+    assert_eq!(frozen("public-key", &bytes), bytes);
+    assert_eq!(decode_public_key(&bytes).as_ref(), Ok(key(0).public()));
+    let chain = decode_chain(&frozen("roots", &encode_chain(&[signed]).unwrap())).unwrap();
+    assert_eq!(TrustedRoot::walk(&document.mesh, chain, NOW).unwrap().document(), &document);
+
+    let mut journal = Journal::default();
+    let key_id = KeyId::of(key(0).public());
+    journal.note(key_id, &StatementFile::root(&document).unwrap(), false).unwrap();
+    journal.note(key_id, &statement, false).unwrap();
+    let bytes = journal.encode().unwrap();
+    assert_eq!(frozen("journal.bin", &bytes), bytes);
+    assert_eq!(Journal::decode(&bytes), Ok(journal));
 }

@@ -266,6 +266,49 @@ fn a_healed_partition_learns_within_three_trips_and_newcomers_learn_all() {
 }
 
 #[test]
+fn after_a_rotation_the_set_held_gets_new_approvals_everywhere() {
+    let mut world = World::new(6);
+    line(&mut world);
+    world.run(Duration::from_secs(1));
+    // 5 is away meanwhile.
+    world.cut(4, 5);
+    let one = set(None, KIND, revoking(&[1]), NOW, &[0]);
+    world.publish(one.clone());
+    world.run(Duration::from_secs(1));
+    let document = RootDocument {
+        authority: quorum(1, &[("bob", 1)]),
+        ..founding().document.following(NOW, Duration::from_secs(1000 * 24 * 3600))
+    };
+    let mut rotated = SignedRoot::new(document.clone());
+    rotated.approve(key(0)).unwrap();
+    let moment = world.moment();
+    world.nodes[0].gossip.publish_root(moment, rotated).unwrap();
+    world.drain(0);
+    world.run(Duration::from_secs(5));
+    let approved = |world: &World, at: usize| {
+        let gossip = &world.nodes[at].gossip;
+        gossip.have().root == 2 && gossip.revocations().is_approved(&document.authority)
+    };
+    // They know the new signers, hold what the old ones approved, and nobody can give more yet.
+    assert!((0..5).all(|at| world.number(at, KIND) == 1 && !approved(&world, at)));
+    let mut again = one;
+    again.signed.approve(key(1)).unwrap();
+    let moment = world.moment();
+    assert_eq!(world.nodes[2].gossip.publish_set(moment, again).unwrap(), Offered::Reapproved);
+    world.drain(2);
+    world.run(LATENCY * 3 * 3);
+    assert!((0..5).all(|at| approved(&world, at)));
+    // Who was away learns the signers and the set that they approved.
+    world.link(4, 5);
+    world.run(LATENCY * 8);
+    assert!(approved(&world, 5) && world.number(5, KIND) == 1);
+    let bytes = world.bytes;
+    world.run(Duration::from_secs(600));
+    assert_eq!(world.bytes, bytes);
+    assert!(world.nodes.iter().all(|node| node.gossip.poll_timeout().is_none()));
+}
+
+#[test]
 fn silent_and_boasting_neighbours_delay_little() {
     let mut world = World::new(6);
     // 5 hears of the set through four neighbours, of which only one answers.

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use common::*;
 use meshara_identity::{MeshId, UnixMillis};
+use meshara_trust::revocation::Revocations;
 use meshara_trust::root::*;
 use meshara_trust::sets::*;
 use proptest::prelude::*;
@@ -151,29 +152,133 @@ fn signatures_come_back_by_file() {
     for number in [0, 1, 2] {
         let bytes = carried.sign(key(number)).unwrap().encode().unwrap();
         let back = DetachedSignature::decode(&bytes).unwrap();
-        let quorum = if number == 0 { founding().root } else { two.root.clone() };
-        file.join(back, &quorum, &mut signed.approvals).unwrap();
+        let (old, new) = (founding().root, two.root.clone());
+        file.join(back.clone(), &[&old, &new], &mut signed.approvals).unwrap();
+        // The same signature again is the same signer.
+        file.join(back, &[&old, &new], &mut signed.approvals).unwrap();
     }
+    assert_eq!(signed.approvals.iter().count(), 3);
     assert_eq!(trusted().advance(signed, NOW), Ok(Advanced::Yes));
 
     let mut approvals = Approvals::default();
     let stranger = file.sign(key(6)).unwrap();
     let unknown = OfflineError::UnknownKey { key: KeyId::of(key(6).public()) };
-    assert_eq!(file.join(stranger, &three(), &mut approvals), Err(unknown));
+    assert_eq!(file.join(stranger, &[&three()], &mut approvals), Err(unknown));
     let other = StatementFile::root(&founding()).unwrap().sign(key(1)).unwrap();
-    assert_eq!(file.join(other, &three(), &mut approvals), Err(OfflineError::OtherStatement));
+    assert_eq!(file.join(other, &[&three()], &mut approvals), Err(OfflineError::OtherStatement));
     let not = DetachedSignature::decode(&file.encode().unwrap()).unwrap_err();
     assert_eq!(not, OfflineError::NotThis { expected: "signature" });
 
-    // The head of a set is signed in the same way.
-    let made = set(None, SetKind::Policy, b"rules".to_vec(), NOW, &[]);
-    let file = StatementFile::set(&made.signed.head).unwrap();
-    assert_eq!(file.statement(), Ok(Statement::Set(made.signed.head.clone())));
+    // An altered statement keeps none of its signatures.
+    let longer = RootDocument { expires_at: UnixMillis(two.expires_at.0 + 1), ..two.clone() };
+    let altered = StatementFile::root(&longer).unwrap();
+    let signature = file.sign(key(1)).unwrap();
+    assert_eq!(altered.join(signature, &[&three()], &mut approvals), Err(OfflineError::OtherStatement));
+
+    // A set is signed in the same way, with its whole content in the file.
+    let body = Revocations::default().encode().unwrap();
+    let made = set(None, SetKind::Revocations, body.clone(), NOW, &[]);
+    let file = StatementFile::set(&made.signed.head, body.clone()).unwrap();
+    let head = made.signed.head.clone();
+    assert_eq!(file.statement(), Ok(Statement::Revocations(head, Box::default())));
     let mut approvals = Approvals::default();
-    file.join(file.sign(key(1)).unwrap(), &three(), &mut approvals).unwrap();
+    file.join(file.sign(key(1)).unwrap(), &[&three()], &mut approvals).unwrap();
     let statement = made.signed.head.encode().unwrap();
-    let names = three().approvers(SetKind::Policy.purpose(), &statement, &approvals).unwrap().len();
+    let names = three().approvers(SetKind::Revocations.purpose(), &statement, &approvals).unwrap().len();
     assert_eq!(names, 1);
+    // Another body, none, and one that nobody can read: nothing is signed.
+    let mut other = Revocations::default();
+    other.revoke(node(1), NOW, "laptop stolen".parse().unwrap()).unwrap();
+    for wrong in [other.encode().unwrap(), Vec::new()] {
+        let file = StatementFile::set(&made.signed.head, wrong).unwrap();
+        assert_eq!(file.sign(key(1)).unwrap_err(), OfflineError::WrongStatement);
+        assert_eq!(StatementFile::decode(&file.encode().unwrap()), Err(OfflineError::WrongStatement));
+    }
+    let odd = set(None, SetKind::Policy, b"rules".to_vec(), NOW, &[]);
+    let file = StatementFile::set(&odd.signed.head, b"rules".to_vec()).unwrap();
+    assert!(matches!(file.sign(key(1)), Err(OfflineError::Policy(_))));
+}
+
+/// A statement about revocations with this number, after the one before.
+fn snapshot(number: u64, before: Option<&StatementFile>, at: u64) -> StatementFile {
+    let body = Revocations::default().encode().unwrap();
+    let previous = before.map(|file| match file.statement().unwrap() {
+        Statement::Revocations(head, _) => head,
+        other => panic!("{other:?}"),
+    });
+    let at = UnixMillis(NOW.0 + at);
+    let mut head = SetHead::following(previous.as_ref(), SetKind::Revocations, mesh(), at, &body).unwrap();
+    head.number = number;
+    StatementFile::set(&head, body).unwrap()
+}
+
+#[test]
+fn a_key_never_signs_two_contents_of_one_number() {
+    let mut journal = Journal::default();
+    let id = KeyId::of(key(1).public());
+    let (word, revocations) = ("revocations", SetKind::Revocations.purpose());
+    assert_eq!(journal.highest(id, revocations), 0);
+    let first = snapshot(1, None, 0);
+    assert_eq!(journal.note(id, &first, false), Ok(true));
+    assert_eq!(journal.note(id, &first, false), Ok(false));
+    let other = JournalError::Contradiction { word, number: 1 };
+    assert_eq!(journal.note(id, &snapshot(1, None, 1), true), Err(other));
+    // Another key of the same machine is another signer.
+    assert_eq!(journal.note(KeyId::of(key(2).public()), &snapshot(1, None, 1), false), Ok(true));
+    // What follows something else than was signed has to skip a number.
+    let elsewhere = JournalError::OtherPredecessor { word, number: 2 };
+    assert_eq!(journal.note(id, &snapshot(2, Some(&snapshot(1, None, 1)), 2), false), Err(elsewhere));
+    assert_eq!(journal.note(id, &snapshot(3, Some(&snapshot(1, None, 1)), 2), false), Ok(true));
+    let older = JournalError::Older { word, number: 2, signed: 3 };
+    assert_eq!(journal.note(id, &snapshot(2, Some(&first), 2), false), Err(older));
+    assert_eq!(journal.highest(id, revocations), 3);
+
+    // Versions of the root document can't skip: one that was given up is replaced, when the signer says so.
+    let two = StatementFile::root(&next(&founding(), three())).unwrap();
+    let longer = RootDocument { expires_at: UnixMillis(NOW.0 + 1), ..next(&founding(), three()) };
+    let instead = StatementFile::root(&longer).unwrap();
+    assert_eq!(journal.note(id, &two, false), Ok(true));
+    let other = JournalError::Contradiction { word: "root", number: 2 };
+    assert_eq!(journal.note(id, &instead, false), Err(other.clone()));
+    assert_eq!(journal.note(id, &instead, true), Ok(true));
+    assert_eq!(journal.note(id, &two, false), Err(other));
+
+    let bytes = journal.encode().unwrap();
+    assert_eq!(Journal::decode(&bytes), Ok(journal));
+    assert!(Journal::decode(&[&bytes[..], &[0]].concat()).is_err());
+}
+
+#[test]
+fn who_proposes_is_told_what_would_be_refused() {
+    let root = trusted();
+    let good = next(&founding(), three());
+    assert_eq!(root.could_follow(&good, NOW), Ok(()));
+    let after = good.following(NOW, LIFE);
+    assert_eq!((after.version, after.life()), (3, LIFE));
+    assert_eq!(root.could_follow(&after, NOW), Err(RootError::Gap { held: 1, found: 3 }));
+    assert_eq!(root.could_follow(&founding(), NOW), Err(RootError::Rollback { held: 1, found: 1 }));
+    let foreign = RootDocument { mesh: MeshId([1; 32]), ..good.clone() };
+    assert_eq!(root.could_follow(&foreign, NOW), Err(RootError::WrongMesh));
+    let jump = RootDocument { phase: Phase::Shared, ..good };
+    let refused = RootError::BadPhase { held: Phase::Founder, found: Phase::Shared };
+    assert_eq!(root.could_follow(&jump, NOW), Err(refused));
+    assert_eq!(Phase::Shared.next(), Some(Phase::Quorum));
+    assert_eq!(Phase::Quorum.next(), None);
+}
+
+#[test]
+fn public_keys_and_chains_are_read_as_written() {
+    let bytes = encode_public_key(key(1).public()).unwrap();
+    assert_eq!(decode_public_key(&bytes).as_ref(), Ok(key(1).public()));
+    let wrong = OfflineError::NotThis { expected: "public key" };
+    assert_eq!(decode_public_key(b"MESHARA-SIGNATURE\n"), Err(wrong));
+    assert!(decode_public_key(&[&bytes[..], &[0]].concat()).is_err());
+    let chain = vec![signed(founding(), &[0]), signed(next(&founding(), three()), &[0, 1, 2])];
+    let bytes = encode_chain(&chain).unwrap();
+    assert_eq!(decode_chain(&bytes), Ok(chain));
+    assert!(decode_chain(&[&bytes[..], &[0]].concat()).is_err());
+    let wrong = OfflineError::NotThis { expected: "root documents" };
+    assert_eq!(decode_chain(&encode_public_key(key(1).public()).unwrap()), Err(wrong));
 }
 
 proptest! {

@@ -232,8 +232,11 @@ impl Gossip {
         self.revocations.confirmed(&self.root.as_ref()?.document().authority)
     }
 
-    /// Whether enough signers were heard within the limit.
+    /// Whether enough signers were heard within the limit. A mesh without a root document has none that could be silent.
     pub fn current(&self, now: UnixMillis) -> Result<(), StaleError> {
+        if self.root.is_none() {
+            return Ok(());
+        }
         let never = StaleError { confirmed: None, limit: self.revocations.limit() };
         let authority = self.authority(now).ok_or(never)?;
         self.revocations.current(authority, now).map(drop)
@@ -276,10 +279,12 @@ impl Gossip {
     /// What no honest neighbour sends: the link is to be closed.
     pub fn handle_message(&mut self, now: Moment, from: Peer, bytes: &[u8]) -> Result<(), Misbehaviour> {
         let message = Message::decode(bytes)?;
+        let ours = self.have();
         let Some(neighbour) = self.neighbours.get_mut(&from) else { return Ok(()) };
         match message {
             Message::Have(have) => {
-                neighbour.told = have;
+                neighbour.tells(have, ours);
+                self.ask_again(now, from);
                 self.pursue(now);
                 Ok(())
             }
@@ -328,7 +333,11 @@ impl Gossip {
 
     /// Takes a set that this node signed or was given, and passes it on.
     pub fn publish_set(&mut self, now: Moment, set: SignedSet) -> Result<Offered, GossipError> {
+        let item = Item::of(set.signed.head.kind);
         let offered = self.offer(now, set)?;
+        if offered == Offered::Reapproved {
+            self.tell_anew(item);
+        }
         self.tell_all();
         Ok(offered)
     }
@@ -347,6 +356,42 @@ impl Gossip {
 
     fn changed(&mut self, change: Change) {
         self.outputs.push_back(Output::Changed(change));
+    }
+
+    /// A neighbour that was asked for approvals of a set, had none and gave no answer, tells that it has what this node has once more: by now
+    /// it may have them.
+    fn ask_again(&mut self, now: Moment, peer: Peer) {
+        for item in [Item::Revocations, Item::Policy] {
+            let above = self.have().item(item).number;
+            if !self.unapproved(item, now.clock) {
+                continue;
+            }
+            let Some(neighbour) = self.neighbours.get_mut(&peer) else { return };
+            if neighbour.told_again.contains(&item) && neighbour.asked.contains_key(&item) {
+                neighbour.told_again.remove(&item);
+                neighbour.asked.insert(item, now.elapsed);
+                self.send(peer, &Message::Want { item, above });
+            }
+        }
+    }
+
+    /// Whether the set held lacks the approvals of the present signers.
+    fn unapproved(&self, item: Item, now: UnixMillis) -> bool {
+        let Some(authority) = self.authority(now) else { return false };
+        match item {
+            Item::Revocations => !self.revocations.is_approved(authority),
+            Item::Policy => !self.policy.is_approved(authority),
+            Item::Root | Item::Statements => false,
+        }
+    }
+
+    /// Tells all neighbours what is held, also those that were told so: a set has other approvals than before.
+    fn tell_anew(&mut self, item: Item) {
+        for neighbour in self.neighbours.values_mut() {
+            neighbour.said = None;
+            neighbour.served.remove(&item);
+        }
+        self.tell_all();
     }
 
     /// Tells a neighbour what is held, unless it was told so.
@@ -449,8 +494,10 @@ impl Gossip {
             };
             let rank =
                 |(peer, told): &(Peer, HeadRef)| (Some(*told) == spoken_of, told.number, Reverse(*peer));
-            let Some((peer, _)) = self.candidates(item, held).max_by_key(rank) else { continue };
+            let unapproved = self.unapproved(item, now.clock);
+            let Some((peer, _)) = self.candidates(item, held, unapproved).max_by_key(rank) else { continue };
             if let Some(neighbour) = self.neighbours.get_mut(&peer) {
+                neighbour.told_again.remove(&item);
                 neighbour.asked.insert(item, now.elapsed);
             }
             self.send(peer, &Message::Want { item, above: held.number });
@@ -462,11 +509,16 @@ impl Gossip {
     }
 
     /// Neighbours that could be asked for an item, with what they told.
-    fn candidates(&self, item: Item, held: HeadRef) -> impl Iterator<Item = (Peer, HeadRef)> {
+    fn candidates(
+        &self,
+        item: Item,
+        held: HeadRef,
+        unapproved: bool,
+    ) -> impl Iterator<Item = (Peer, HeadRef)> {
         self.neighbours
             .iter()
             .filter(move |(_, neighbour)| {
-                !neighbour.asked.contains_key(&item) && neighbour.offers(item, held)
+                !neighbour.asked.contains_key(&item) && neighbour.offers(item, held, unapproved)
             })
             .map(move |(peer, neighbour)| (*peer, neighbour.told.item(item)))
     }
@@ -475,7 +527,8 @@ impl Gossip {
     fn next_look(&self, item: Item) -> Option<Duration> {
         let asked = self.asked(item);
         let expires = asked.iter().min().map(|first| *first + ASK_FOR)?;
-        let more = asked.len() < ASKED_MAX && self.candidates(item, self.have().item(item)).next().is_some();
+        let more =
+            asked.len() < ASKED_MAX && self.candidates(item, self.have().item(item), false).next().is_some();
         let hedge = patience(&asked).filter(|_| more);
         Some(hedge.map_or(expires, |hedge| hedge.min(expires)))
     }
@@ -573,7 +626,8 @@ impl Gossip {
             }
         }
         match offered {
-            Ok(Offered::Accepted | Offered::Reapproved) => self.tell_all(),
+            Ok(Offered::Accepted) => self.tell_all(),
+            Ok(Offered::Reapproved) => self.tell_anew(item),
             Ok(Offered::Same) => {}
             Ok(Offered::Stale { .. } | Offered::Fork(_)) => self.refuse(from, item),
             Err(error) => {

@@ -1,6 +1,6 @@
 //! What is known of one neighbour.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use meshara_identity::UnixMillis;
@@ -19,6 +19,8 @@ pub(super) struct Neighbour {
     pub(super) refused: BTreeMap<Item, HeadRef>,
     /// What was sent to it when it asked. The stream is reliable: nothing is sent twice.
     pub(super) served: BTreeMap<Item, HeadRef>,
+    /// Sets of which it told, since it was last asked, that it holds what this node holds: perhaps with other approvals.
+    pub(super) told_again: BTreeSet<Item>,
     /// When its statements were sent to it.
     pub(super) statements_at: Option<Duration>,
     /// The statements that it has, by key.
@@ -33,18 +35,32 @@ impl Neighbour {
             asked: BTreeMap::new(),
             refused: BTreeMap::new(),
             served: BTreeMap::new(),
+            told_again: BTreeSet::new(),
             statements_at: None,
             statements: BTreeMap::new(),
         }
     }
 
-    /// Whether it has something of use: a higher number, or other content for the same one, which is evidence.
-    pub(super) fn offers(&self, item: Item, held: HeadRef) -> bool {
+    /// Whether it has something of use: a higher number, or other content for the same one, which is evidence. Where `unapproved`, also the
+    /// set held itself: the neighbour may have the approvals of the present signers.
+    pub(super) fn offers(&self, item: Item, held: HeadRef, unapproved: bool) -> bool {
         let told = self.told.item(item);
+        let again = unapproved && told == held && self.told_again.contains(&item);
         told.number > 0
             && told.number >= held.number
-            && told != held
+            && (told != held || again)
             && self.refused.get(&item) != Some(&told)
+    }
+
+    /// It told what it holds.
+    pub(super) fn tells(&mut self, have: Have, ours: Have) {
+        for item in [Item::Revocations, Item::Policy] {
+            if have.item(item) == ours.item(item) {
+                self.told_again.insert(item);
+                self.refused.remove(&item);
+            }
+        }
+        self.told = have;
     }
 
     /// What it told of an item is of no use.

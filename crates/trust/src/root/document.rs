@@ -28,6 +28,19 @@ pub enum Phase {
     Quorum,
 }
 
+impl Phase {
+    /// The phase after this one; `None` after the last.
+    #[must_use]
+    pub fn next(self) -> Option<Self> {
+        match self {
+            Self::Founder => Some(Self::Logged),
+            Self::Logged => Some(Self::Shared),
+            Self::Shared => Some(Self::Quorum),
+            Self::Quorum => None,
+        }
+    }
+}
+
 /// Who signs for the mesh.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootDocument {
@@ -66,6 +79,17 @@ impl RootDocument {
             root: Quorum::new(1, vec![Signer { name, key }])?,
             authority,
         })
+    }
+
+    /// The next version, which says the same until something is changed in it: written now, for `life`.
+    pub fn following(&self, issued_at: UnixMillis, life: Duration) -> Self {
+        let (version, expires_at) = (self.version.saturating_add(1), issued_at.plus(life));
+        Self { version, issued_at, expires_at, ..self.clone() }
+    }
+
+    /// For how long it was written.
+    pub fn life(&self) -> Duration {
+        self.issued_at.distance(self.expires_at)
     }
 
     /// What signers sign: a version byte, then postcard.

@@ -2,19 +2,23 @@
 
 use meshara_identity::root::Purpose;
 use meshara_identity::wire::{self, WireError};
-use meshara_identity::{KeyError, RootKey};
+use meshara_identity::{KeyError, MeshId, RootKey};
 use serde::{Deserialize, Serialize};
 
 use super::document::{ROOT_MAX, RootDocument};
-use crate::sets::{Approval, ApprovalError, Approvals, KeyId, Quorum, SetHead};
+use crate::policy::{Compiled, Policy, PolicyError};
+use crate::revocation::{RevocationError, Revocations};
+use crate::sets::{
+    Approval, ApprovalError, Approvals, KeyId, Quorum, SetBody, SetHash, SetHead, SetKind, SignedSet,
+};
 
 /// What a statement file starts with, so that people and `file` know it.
 const STATEMENT_MAGIC: &[u8] = b"MESHARA-STATEMENT\n";
 /// What a signature file starts with.
 const SIGNATURE_MAGIC: &[u8] = b"MESHARA-SIGNATURE\n";
 
-/// Longest statement file: a root document.
-pub const STATEMENT_FILE_MAX: usize = ROOT_MAX + 64;
+/// Longest statement file: the largest set, a revocation snapshot of 8 MiB with its head.
+pub const STATEMENT_FILE_MAX: usize = 8 * 1024 * 1024 + ROOT_MAX + 64;
 
 /// Longest signature file: one approval of 3.4 KB.
 pub const SIGNATURE_FILE_MAX: usize = 4096;
@@ -35,8 +39,14 @@ pub enum OfflineError {
     /// It holds something else than what it says it holds. Nothing unreadable is ever signed.
     #[error("the file does not hold what it says; nothing was signed")]
     WrongStatement,
-    /// The signature is for another statement.
-    #[error("the signature is for another statement")]
+    /// It holds revocations that can't be used.
+    #[error("the file holds revocations that cannot be used: {0}")]
+    Revocations(#[from] RevocationError),
+    /// It holds a policy that can't be used.
+    #[error("the file holds a policy that cannot be used: {0}")]
+    Policy(#[from] PolicyError),
+    /// The signature is for another statement: another file, another mesh, or this one before it was altered.
+    #[error("the signature is for another statement, or the statement was altered after it was signed")]
     OtherStatement,
     /// The key isn't one of the signers'.
     #[error("no signer has the key {key}")]
@@ -52,11 +62,13 @@ pub enum OfflineError {
     Key(#[from] KeyError),
 }
 
-/// What is to be signed: purpose and statement, readable by the machine that signs.
+/// What is to be signed, whole: purpose, statement, and the body of a set whose head the statement is. So whoever signs sees what it says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatementFile {
     purpose: Purpose,
     statement: Vec<u8>,
+    /// Of a set; else empty.
+    body: Vec<u8>,
 }
 
 /// What a statement file asks for, to show to the person who signs.
@@ -65,35 +77,93 @@ pub struct StatementFile {
 pub enum Statement {
     /// A version of the root document.
     Root(Box<RootDocument>),
-    /// Head of a revocation snapshot or of a policy set.
-    Set(SetHead),
+    /// A revocation snapshot.
+    Revocations(SetHead, Box<Revocations>),
+    /// A policy set.
+    Policy(SetHead, Box<Policy>),
+}
+
+impl Statement {
+    /// The mesh that it is for.
+    pub fn mesh(&self) -> MeshId {
+        match self {
+            Self::Root(document) => document.mesh,
+            Self::Revocations(head, _) | Self::Policy(head, _) => head.mesh,
+        }
+    }
+
+    /// Its version or number.
+    pub fn number(&self) -> u64 {
+        match self {
+            Self::Root(document) => document.version,
+            Self::Revocations(head, _) | Self::Policy(head, _) => head.number,
+        }
+    }
+
+    /// In a word: `root`, `revocations` or `policy`.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Root(_) => "root",
+            Self::Revocations(..) => "revocations",
+            Self::Policy(..) => "policy",
+        }
+    }
+
+    /// The hash of the set before; `None` for a root document.
+    pub(super) fn previous(&self) -> Option<SetHash> {
+        match self {
+            Self::Root(_) => None,
+            Self::Revocations(head, _) | Self::Policy(head, _) => Some(head.previous),
+        }
+    }
 }
 
 impl StatementFile {
     /// A version of the root document.
     pub fn root(document: &RootDocument) -> Result<Self, WireError> {
-        Ok(Self { purpose: Purpose::RootDocument, statement: document.encode()? })
+        Ok(Self { purpose: Purpose::RootDocument, statement: document.encode()?, body: Vec::new() })
     }
 
-    /// The head of a set.
-    pub fn set(head: &SetHead) -> Result<Self, WireError> {
-        Ok(Self { purpose: head.kind.purpose(), statement: head.encode()? })
+    /// A set.
+    pub fn set(head: &SetHead, body: Vec<u8>) -> Result<Self, WireError> {
+        Ok(Self { purpose: head.kind.purpose(), statement: head.encode()?, body })
+    }
+
+    /// What is signed about.
+    pub fn purpose(&self) -> Purpose {
+        self.purpose
+    }
+
+    /// The body of a set; else empty.
+    pub fn body(&self) -> &[u8] {
+        &self.body
     }
 
     /// What it holds.
+    ///
+    /// # Errors
+    /// [`OfflineError`]: something that this program can't read, or whose parts don't belong together.
     pub fn statement(&self) -> Result<Statement, OfflineError> {
         match self.purpose {
-            Purpose::RootDocument => Ok(Statement::Root(Box::new(RootDocument::decode(&self.statement)?))),
-            Purpose::Revocations | Purpose::Policy => {
-                let head = SetHead::decode(&self.statement)?;
-                if head.kind.purpose() == self.purpose {
-                    Ok(Statement::Set(head))
-                } else {
-                    Err(OfflineError::WrongStatement)
-                }
+            Purpose::RootDocument if self.body.is_empty() => {
+                Ok(Statement::Root(Box::new(RootDocument::decode(&self.statement)?)))
+            }
+            Purpose::Revocations => {
+                let head = self.head(SetKind::Revocations)?;
+                Ok(Statement::Revocations(head, Box::new(Revocations::decode(&self.body)?)))
+            }
+            Purpose::Policy => {
+                let head = self.head(SetKind::Policy)?;
+                Ok(Statement::Policy(head, Box::new(Compiled::decode(&self.body)?.policy().clone())))
             }
             _ => Err(OfflineError::WrongStatement),
         }
+    }
+
+    fn head(&self, kind: SetKind) -> Result<SetHead, OfflineError> {
+        let head = SetHead::decode(&self.statement)?;
+        let whole = SignedSet::belong(&head, &self.body);
+        if head.kind == kind && whole { Ok(head) } else { Err(OfflineError::WrongStatement) }
     }
 
     /// Signs it, if it holds what it says.
@@ -103,11 +173,12 @@ impl StatementFile {
         Ok(DetachedSignature { statement_hash: self.hash(), approval })
     }
 
-    /// Takes a signature that came back into `approvals`, if a signer of `quorum` made it for this statement.
+    /// Takes a signature that came back into `approvals`, if a signer of one of `quorums` made it for this statement. One that was
+    /// taken before, or another one by the same key, changes nothing but that.
     pub fn join(
         &self,
         signature: DetachedSignature,
-        quorum: &Quorum,
+        quorums: &[&Quorum],
         approvals: &mut Approvals,
     ) -> Result<(), OfflineError> {
         if signature.statement_hash != self.hash() {
@@ -115,17 +186,18 @@ impl StatementFile {
         }
         let key = signature.approval.key();
         let unknown = OfflineError::UnknownKey { key };
+        let quorum = quorums.iter().find(|quorum| quorum.signer_of(&key).is_some());
+        let quorum = quorum.ok_or_else(|| unknown.clone())?;
         let mut alone = Approvals::default();
         if !alone.add(signature.approval.clone()) {
             return Err(unknown);
         }
-        if quorum.approvers(self.purpose, &self.statement, &alone)?.is_empty() {
-            return Err(unknown);
-        }
+        quorum.approvers(self.purpose, &self.statement, &alone)?;
         if approvals.add(signature.approval) { Ok(()) } else { Err(unknown) }
     }
 
-    fn hash(&self) -> [u8; 32] {
+    /// The hash by which signatures name the statement.
+    pub fn hash(&self) -> [u8; 32] {
         blake3::derive_key("meshara 2026-11 offline statement v1", &self.statement)
     }
 

@@ -150,20 +150,26 @@ impl TrustedRoot {
             check(&old.root, &next).map_err(RootError::OldQuorum)?;
             return Err(RootError::Fork { version: held });
         }
-        check_dates(new, now)?;
-        let one_up = new.phase as u8 <= old.phase as u8 + 1;
-        if new.phase < old.phase || !one_up {
-            return Err(RootError::BadPhase { held: old.phase, found: new.phase });
-        }
-        let founder = KeyId(new.mesh.0);
-        if new.phase == Phase::Quorum && (new.root.threshold() < 2 || new.root.signer_of(&founder).is_some())
-        {
-            return Err(RootError::FounderNotRetired);
-        }
+        check_content(old, new, now)?;
         check(&old.root, &next).map_err(RootError::OldQuorum)?;
         check(&new.root, &next).map_err(RootError::NewQuorum)?;
         self.current = next;
         Ok(Advanced::Yes)
+    }
+
+    /// Whether a document could be the next version, were it approved: for who proposes one.
+    pub fn could_follow(&self, next: &RootDocument, now: UnixMillis) -> Result<(), RootError> {
+        let held = &self.current.document;
+        if next.mesh != held.mesh {
+            return Err(RootError::WrongMesh);
+        }
+        if next.version <= held.version {
+            return Err(RootError::Rollback { held: held.version, found: next.version });
+        }
+        if next.version > held.version.saturating_add(1) {
+            return Err(RootError::Gap { held: held.version, found: next.version });
+        }
+        check_content(held, next, now)
     }
 
     /// The version held, to store and to send.
@@ -184,6 +190,20 @@ impl TrustedRoot {
         }
         Ok(document)
     }
+}
+
+/// What the next version must be by itself, whoever approves it.
+fn check_content(old: &RootDocument, new: &RootDocument, now: UnixMillis) -> Result<(), RootError> {
+    check_dates(new, now)?;
+    let one_up = new.phase as u8 <= old.phase as u8 + 1;
+    if new.phase < old.phase || !one_up {
+        return Err(RootError::BadPhase { held: old.phase, found: new.phase });
+    }
+    let founder = KeyId(new.mesh.0);
+    if new.phase == Phase::Quorum && (new.root.threshold() < 2 || new.root.signer_of(&founder).is_some()) {
+        return Err(RootError::FounderNotRetired);
+    }
+    Ok(())
 }
 
 fn check(quorum: &Quorum, signed: &SignedRoot) -> Result<(), ApprovalError> {

@@ -196,9 +196,13 @@ impl SignedSet {
 
     /// Whether the body is the one that the head names, and not too long.
     pub fn is_whole(&self) -> bool {
-        let head = &self.signed.head;
-        self.body.len() <= head.kind.body_max()
-            && u32::try_from(self.body.len()) == Ok(head.body_len)
-            && SetHash::of_body(&self.body) == head.body_hash
+        Self::belong(&self.signed.head, &self.body)
+    }
+
+    /// Whether `body` is the one that `head` names, and not too long.
+    pub fn belong(head: &SetHead, body: &[u8]) -> bool {
+        body.len() <= head.kind.body_max()
+            && u32::try_from(body.len()) == Ok(head.body_len)
+            && SetHash::of_body(body) == head.body_hash
     }
 }
