@@ -113,6 +113,8 @@ pub enum LeafError {
 pub struct Member {
     /// The node.
     pub node_id: NodeId,
+    /// The node that issued the certificate.
+    pub issuer: NodeId,
     /// Its name.
     pub name: NodeName,
     /// Its SPIFFE ID.
@@ -243,7 +245,7 @@ impl TrustAnchors {
             return Err(LeafError::IssuerNotValid { now });
         }
         // Only now, with the issuer's signature verified, is the rest of the certificate looked at.
-        self.read_member(der)
+        self.read_member(der, issuer.issuer)
     }
 
     /// The node whose CA key signed a leaf, whatever its dates.
@@ -275,7 +277,7 @@ impl TrustAnchors {
         self.grants.get(position).map(|grant| &grant.statement)
     }
 
-    fn read_member(&self, der: &[u8]) -> Result<Member, LeafError> {
+    fn read_member(&self, der: &[u8], issuer: NodeId) -> Result<Member, LeafError> {
         let (rest, certificate) = X509Certificate::from_der(der).map_err(|_| LeafError::Malformed)?;
         if !rest.is_empty() {
             return Err(LeafError::Malformed);
@@ -300,6 +302,7 @@ impl TrustAnchors {
         });
         Ok(Member {
             node_id,
+            issuer,
             name: spiffe_id.name().clone(),
             spiffe_id,
             address: MeshAddress::derive(&self.mesh_id, &node_id),

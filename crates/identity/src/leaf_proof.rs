@@ -85,6 +85,11 @@ pub fn check(
     Ok(member)
 }
 
+/// The leaf in an answer, DER; only [`check`] says whether it is worth anything.
+pub fn leaf(bytes: &[u8]) -> Option<Vec<u8>> {
+    wire::decode::<LeafProof>(bytes, LEAF_PROOF_MAX).ok().map(|proof| proof.leaf_der)
+}
+
 /// Entry for fuzzing: whether the bytes are an answer.
 #[doc(hidden)]
 pub fn decodes(bytes: &[u8]) -> bool {

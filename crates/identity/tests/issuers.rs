@@ -6,11 +6,12 @@
     reason = "a test may stop at the first surprise"
 )]
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use meshara_identity::home::{self, Identity};
-use meshara_identity::issuer::{Enrolled, Gate, Issuance, Record, RecordError};
+use meshara_identity::issuer::{Asking, Enrolled, Gate, Issuance, Record, RecordError};
 use meshara_identity::*;
 use tempfile::TempDir;
 
@@ -265,8 +266,12 @@ impl Record for Ledger {
 }
 
 impl Gate for Ledger {
-    fn admit(&self, _: &NodeId, name: &NodeName) -> Result<(), Refusal> {
-        if name.as_str() == "eve" { Err(Refusal::Revoked) } else { Ok(()) }
+    fn admit(&self, asking: &Asking<'_>) -> Result<(), Refusal> {
+        if asking.name.as_str() == "eve" { Err(Refusal::Revoked) } else { Ok(()) }
+    }
+
+    fn distrusts(&self, _: &NodeId) -> bool {
+        false
     }
 }
 
@@ -288,4 +293,98 @@ fn nothing_leaves_that_is_not_recorded_and_nobody_passes_the_gate() {
         assert_eq!(mesh.issuer.handle_join(client.request(), NOW).outcome, Err(refusal));
     }
     assert_eq!(seen().len(), 2);
+}
+
+/// Fails to record while it is told to, and remembers whom it was told to distrust.
+#[derive(Debug, Default)]
+struct Faulty {
+    fails: AtomicBool,
+    entries: Mutex<Vec<Option<Enrolled>>>,
+    distrusted: Mutex<Option<NodeId>>,
+    asked: Mutex<Vec<(bool, Option<UnixMillis>)>>,
+}
+
+impl Record for Faulty {
+    fn record(&self, issuance: &Issuance<'_>) -> Result<Vec<u8>, RecordError> {
+        if self.fails.load(Ordering::Relaxed) {
+            return Err(RecordError("no space".to_owned()));
+        }
+        self.entries.lock().unwrap().push(issuance.enrolment.cloned());
+        Ok(Vec::new())
+    }
+}
+
+impl Gate for Faulty {
+    fn admit(&self, asking: &Asking<'_>) -> Result<(), Refusal> {
+        self.asked.lock().unwrap().push((asking.known, asking.enrolled));
+        Ok(())
+    }
+
+    fn distrusts(&self, issuer: &NodeId) -> bool {
+        *self.distrusted.lock().unwrap() == Some(*issuer)
+    }
+}
+
+#[test]
+fn an_enrolment_that_could_not_be_recorded_is_recorded_with_the_next_leaf() {
+    let mesh = Mesh::new();
+    let bob = mesh.join("bob");
+    // What a crash between decision and record leaves too: the store is ahead of the log.
+    let log = Arc::new(Faulty::default());
+    mesh.issuer.record_with(log.clone());
+    log.fails.store(true, Ordering::Relaxed);
+    let later = NOW.plus(60 * DAY);
+    assert_eq!(renewed(&bob, &mesh.issuer, later).unwrap_err(), refused(Refusal::Internal));
+    let ticket = mesh.issuer.invite(HOUR, 1, Vec::new(), NOW).unwrap().ticket;
+    let home = mesh.dir.path().join("carol");
+    let (client, ..) = home::begin_join(&home, ticket, "carol".parse().unwrap(), None, NOW).unwrap();
+    assert_eq!(mesh.issuer.handle_join(client.request(), NOW).outcome, Err(Refusal::Internal));
+    log.fails.store(false, Ordering::Relaxed);
+    let Mesh { dir, alice, issuer } = mesh;
+    drop(issuer);
+    // Also over a restart.
+    let issuer =
+        home::open_issuer(&dir.path().join("alice"), alice.membership.anchors(), None).unwrap().unwrap();
+    issuer.record_with(log.clone());
+    let extended = Enrolled { roles: Vec::new(), from: NOW, until: later.plus(90 * DAY) };
+    renewed(&bob, &issuer, later).unwrap();
+    renewed(&bob, &issuer, later).unwrap();
+    issuer.handle_join(client.request(), NOW).outcome.unwrap();
+    let entries = log.entries.lock().unwrap().clone();
+    let carol = Enrolled { roles: Vec::new(), from: NOW, until: NOW.plus(90 * DAY) };
+    assert_eq!(entries, [Some(extended), None, Some(carol)]);
+}
+
+#[test]
+fn what_a_revoked_issuer_certified_counts_for_nothing_at_another() {
+    let mesh = Mesh::new();
+    let (bob, carol) = (mesh.join("bob"), mesh.join("carol"));
+    let second = mesh.second("bob", &bob);
+    let gate = Arc::new(Faulty::default());
+    mesh.issuer.guard_with(gate.clone());
+    assert_eq!(mesh.issuer.leaf_life(NOW), HOUR);
+    // Whoever has bob's CA key makes up what he likes: roles and an end for carol, and a node that nobody knows.
+    let ticket = |roles: &[RoleName]| second.invite_as(roles, HOUR, 1, Vec::new(), NOW).unwrap().ticket;
+    let at_bobs = |dir: &str, name: &str, roles: &[RoleName]| {
+        let home = mesh.dir.path().join(dir);
+        let (client, node, routing) =
+            home::begin_join(&home, ticket(roles), name.parse().unwrap(), None, NOW).unwrap();
+        let reply = second.handle_join(client.request(), NOW).reply;
+        home::finish(&home, node, routing, client.open_reply(&reply, NOW).unwrap(), None).unwrap()
+    };
+    let stranger = at_bobs("mallory", "mallory", &[]);
+    let admin: RoleName = "admin".parse().unwrap();
+    let moved = mesh.dir.path().join("carol");
+    std::fs::remove_file(moved.join(home::MEMBERSHIP)).unwrap();
+    let risen = at_bobs("carol", "carol", std::slice::from_ref(&admin));
+    assert_eq!(risen.membership.member().issuer, bob.node.node_id());
+    assert_eq!(risen.membership.member().enrolled.roles, [admin]);
+
+    *gate.distrusted.lock().unwrap() = Some(bob.node.node_id());
+    assert_eq!(mesh.issuer.leaf_life(NOW), DAY, "one issuer is left");
+    assert_eq!(renewed(&stranger, &mesh.issuer, NOW).unwrap_err(), refused(Refusal::IssuerRevoked));
+    let back = renewed(&risen, &mesh.issuer, NOW).unwrap();
+    assert_eq!(back.member().enrolled, carol.membership.member().enrolled, "what this issuer wrote down");
+    let begun = Some(NOW);
+    assert_eq!(*gate.asked.lock().unwrap(), [(false, begun), (true, begun)]);
 }

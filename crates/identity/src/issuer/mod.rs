@@ -1,6 +1,8 @@
 //! The node that issues: makes tickets, answers join and renewal requests. Its state is durable before it answers.
 
+mod attestation;
 mod record;
+mod roles;
 mod store;
 
 use std::fmt;
@@ -11,7 +13,12 @@ use std::time::Duration;
 
 use zeroize::Zeroize;
 
+pub use attestation::{
+    APPLICANTS_MAX, Allowed, Applicant, Application, AttestationKind, Attestor, EVIDENCE_MAX, Evidence,
+    KINDS_MAX, LISTED_MAX, Unattested, Verdict,
+};
 pub use record::{Enrolled, Issuance, Record, RecordError};
+pub use roles::RolesError;
 pub use store::StoreError;
 use store::{Store, TicketRecord, Txn};
 
@@ -21,7 +28,7 @@ use crate::ids::{NodeId, UnixMillis};
 use crate::join::Refusal;
 use crate::join::message::{self, Claim, Issued, JoinBody, Outcome, RenewBody, Request};
 use crate::keys::{KeyError, MlDsaPublic, MlDsaSignature};
-use crate::leaf::{BACKDATE, IssueError, LeafSubject, roles_are_canonical};
+use crate::leaf::{BACKDATE, IssueError, LeafSubject, ROLES_MAX, roles_are_canonical};
 use crate::lives::Lives;
 use crate::names::{NodeName, RoleName};
 use crate::ticket::{NewTicketError, Ticket};
@@ -67,6 +74,12 @@ pub enum IssuerError {
     /// Roles that a certificate can't name.
     #[error("a ticket gives at most 16 roles, each once")]
     Roles,
+    /// [`LISTED_MAX`] is reached.
+    #[error("10000 nodes are on the list: take some off first")]
+    TooManyListed,
+    /// A ticket asks for too many kinds of attestation, or for one twice.
+    #[error("a ticket asks for at most 4 kinds of attestation, each once")]
+    Kinds,
     /// A ticket needs at least one use and a life.
     #[error("a ticket needs at least one use and a time to live above zero")]
     EmptyTicket,
@@ -135,13 +148,31 @@ impl<E: Into<IssuerError>> From<E> for Denied {
     }
 }
 
+/// Whose certificate a [`Gate`] decides on. The node has proved its key.
+#[derive(Debug, Clone, Copy)]
+pub struct Asking<'a> {
+    /// The node.
+    pub node: &'a NodeId,
+    /// The name that the certificate is to have.
+    pub name: &'a NodeName,
+    /// Since when the node is enrolled, as the certificate that it shows says; `None` of a newcomer.
+    pub enrolled: Option<UnixMillis>,
+    /// Whether this issuer's own store has the node under this name.
+    pub known: bool,
+    /// When.
+    pub now: UnixMillis,
+}
+
 /// Who may have a certificate, beside what the issuer itself knows.
 pub trait Gate: Send + Sync + fmt::Debug {
-    /// Asked before each certificate, of a newcomer and of a member, under this name. Blocks shortly at most.
+    /// Asked before each certificate, of a newcomer and of a member. Blocks shortly at most.
     ///
     /// # Errors
     /// Why not: it is what the node hears.
-    fn admit(&self, node: &NodeId, name: &NodeName) -> Result<(), Refusal>;
+    fn admit(&self, asking: &Asking<'_>) -> Result<(), Refusal>;
+
+    /// Whether what another issuer certified counts for nothing any more, since the mesh revoked it.
+    fn distrusts(&self, issuer: &NodeId) -> bool;
 }
 
 /// The CA key with its grant and its state. Methods take `&self`; writers queue inside the store.
@@ -151,6 +182,7 @@ pub struct Issuer {
     grant: IssuerGrant,
     anchors: RwLock<Arc<TrustAnchors>>,
     store: Store,
+    attestors: attestation::Attestors,
     record: OnceLock<Arc<dyn Record>>,
     gate: OnceLock<Arc<dyn Gate>>,
 }
@@ -197,7 +229,8 @@ impl Issuer {
 
     fn with(key: IssuerKey, grant: IssuerGrant, anchors: TrustAnchors, store: Store) -> Self {
         let anchors = RwLock::new(Arc::new(anchors));
-        Self { key, grant, anchors, store, record: OnceLock::new(), gate: OnceLock::new() }
+        let attestors = attestation::Attestors::default();
+        Self { key, grant, anchors, store, attestors, record: OnceLock::new(), gate: OnceLock::new() }
     }
 
     /// Whom this issuer trusts, now.
@@ -227,7 +260,8 @@ impl Issuer {
 
     /// The life of a leaf that is issued at `now`.
     pub fn leaf_life(&self, now: UnixMillis) -> Duration {
-        self.lives().leaf(self.anchors().issuers(now).len())
+        let issuers = self.anchors().issuers(now);
+        self.lives().leaf(issuers.iter().filter(|issuer| !self.distrusts(issuer)).count())
     }
 
     /// From now on everything that is issued is recorded there before it leaves. Until then (while a mesh is made) nothing is, so whoever
@@ -271,11 +305,28 @@ impl Issuer {
         addrs: Vec<SocketAddr>,
         now: UnixMillis,
     ) -> Result<Invite, IssuerError> {
+        self.invite_attested(roles, &[], ttl, uses, addrs, now)
+    }
+
+    /// As [`invite_as`](Self::invite_as); who joins with the ticket is attested by these kinds besides (sorted, each once, at most
+    /// [`KINDS_MAX`]).
+    pub fn invite_attested(
+        &self,
+        roles: &[RoleName],
+        kinds: &[AttestationKind],
+        ttl: Duration,
+        uses: u32,
+        addrs: Vec<SocketAddr>,
+        now: UnixMillis,
+    ) -> Result<Invite, IssuerError> {
         if ttl.as_millis() == 0 || uses == 0 {
             return Err(IssuerError::EmptyTicket);
         }
         if !roles_are_canonical(roles) {
             return Err(IssuerError::Roles);
+        }
+        if kinds.len() > KINDS_MAX || !kinds.is_sorted_by(|a, b| a < b) {
+            return Err(IssuerError::Kinds);
         }
         let expires_at = now.plus(ttl);
         let anchors = self.anchors();
@@ -293,6 +344,9 @@ impl Issuer {
         txn.put_ticket(&ticket.id(), &record)?;
         if !roles.is_empty() {
             txn.put_ticket_roles(&ticket.id(), roles)?;
+        }
+        if !kinds.is_empty() {
+            txn.put_ticket_kinds(&ticket.id(), kinds)?;
         }
         record.join_key.zeroize();
         txn.commit()?;
@@ -323,12 +377,8 @@ impl Issuer {
             // An issuer's own right is its grant: one that was away for long enrols itself again.
             known => self.enrolled(known.map(|known| known.roles.clone()).unwrap_or_default(), now),
         };
-        txn.put_enrolment(&node_id, &enrolled)?;
         let subject = LeafSubject { name, node_id, routing_key, leaf_public, enrolled: &enrolled };
-        let (leaf, _) = self.issue(&txn, &subject, now)?;
-        txn.commit()?;
-        let changed = stored.as_ref() != Some(&enrolled);
-        Ok(self.recorded(leaf, changed.then_some(&enrolled), now)?.leaf_der)
+        Ok(self.give(txn, &subject, stored.as_ref() != Some(&enrolled), now)?.0.leaf_der)
     }
 
     /// Answers a join request. A refusal writes nothing; an acceptance is durable when this returns.
@@ -363,7 +413,7 @@ impl Issuer {
         join_key: &mut Option<[u8; 32]>,
     ) -> Result<(Admitted, Given), Denied> {
         let request = message::decode_join(bytes).map_err(refusal_of)?;
-        let JoinBody { ticket_id, ticket_hash, name, claim } = &request.body;
+        let JoinBody { ticket_id, ticket_hash, name, claim, evidence } = &request.body;
         let known = self.store.ticket(ticket_id)?.ok_or(Refusal::UnknownTicket)?;
         *join_key = Some(known.join_key);
         if !request.is_authenticated_by(&known.join_key) || *ticket_hash != known.hash {
@@ -372,7 +422,8 @@ impl Issuer {
         check_claim(&request, claim, now)?;
 
         let node_id = claim.node_id();
-        self.admits(&node_id, name)?;
+        let known = self.store.knows(&node_id, name)?;
+        self.admits(&Asking { node: &node_id, name, enrolled: None, known, now })?;
         let txn = self.store.begin()?;
         // Read again: another request may have used the ticket meanwhile.
         let mut ticket = txn.ticket(ticket_id)?.ok_or(Refusal::UnknownTicket)?;
@@ -382,21 +433,39 @@ impl Issuer {
             return Err(Refusal::TicketExpired { at: ticket.expires_at }.into());
         }
         check_name(&txn, name, &node_id)?;
+        let mut roles = txn.ticket_roles(ticket_id)?;
         if !repeated {
+            let judged = self.attestors.judge(
+                &txn.ticket_kinds(ticket_id)?,
+                evidence,
+                (node_id, name, ticket_id),
+                (&txn, now),
+            );
+            match judged {
+                Ok(more) => roles.extend(more),
+                Err(Unattested::Waits) => {
+                    // Who waits is remembered, and nothing of the ticket is used.
+                    txn.commit()?;
+                    return Err(Refusal::AwaitingApproval.into());
+                }
+                Err(Unattested::Refused(refusal)) => return Err(refusal.into()),
+                Err(Unattested::Failed(error)) => return Err(error.into()),
+            }
             if ticket.used >= ticket.uses {
                 return Err(Refusal::TicketUsed.into());
             }
             ticket.used += 1;
             txn.put_ticket(ticket_id, &ticket)?;
             txn.put_use(ticket_id, &node_id, now)?;
+            txn.remove_applied(&node_id)?;
         }
         txn.put_member(name, &node_id)?;
         let enrolled = match txn.enrolment(&node_id)?.filter(|_| repeated) {
             Some(stored) => stored,
-            None => self.enrolled(txn.ticket_roles(ticket_id)?, now),
+            None => self.enrolled(canonical(roles)?, now),
         };
-        // Also of one that repeats its request: whether the first try was recorded, only the log knows.
-        self.admit(txn, &Decision { name, claim, enrolled: &enrolled, changed: true }, now)
+        let changed = txn.enrolment(&node_id)?.as_ref() != Some(&enrolled);
+        self.admit(txn, &Decision { name, claim, enrolled: &enrolled, changed }, now)
     }
 
     fn renewal(
@@ -417,11 +486,14 @@ impl Issuer {
         if held.node_id != node_id {
             return Err(Refusal::NotAMember.into());
         }
-        self.admits(&node_id, &held.name)?;
+        let (known, enrolled) = (self.store.knows(&node_id, &held.name)?, Some(held.enrolled.from));
+        self.admits(&Asking { node: &node_id, name: &held.name, enrolled, known, now })?;
         let txn = self.store.begin()?;
         check_name(&txn, &held.name, &node_id)?;
         let stored = txn.enrolment(&node_id)?;
-        let known = newest(Some(&held.enrolled), stored.as_ref()).unwrap_or(&held.enrolled);
+        // Of what a revoked issuer certified, name, roles and end may all be made up: then only what this one wrote down itself counts.
+        let shown = Some(&held.enrolled).filter(|_| !self.distrusts(&held.issuer));
+        let known = newest(shown, stored.as_ref()).ok_or(Refusal::IssuerRevoked)?;
         if known.until <= now {
             return Err(Refusal::EnrolmentEnded { at: known.until }.into());
         }
@@ -432,8 +504,12 @@ impl Issuer {
     }
 
     /// Whether the gate lets it pass.
-    fn admits(&self, node: &NodeId, name: &NodeName) -> Result<(), Refusal> {
-        self.gate.get().map_or(Ok(()), |gate| gate.admit(node, name))
+    fn admits(&self, asking: &Asking<'_>) -> Result<(), Refusal> {
+        self.gate.get().map_or(Ok(()), |gate| gate.admit(asking))
+    }
+
+    fn distrusts(&self, issuer: &NodeId) -> bool {
+        self.gate.get().is_some_and(|gate| gate.distrusts(issuer))
     }
 
     /// An enrolment that begins now.
@@ -460,17 +536,39 @@ impl Issuer {
             leaf_public: &claim.leaf_public,
             enrolled,
         };
-        txn.put_enrolment(&node_id, enrolled)?;
-        let (leaf, not_after) = self.issue(&txn, &subject, now)?;
-        txn.commit()?;
-        let given = self.recorded(leaf, changed.then_some(enrolled), now)?;
+        let (given, not_after) = self.give(txn, &subject, changed, now)?;
         Ok((Admitted { name: name.clone(), node_id, not_after }, given))
     }
 
-    /// Records a leaf whose decision is on the disk: the only way by which a leaf leaves.
+    /// Issues, commits, records: the only way by which a leaf leaves. `changed`: whether the enrolment begins, or is another than before.
     ///
-    /// After a crash in between, the store knows a name that the log doesn't. Its node asks again and is recorded then; the other way
-    /// round, the log could name two owners.
+    /// After a crash in between, the store knows a name that the log doesn't, and that this is so: the node's next leaf takes the enrolment
+    /// along. The other way round, the log could name two owners.
+    fn give(
+        &self,
+        txn: Txn,
+        subject: &LeafSubject<'_>,
+        changed: bool,
+        now: UnixMillis,
+    ) -> Result<(Given, UnixMillis), IssuerError> {
+        let node = &subject.node_id;
+        let unlogged = txn.is_unlogged(node)?;
+        if changed && !unlogged {
+            txn.put_unlogged(node)?;
+        }
+        txn.put_enrolment(node, subject.enrolled)?;
+        let (leaf, not_after) = self.issue(&txn, subject, now)?;
+        txn.commit()?;
+        let enrolment = (changed || unlogged).then_some(subject.enrolled);
+        let given = self.recorded(leaf, enrolment, now)?;
+        if enrolment.is_some() {
+            // A store that fails here keeps the mark: the enrolment is logged once more, which says the same.
+            let _ = self.store.logged(node);
+        }
+        Ok((given, not_after))
+    }
+
+    /// Records a leaf whose decision is on the disk.
     fn recorded(
         &self,
         leaf_der: Vec<u8>,
@@ -538,6 +636,13 @@ fn newest<'a>(held: Option<&'a Enrolled>, stored: Option<&'a Enrolled>) -> Optio
         (Some(held), Some(stored)) => Some(if held.until > stored.until { held } else { stored }),
         (held, stored) => held.or(stored),
     }
+}
+
+/// Roles that came by several ways, sorted, each once. A rule may deny by any of them, so none is left out.
+fn canonical(mut roles: Vec<RoleName>) -> Result<Vec<RoleName>, IssuerError> {
+    roles.sort();
+    roles.dedup();
+    if roles.len() <= ROLES_MAX { Ok(roles) } else { Err(IssuerError::Roles) }
 }
 
 /// Whether the name is this node's, or free, and there is room.

@@ -1,5 +1,7 @@
 //! What an issuer remembers, in `issuer.redb`: tickets, their uses, names and serials. One transaction per decision.
 
+mod applicants;
+
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -17,6 +19,8 @@ use crate::leaf::roles_are_canonical;
 use crate::names::{NodeName, RoleName};
 use crate::sealed::{self, FileError};
 use crate::wire;
+
+pub(super) use applicants::{Applied, Listed};
 
 /// Version of the tables.
 const STORE_VERSION: u8 = 2;
@@ -46,6 +50,9 @@ const SERIALS: TableDefinition<'_, [u8; 24], [u8; 32]> = TableDefinition::new("s
 const ENROLMENTS: TableDefinition<'_, [u8; 32], &[u8]> = TableDefinition::new("enrolments");
 /// Since version 2: the roles that a ticket gives, if it gives any.
 const TICKET_ROLES: TableDefinition<'_, [u8; 16], &[u8]> = TableDefinition::new("ticket_roles");
+
+/// Since version 2: nodes whose enrolment may be in no log yet.
+const UNLOGGED: TableDefinition<'_, [u8; 32], ()> = TableDefinition::new("unlogged");
 
 /// An enrolment as it is stored.
 #[derive(Serialize, Deserialize)]
@@ -105,7 +112,13 @@ macro_rules! from_redb {
         }
     )*};
 }
-from_redb!(redb::TransactionError, redb::TableError, redb::StorageError, redb::CommitError);
+from_redb!(
+    redb::TransactionError,
+    redb::TableError,
+    redb::StorageError,
+    redb::CommitError,
+    redb::SetDurabilityError
+);
 
 #[derive(Debug)]
 pub(super) struct Store {
@@ -139,8 +152,7 @@ impl Store {
             txn.open_table(NAMES)?;
             txn.open_table(NODES)?;
             txn.open_table(SERIALS)?;
-            txn.open_table(ENROLMENTS)?;
-            txn.open_table(TICKET_ROLES)?;
+            open_second(&txn)?;
         }
         txn.commit()?;
         Ok(store)
@@ -149,8 +161,7 @@ impl Store {
     /// Adds the tables of version 2. What they hold of nodes from before, renewals bring.
     fn upgrade(&self) -> Result<(), StoreError> {
         let txn = self.db.begin_write()?;
-        txn.open_table(ENROLMENTS)?;
-        txn.open_table(TICKET_ROLES)?;
+        open_second(&txn)?;
         txn.open_table(META)?.insert("version", [STORE_VERSION].as_slice())?;
         Ok(txn.commit()?)
     }
@@ -210,6 +221,21 @@ impl Store {
         table.get(id)?.map(|record| decode(record.value())).transpose()
     }
 
+    /// Whether a node is a member under this name.
+    pub(super) fn knows(&self, node: &NodeId, name: &NodeName) -> Result<bool, StoreError> {
+        let txn = self.db.begin_read()?;
+        let table = txn.open_table(NODES)?;
+        Ok(table.get(node.0)?.is_some_and(|known| known.value() == name.as_str()))
+    }
+
+    /// The enrolment of a node is in the log. Not worth a sync of its own: after a crash it may be logged twice, which says the same.
+    pub(super) fn logged(&self, node: &NodeId) -> Result<(), StoreError> {
+        let mut txn = self.db.begin_write()?;
+        txn.set_durability(redb::Durability::None)?;
+        txn.open_table(UNLOGGED)?.remove(node.0)?;
+        Ok(txn.commit()?)
+    }
+
     pub(super) fn members(&self) -> Result<Vec<(NodeName, NodeId)>, StoreError> {
         let txn = self.db.begin_read()?;
         let table = txn.open_table(NAMES)?;
@@ -221,6 +247,17 @@ impl Store {
             })
             .collect()
     }
+}
+
+/// Makes the tables of version 2.
+fn open_second(txn: &WriteTransaction) -> Result<(), StoreError> {
+    txn.open_table(ENROLMENTS)?;
+    txn.open_table(TICKET_ROLES)?;
+    txn.open_table(UNLOGGED)?;
+    txn.open_table(applicants::TICKET_KINDS)?;
+    txn.open_table(applicants::APPLICANTS)?;
+    txn.open_table(applicants::LISTED)?;
+    Ok(())
 }
 
 /// Opens and checks a database; damage that makes redb panic is an error like other damage.
@@ -317,6 +354,17 @@ impl Txn {
         Ok(())
     }
 
+    /// Whether the node's enrolment may be in no log yet.
+    pub(super) fn is_unlogged(&self, node: &NodeId) -> Result<bool, StoreError> {
+        Ok(self.0.open_table(UNLOGGED)?.get(node.0)?.is_some())
+    }
+
+    /// The node's enrolment is to be logged: until that is done, each leaf of its takes the enrolment along.
+    pub(super) fn put_unlogged(&self, node: &NodeId) -> Result<(), StoreError> {
+        self.0.open_table(UNLOGGED)?.insert(node.0, ())?;
+        Ok(())
+    }
+
     pub(super) fn ticket_count(&self) -> Result<u64, StoreError> {
         Ok(self.0.open_table(TICKETS)?.len()?)
     }
@@ -333,9 +381,11 @@ impl Txn {
         }
         let mut uses = self.0.open_table(USES)?;
         let mut roles = self.0.open_table(TICKET_ROLES)?;
+        let mut kinds = self.0.open_table(applicants::TICKET_KINDS)?;
         for id in ended {
             table.remove(id)?;
             roles.remove(id)?;
+            kinds.remove(id)?;
             uses.retain_in(use_key(&id, &NodeId([0; 32]))..=use_key(&id, &NodeId([255; 32])), |_, _| false)?;
         }
         Ok(())

@@ -4,6 +4,7 @@ use zeroize::Zeroizing;
 
 use crate::anchors::{LeafError, TrustAnchors, TrustError};
 use crate::ids::{NodeId, UnixMillis};
+use crate::issuer::Evidence;
 use crate::join::message::{
     self, Authenticity, Claim, EncodeError, Issued, JoinBody, Outcome, Refusal, RenewBody,
 };
@@ -131,6 +132,19 @@ impl JoinClient {
         routing: &RoutingKey,
         now: UnixMillis,
     ) -> Result<Self, JoinError> {
+        Self::with_evidence(ticket, name, (node, routing), Vec::new(), now)
+    }
+
+    /// As [`JoinClient::new`], with evidence for what the ticket asks beside itself: at most [`KINDS_MAX`](crate::issuer::KINDS_MAX)
+    /// kinds, each once. What the issuer can't read it calls malformed.
+    pub fn with_evidence(
+        ticket: Ticket,
+        name: NodeName,
+        (node, routing): (&NodeKey, &RoutingKey),
+        mut evidence: Vec<Evidence>,
+        now: UnixMillis,
+    ) -> Result<Self, JoinError> {
+        evidence.sort_by_key(|one| one.kind);
         let leaf_key = LeafKey::generate()?;
         let join_key = ticket.join_key();
         let body = JoinBody {
@@ -138,6 +152,7 @@ impl JoinClient {
             ticket_hash: ticket.hash(),
             name: name.clone(),
             claim: Claim::new(node, &leaf_key, routing, now)?,
+            evidence,
         };
         let request = message::encode_join(&body, (node, &leaf_key, routing), &join_key)?;
         let asked =

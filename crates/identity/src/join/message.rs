@@ -6,6 +6,7 @@ use zeroize::Zeroizing;
 
 use crate::grant::IssuerGrant;
 use crate::ids::{NodeId, UnixMillis};
+use crate::issuer::{EVIDENCE_MAX, Evidence, KINDS_MAX};
 use crate::keys::{
     Ed25519Signature, KeyError, LeafKey, MlDsaPublic, MlDsaSignature, NodeKey, RoutingKey, random,
     verify_ml_dsa, verify_routing,
@@ -24,9 +25,12 @@ const KIND_JOIN: u8 = 1;
 const KIND_REPLY: u8 = 3;
 /// 2 was a renewal without the present leaf, which no program ever sent.
 const KIND_RENEW: u8 = 4;
+/// A join with evidence for what the ticket asks beside itself.
+const KIND_ATTESTED_JOIN: u8 = 5;
 
 const MAC_LEN: usize = 32;
 const JOIN_DOMAIN: &[u8] = b"meshara join request v1\0";
+const ATTESTED_JOIN_DOMAIN: &[u8] = b"meshara attested join request v1\0";
 const RENEW_DOMAIN: &[u8] = b"meshara renew request v2\0";
 
 /// Why an issuer says no.
@@ -107,6 +111,29 @@ pub enum Refusal {
     /// The mesh revoked this node.
     #[error("this node is revoked")]
     Revoked,
+    /// The ticket asks for an operator's approval, which has not been given yet. The same ticket may be used again.
+    #[error("an operator has to approve this node first: `meshara trust requests` where the ticket was made")]
+    AwaitingApproval,
+    /// An operator said no.
+    #[error("the operator declined")]
+    Declined,
+    /// The ticket is for listed nodes, and this one isn't on the issuer's list under this name.
+    #[error("this node is not on the issuer's list: `meshara trust allowed add NODEID` there")]
+    NotListed,
+    /// The ticket asks for a kind of attestation that the issuer doesn't know, or the request's evidence for it is missing or wrong.
+    #[error("the issuer can't judge attestation of kind {kind}: update it")]
+    UnknownAttestation {
+        /// The kind's number.
+        kind: u16,
+    },
+    /// The mesh revoked whoever issued the certificate that is shown, and this issuer never enrolled the node itself.
+    #[error(
+        "the issuer of this node's certificate was revoked, and this one never enrolled it: join again with a new ticket"
+    )]
+    IssuerRevoked,
+    /// This node asks again and again.
+    #[error("this node asked for certificates too often: wait a minute")]
+    TooOften,
 }
 
 impl Refusal {
@@ -155,6 +182,9 @@ pub(crate) struct JoinBody {
     pub(crate) ticket_hash: [u8; 32],
     pub(crate) name: NodeName,
     pub(crate) claim: Claim,
+    /// For what the ticket asks beside itself; it follows the other fields, in a request of a kind of its own.
+    #[serde(skip)]
+    pub(crate) evidence: Vec<Evidence>,
 }
 
 /// A renewal request's fields.
@@ -222,7 +252,11 @@ pub(crate) fn encode_join(
     keys: (&NodeKey, &LeafKey, &RoutingKey),
     join_key: &[u8; 32],
 ) -> Result<Vec<u8>, EncodeError> {
-    let mut request = with_proofs(KIND_JOIN, JOIN_DOMAIN, body, keys)?;
+    let mut request = if body.evidence.is_empty() {
+        with_proofs(KIND_JOIN, JOIN_DOMAIN, body, keys)?
+    } else {
+        with_proofs(KIND_ATTESTED_JOIN, ATTESTED_JOIN_DOMAIN, &(body, &body.evidence), keys)?
+    };
     let mac = request_mac(join_key, &request);
     request.extend_from_slice(mac.as_bytes());
     Ok(request)
@@ -241,7 +275,20 @@ pub(crate) fn decode_join(bytes: &[u8]) -> Result<Request<'_, JoinBody>, WireErr
         Ok(_) => bytes.split_last_chunk::<MAC_LEN>().ok_or(WireError::Malformed)?,
         Err(error) => return Err(error),
     };
-    let mut request = decode_request(authenticated, KIND_JOIN, JOIN_DOMAIN)?;
+    let mut request = if authenticated.get(1) == Some(&KIND_ATTESTED_JOIN) {
+        let request: Request<'_, (JoinBody, Vec<Evidence>)> =
+            decode_request(authenticated, KIND_ATTESTED_JOIN, ATTESTED_JOIN_DOMAIN)?;
+        let Request { body: (body, evidence), proofs, signed, domain, mac } = request;
+        let sound = (1..=KINDS_MAX).contains(&evidence.len())
+            && evidence.is_sorted_by(|a, b| a.kind < b.kind)
+            && evidence.iter().all(|one| one.bytes.len() <= EVIDENCE_MAX);
+        if !sound {
+            return Err(WireError::Malformed);
+        }
+        Request { body: JoinBody { evidence, ..body }, proofs, signed, domain, mac }
+    } else {
+        decode_request(authenticated, KIND_JOIN, JOIN_DOMAIN)?
+    };
     request.mac = Some((authenticated, mac));
     Ok(request)
 }
@@ -344,6 +391,15 @@ pub(crate) fn encode_reply(
         reply.extend_from_slice(mac.as_bytes());
     }
     Ok(reply)
+}
+
+/// What a reply refuses with; unproved, so it says only whether another issuer is worth asking. `None` when it refuses nothing.
+pub fn refusal_in(reply: &[u8]) -> Option<Refusal> {
+    let rest = wire::check_version(reply, REPLY_MAX).ok()?.strip_prefix(&[KIND_REPLY])?;
+    match wire::take::<ReplyBody>(rest).ok()?.0.outcome {
+        Outcome::Refused(refusal) => Some(refusal),
+        _ => None,
+    }
 }
 
 /// How far a reply can be believed.

@@ -6,7 +6,7 @@ pub(crate) mod message;
 mod tests;
 
 pub use client::{JoinClient, JoinError, RenewClient};
-pub use message::{REPLY_MAX, REQUEST_MAX, Refusal};
+pub use message::{REPLY_MAX, REQUEST_MAX, Refusal, refusal_in};
 
 /// Entry for fuzzing: runs every decoder of this module over `bytes`; whether one of them accepted.
 #[doc(hidden)]

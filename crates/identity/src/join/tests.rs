@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use zeroize::Zeroizing;
 
@@ -13,7 +14,7 @@ use super::message::*;
 use crate::anchors::TrustAnchors;
 use crate::grant::{GrantOffer, IssuerGrant, IssuerKey};
 use crate::ids::{NodeId, UnixMillis};
-use crate::issuer::Enrolled;
+use crate::issuer::{AttestationKind, Enrolled, Evidence, KINDS_MAX};
 use crate::keys::{LeafKey, NodeKey, RoutingKey};
 use crate::leaf::LeafSubject;
 use crate::lives::{ENROLMENT_LIFE, Lives};
@@ -27,6 +28,7 @@ const JOIN_KEY: [u8; 32] = [0x4a; 32];
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 static REQUEST: &[u8] = include_bytes!("../../tests/fixtures/join-request.bin");
+static ATTESTED: &[u8] = include_bytes!("../../tests/fixtures/join-attested.bin");
 static RENEWAL: &[u8] = include_bytes!("../../tests/fixtures/renew-request.bin");
 static ACCEPTED: &[u8] = include_bytes!("../../tests/fixtures/join-accepted.bin");
 static LOGGED: &[u8] = include_bytes!("../../tests/fixtures/join-logged.bin");
@@ -64,7 +66,18 @@ fn bob() -> NodeName {
 }
 
 fn join_body(keys: &Keys) -> JoinBody {
-    JoinBody { ticket_id: [7; 16], ticket_hash: [8; 32], name: bob(), claim: claim(keys, [9; 32], NOW) }
+    JoinBody {
+        ticket_id: [7; 16],
+        ticket_hash: [8; 32],
+        name: bob(),
+        claim: claim(keys, [9; 32], NOW),
+        evidence: Vec::new(),
+    }
+}
+
+fn attested_body(keys: &Keys) -> JoinBody {
+    let evidence = vec![Evidence { kind: AttestationKind(300), bytes: vec![14; 6] }];
+    JoinBody { evidence, ..join_body(keys) }
 }
 
 fn claim(keys: &Keys, nonce: [u8; 32], time: UnixMillis) -> Claim {
@@ -87,10 +100,11 @@ fn offer() -> GrantOffer {
 }
 
 /// Every message by the name of its fixture, made now.
-fn made() -> [(&'static str, Vec<u8>); 8] {
+fn made() -> [(&'static str, Vec<u8>); 9] {
     let keys = keys();
     let signers = (&keys.node, &keys.leaf, &keys.routing);
     let request = encode_join(&join_body(&keys), signers, &JOIN_KEY).unwrap();
+    let attested = encode_join(&attested_body(&keys), signers, &JOIN_KEY).unwrap();
     let renewal = encode_renew(&renew_body(&keys), signers).unwrap();
 
     let offer = offer();
@@ -122,6 +136,7 @@ fn made() -> [(&'static str, Vec<u8>); 8] {
     let membership = Membership::new(anchors, leaf.der, keys.leaf).unwrap();
     [
         ("join-request.bin", request),
+        ("join-attested.bin", attested),
         ("renew-request.bin", renewal),
         ("join-accepted.bin", accepted),
         ("join-logged.bin", logged),
@@ -152,6 +167,9 @@ fn frozen_requests_are_read_and_proved() {
     assert!(request.is_authenticated_by(&JOIN_KEY));
     assert!(!request.is_authenticated_by(&[0; 32]));
     assert!(request.is_proved(&request.body.claim));
+    let attested = decode_join(ATTESTED).unwrap();
+    assert_eq!(attested.body, attested_body(&keys));
+    assert!(attested.is_authenticated_by(&JOIN_KEY) && attested.is_proved(&attested.body.claim));
     let renewal = decode_renew(RENEWAL).unwrap();
     assert_eq!(renewal.body, renew_body(&keys));
     assert!(is_renewal(RENEWAL) && !is_renewal(REQUEST));
@@ -292,10 +310,13 @@ proptest! {
 
     #[test]
     fn requests_round_trip(ticket_id: [u8; 16], ticket_hash: [u8; 32], name in "[a-z0-9]{1,63}",
-                           nonce: [u8; 32], time: u64, key: [u8; 32]) {
+                           nonce: [u8; 32], time: u64, key: [u8; 32],
+                           shown in btree_map(any::<u16>(), vec(any::<u8>(), 0..99), 0..=KINDS_MAX)) {
         let keys = keys();
         let claim = claim(&keys, nonce, UnixMillis(time));
-        let body = JoinBody { ticket_id, ticket_hash, name: name.parse().unwrap(), claim };
+        let shown = shown.into_iter();
+        let evidence = shown.map(|(kind, bytes)| Evidence { kind: AttestationKind(kind), bytes }).collect();
+        let body = JoinBody { ticket_id, ticket_hash, name: name.parse().unwrap(), claim, evidence };
         let bytes = encode_join(&body, (&keys.node, &keys.leaf, &keys.routing), &key).unwrap();
         prop_assert!(bytes.len() <= REQUEST_MAX);
         let read = decode_join(&bytes).unwrap();
