@@ -15,6 +15,7 @@ use crate::output;
 #[command(after_help = "Examples:
   meshara invite
   meshara invite --ttl 24h --uses 1
+  meshara invite --role ops --role backup
   meshara invite --json | jq -r .ticket")]
 pub(crate) struct InviteArgs {
     /// How long the ticket is good for, such as 30m, 24h or 7d
@@ -23,11 +24,15 @@ pub(crate) struct InviteArgs {
     /// How many nodes may join with it
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     uses: u32,
+    /// Role of whoever joins with it, for policy; may be given again
+    #[arg(long, value_name = "ROLE")]
+    role: Vec<String>,
 }
 
 pub(crate) async fn run(args: InviteArgs, context: &Context) -> Result<(), Failure> {
     let ttl_ms = u64::try_from(args.ttl.0.as_millis()).unwrap_or(u64::MAX);
-    let invite = context.client().invite(&InviteRequest { ttl_ms: ttl_ms.max(1), uses: args.uses }).await?;
+    let request = InviteRequest { ttl_ms: ttl_ms.max(1), uses: args.uses, roles: args.role };
+    let invite = context.client().invite(&request).await?;
     if context.json {
         return Ok(output::json(&invite)?);
     }

@@ -22,7 +22,7 @@ pub use interface::{InterfaceControl, NameInfo, TunInfo};
 pub use log::{AuditInfo, AuditedLog, LogControl};
 pub use policy::{
     NodeRevoked, PolicyApplied, PolicyCheck, PolicyCheckRequest, PolicyControl, PolicyInfo, PolicyLooked,
-    PolicyRequest, RevokeRequest,
+    PolicyRequest, ReinstateRequest, RevokeRequest, RolesChanged, RolesRequest,
 };
 pub use routes::router;
 pub use server::serve;

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -12,6 +13,7 @@ use super::client::{Client, MESH_TIMEOUT};
 use super::control::{Control, Result};
 use super::routes::{Answer, json, read_json, read_json_up_to};
 use super::timestamp::Timestamp;
+use super::types::Invite;
 
 /// Largest request to apply a policy: 10,000 rules of 800 bytes, every byte escaped.
 const MAX_POLICY: usize = 16 << 20;
@@ -33,6 +35,41 @@ pub struct NodeRevoked {
     pub number: u64,
     /// NodeId, 64 lower-case hex digits.
     pub node_id: String,
+}
+
+/// `POST /v1/trust/reinstatements`: a revoked node that may take part again. Answered as a revocation is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReinstateRequest {
+    /// NodeId, a unique prefix of a revoked one, or the name under which this node's issuer admitted it.
+    pub node: String,
+    /// Why: at most 200 characters of one line.
+    pub reason: String,
+}
+
+/// `POST /v1/trust/roles`: roles that a member's next certificate names besides, or no longer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RolesRequest {
+    /// Name, NodeId or unique prefix.
+    pub node: String,
+    /// Roles that it gets.
+    #[serde(default)]
+    pub add: Vec<String>,
+    /// Roles that it loses.
+    #[serde(default)]
+    pub remove: Vec<String>,
+}
+
+/// A member's roles from its next certificate on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolesChanged {
+    /// NodeId, 64 lower-case hex digits.
+    pub node_id: String,
+    /// Its name.
+    pub name: String,
+    /// All roles that it has, sorted.
+    pub roles: Vec<String>,
 }
 
 /// `GET /v1/policy`: the policy in force.
@@ -117,6 +154,20 @@ pub trait PolicyControl: Send + Sync + 'static {
     /// Revokes a node. Only where the key that signs for the mesh is.
     fn trust_revoke(&self, request: RevokeRequest) -> impl Future<Output = Result<NodeRevoked>> + Send;
 
+    /// Lets a revoked node take part again. Only where the key that signs for the mesh is.
+    fn trust_reinstate(&self, request: ReinstateRequest) -> impl Future<Output = Result<NodeRevoked>> + Send;
+
+    /// Changes the roles of a member that this node's issuer knows.
+    fn trust_roles(&self, request: RolesRequest) -> impl Future<Output = Result<RolesChanged>> + Send;
+
+    /// A new ticket; who joins with it has these roles.
+    fn invite_as(
+        &self,
+        ttl: Duration,
+        uses: u32,
+        roles: Vec<String>,
+    ) -> impl Future<Output = Result<Invite>> + Send;
+
     /// The policy in force.
     fn policy_show(&self) -> impl Future<Output = Result<PolicyInfo>> + Send;
 
@@ -131,6 +182,8 @@ pub trait PolicyControl: Send + Sync + 'static {
 pub(super) fn routes<C: Control>() -> Router<Arc<C>> {
     Router::new()
         .route("/v1/trust/revocations", post(revoke::<C>))
+        .route("/v1/trust/reinstatements", post(reinstate::<C>))
+        .route("/v1/trust/roles", post(change_roles::<C>))
         .route(
             "/v1/policy",
             get(async |State(c): State<Arc<C>>| json(c.policy_show().await)).post(apply::<C>),
@@ -140,6 +193,14 @@ pub(super) fn routes<C: Control>() -> Router<Arc<C>> {
 
 async fn revoke<C: Control>(State(control): State<Arc<C>>, request: Request) -> Answer {
     json(control.trust_revoke(read_json(request).await?).await)
+}
+
+async fn reinstate<C: Control>(State(control): State<Arc<C>>, request: Request) -> Answer {
+    json(control.trust_reinstate(read_json(request).await?).await)
+}
+
+async fn change_roles<C: Control>(State(control): State<Arc<C>>, request: Request) -> Answer {
+    json(control.trust_roles(read_json(request).await?).await)
 }
 
 async fn apply<C: Control>(State(control): State<Arc<C>>, request: Request) -> Answer {
@@ -157,6 +218,22 @@ impl Client {
     /// See [`Client::resolve`]; [`NotAuthority`](super::ErrorCode::NotAuthority) where the signing key isn't.
     pub async fn trust_revoke(&self, request: &RevokeRequest) -> Result<NodeRevoked> {
         self.post("/v1/trust/revocations", request, MESH_TIMEOUT).await
+    }
+
+    /// `POST /v1/trust/reinstatements`.
+    ///
+    /// # Errors
+    /// As [`trust_revoke`](Self::trust_revoke); [`InvalidArgument`](super::ErrorCode::InvalidArgument) for a node that isn't revoked.
+    pub async fn trust_reinstate(&self, request: &ReinstateRequest) -> Result<NodeRevoked> {
+        self.post("/v1/trust/reinstatements", request, MESH_TIMEOUT).await
+    }
+
+    /// `POST /v1/trust/roles`.
+    ///
+    /// # Errors
+    /// See [`Client::resolve`]; [`NotIssuer`](super::ErrorCode::NotIssuer), [`InvalidArgument`](super::ErrorCode::InvalidArgument).
+    pub async fn trust_roles(&self, request: &RolesRequest) -> Result<RolesChanged> {
+        self.post("/v1/trust/roles", request, MESH_TIMEOUT).await
     }
 
     /// `GET /v1/policy`.

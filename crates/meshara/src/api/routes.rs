@@ -89,11 +89,12 @@ async fn resolve<C: Control>(State(control): State<Arc<C>>, request: Request) ->
 }
 
 async fn invite<C: Control>(State(control): State<Arc<C>>, request: Request) -> Answer {
-    let InviteRequest { ttl_ms, uses } = read_json(request).await?;
+    let InviteRequest { ttl_ms, uses, roles } = read_json(request).await?;
     if ttl_ms == 0 || uses == 0 {
         return Err(Failure(invalid("a ticket needs a time to live and at least one use")));
     }
-    json(control.invite(Duration::from_millis(ttl_ms), uses).await)
+    let ttl = Duration::from_millis(ttl_ms);
+    json(control.invite_as(ttl, uses, roles).await)
 }
 
 async fn ping<C: Control>(State(control): State<Arc<C>>, request: Request) -> Answer {

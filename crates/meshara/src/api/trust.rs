@@ -39,6 +39,12 @@ pub struct TrustStatus {
     pub leaf_life_reason: String,
     /// The highest number of a revocation snapshot that this node has seen; 0 for none.
     pub revocations: u64,
+    /// When enough signers of the mesh last confirmed revocations and policy; absent (null) before the first word.
+    #[serde(default)]
+    pub signers_heard_at: Option<Timestamp>,
+    /// Whether that is so long ago that this node accepts nothing.
+    #[serde(default)]
+    pub stale: bool,
 }
 
 /// A node with a grant.
@@ -82,6 +88,9 @@ pub struct OwnCertificate {
     pub issuer: String,
     /// Its name; empty until learnt.
     pub issuer_name: String,
+    /// Roles that it names, for policy.
+    #[serde(default)]
+    pub roles: Vec<String>,
 }
 
 /// `POST /v1/trust/issuers`: who issues from now on.

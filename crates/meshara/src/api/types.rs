@@ -119,6 +119,9 @@ pub struct PeerInfo {
     /// Whether this node dialled the link (else the neighbour did).
     #[serde(default)]
     pub dialled: bool,
+    /// Roles that the neighbour's certificate names.
+    #[serde(default)]
+    pub roles: Vec<String>,
 }
 
 /// `GET /v1/routes`: the way to one node.
@@ -146,6 +149,9 @@ pub struct InviteRequest {
     pub ttl_ms: u64,
     /// How many nodes may join with it.
     pub uses: u32,
+    /// Roles that their certificates name, for policy; at most 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub roles: Vec<String>,
 }
 
 /// A ticket that was made.

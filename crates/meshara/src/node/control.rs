@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use data_encoding::BASE64;
-use meshara_identity::{IssuerError, NodeId, UnixMillis};
+use meshara_identity::{IssuerError, NodeId, RoleName, UnixMillis};
 use meshara_messaging::{InboxRow, SubmitError};
 use meshara_overlay::header::DEFAULT_TTL;
 use meshara_overlay::{LinkKind, LostView, Phase};
@@ -18,6 +18,7 @@ use super::echo::{Answer, TRACE_WAIT};
 use super::messages::SendError;
 use super::sessions::SessionError;
 use super::streams::valid_service;
+use super::trust::policy;
 use super::{Inner, ResolveError, messages, services, standing, tiers};
 use crate::api::{
     ApiError, BenchEvent, BenchRequest, BenchResult, Body, ConfiguredPeer, ConnectEvent, ConnectInfo,
@@ -52,6 +53,34 @@ pub(crate) struct NodeControl(pub(crate) Arc<Inner>);
 impl NodeControl {
     fn node(&self, text: &str) -> Result<(NodeId, String)> {
         Ok(self.0.resolve(text)?)
+    }
+
+    /// A ticket of this node's issuer; who joins with it has these roles, sorted, each once.
+    pub(super) async fn ticket(&self, ttl: Duration, uses: u32, roles: Vec<RoleName>) -> Result<Invite> {
+        let Some(issuer) = self.0.standing.issuer() else {
+            let error = ApiError::new(ErrorCode::NotIssuer, "this node issues no certificates");
+            return Err(
+                error.hint("run `meshara invite` on a node that issues: `meshara trust status` lists them")
+            );
+        };
+        let addrs = self.0.reachable_at().into_iter().take(TICKET_ADDRS).collect();
+        let made = tokio::task::spawn_blocking(move || {
+            issuer.invite_as(&roles, ttl, uses, addrs, UnixMillis::now())
+        })
+        .await;
+        let invite = made.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?;
+        let invite = invite.map_err(|error| match error {
+            IssuerError::EmptyTicket | IssuerError::Roles => {
+                ApiError::new(ErrorCode::InvalidArgument, error.to_string())
+            }
+            IssuerError::TooManyTickets => ApiError::new(ErrorCode::Busy, error.to_string()),
+            _ => ApiError::new(ErrorCode::Internal, error.to_string()),
+        })?;
+        Ok(Invite {
+            ticket: invite.ticket.to_string(),
+            expires_at: timestamp(invite.expires_at),
+            uses: invite.uses,
+        })
     }
 
     /// A node other than this one.
@@ -143,6 +172,7 @@ impl Control for NodeControl {
                 cwnd_bytes: session.map(|(session, _)| session.connection.stats().path.cwnd),
                 mtu: Some(link.hop.mtu()),
                 dialled: link.dialled,
+                roles: policy::who_now(inner, &link.member).roles(),
             });
         }
         Ok(one_each(peers))
@@ -186,26 +216,7 @@ impl Control for NodeControl {
     }
 
     async fn invite(&self, ttl: Duration, uses: u32) -> Result<Invite> {
-        let Some(issuer) = self.0.standing.issuer() else {
-            let error = ApiError::new(ErrorCode::NotIssuer, "this node issues no certificates");
-            return Err(
-                error.hint("run `meshara invite` on a node that issues: `meshara trust status` lists them")
-            );
-        };
-        let addrs = self.0.reachable_at().into_iter().take(TICKET_ADDRS).collect();
-        let made =
-            tokio::task::spawn_blocking(move || issuer.invite(ttl, uses, addrs, UnixMillis::now())).await;
-        let invite = made.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?;
-        let invite = invite.map_err(|error| match error {
-            IssuerError::EmptyTicket => ApiError::new(ErrorCode::InvalidArgument, error.to_string()),
-            IssuerError::TooManyTickets => ApiError::new(ErrorCode::Busy, error.to_string()),
-            _ => ApiError::new(ErrorCode::Internal, error.to_string()),
-        })?;
-        Ok(Invite {
-            ticket: invite.ticket.to_string(),
-            expires_at: timestamp(invite.expires_at),
-            uses: invite.uses,
-        })
+        self.ticket(ttl, uses, Vec::new()).await
     }
 
     async fn ping(&self, request: PingRequest) -> Result<Events<PingEvent>> {
@@ -452,6 +463,7 @@ fn down(now: Duration, lost: LostView) -> PeerInfo {
         cwnd_bytes: None,
         mtu: None,
         dialled: lost.dialled_by_us,
+        roles: Vec::new(),
     }
 }
 
@@ -761,6 +773,7 @@ mod tests {
             cwnd_bytes: None,
             mtu: None,
             dialled: true,
+            roles: Vec::new(),
         };
         let peers = one_each(vec![
             peer("", "3", PeerState::Down), // lost before its name was known

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use meshara_overlay::control::ControlError;
+use meshara_overlay::record::RecordError;
 use meshara_overlay::{CloseReason, DialTarget, LinkDownReason, LinkId, LinkKind};
 use meshara_transport::{
     Accepted, ConnectError, ControlReceiver, ControlSender, LINK_TIMEOUT, Link, MtuCheck, tls,
@@ -232,6 +234,10 @@ async fn read_control(inner: &Inner, id: LinkId, mut receiver: ControlReceiver) 
         };
         let handled = inner.overlay.input(|core, now| core.handle_control(now, id, &message));
         if let Err(error) = handled {
+            if is_newer(&error) {
+                // No misdeed: it would be quarantined for an update.
+                return inner.overlay.close_link(id, CLOSE_CONTROL, NEWER_CONTROL);
+            }
             tracing::warn!(%error, "a neighbour misbehaves");
             if let Some(link) = inner.overlay.link(id) {
                 policy::report(inner, link.member.node_id, Evidence::Malformed);
@@ -241,6 +247,19 @@ async fn read_control(inner: &Inner, id: LinkId, mut receiver: ControlReceiver) 
         // A neighbour that sends without end must not keep the node from its probes.
         tokio::task::yield_now().await;
     }
+}
+
+/// What both sides hear of control messages that this node is too old for.
+const NEWER_CONTROL: &str = "control messages of a newer version: update the node that closes this link";
+
+/// Whether a control message is of a later version than this node's, which is 1; there never was a version 0.
+fn is_newer(error: &ControlError) -> bool {
+    let (ControlError::UnknownVersion(found) | ControlError::Record(RecordError::UnknownVersion(found))) =
+        error
+    else {
+        return false;
+    };
+    *found > 1
 }
 
 async fn refresh(inner: &Inner, id: LinkId) {

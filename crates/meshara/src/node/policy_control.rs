@@ -1,8 +1,13 @@
 //! Revocation and policy behind the control API.
 
-use meshara_identity::NodeName;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use meshara_identity::issuer::RolesError;
+use meshara_identity::{NodeName, RoleName, UnixMillis};
 use meshara_trust::policy::{Asked, Why, write};
-use meshara_trust::revocation::{Reason, RevocationError};
+use meshara_trust::revocation::{Reason, ReasonError, RevocationError};
 use meshara_trust::sets::SetKind;
 
 use super::control::NodeControl;
@@ -11,18 +16,52 @@ use super::trust::revocation::{self, RevokeError};
 use super::trust::sets::PublishError;
 use super::{Inner, ResolveError};
 use crate::api::{
-    ApiError, ErrorCode, NodeRevoked, PolicyApplied, PolicyCheck, PolicyCheckRequest, PolicyControl,
-    PolicyInfo, PolicyLooked, PolicyRequest, Result, RevokeRequest, Timestamp,
+    ApiError, ErrorCode, Invite, NodeRevoked, PolicyApplied, PolicyCheck, PolicyCheckRequest, PolicyControl,
+    PolicyInfo, PolicyLooked, PolicyRequest, ReinstateRequest, Result, RevokeRequest, RolesChanged,
+    RolesRequest, Timestamp,
 };
 
 impl PolicyControl for NodeControl {
     async fn trust_revoke(&self, request: RevokeRequest) -> Result<NodeRevoked> {
-        let reason: Reason = request
-            .reason
-            .parse()
-            .map_err(|error| ApiError::new(ErrorCode::InvalidArgument, format!("{error}")))?;
+        let reason = reason(&request.reason)?;
         let (number, node) = revocation::revoke(&self.0, &request.node, reason).await?;
         Ok(NodeRevoked { number, node_id: node.to_string() })
+    }
+
+    async fn trust_reinstate(&self, request: ReinstateRequest) -> Result<NodeRevoked> {
+        let reason = reason(&request.reason)?;
+        let (number, node) = revocation::reinstate(&self.0, &request.node, reason).await?;
+        Ok(NodeRevoked { number, node_id: node.to_string() })
+    }
+
+    async fn trust_roles(&self, request: RolesRequest) -> Result<RolesChanged> {
+        let RolesRequest { node, add, remove } = request;
+        let (add, remove) = (roles(&add)?, roles(&remove)?);
+        let Some(issuer) = self.0.standing.issuer() else {
+            let error = ApiError::new(ErrorCode::NotIssuer, "this node issues no certificates");
+            return Err(error.hint("run it on a node that issues: `meshara trust status` lists them"));
+        };
+        let node = revocation::named(&self.0, &node)?;
+        let changed =
+            tokio::task::spawn_blocking(move || issuer.change_roles(&node, &add, &remove, UnixMillis::now()));
+        let changed = changed.await.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?;
+        let (name, roles) = changed.map_err(|error| {
+            let text = error.to_string();
+            match error {
+                RolesError::UnknownMember => ApiError::new(ErrorCode::UnknownNode, text)
+                    .hint("run it on the node that admitted it, or that renewed its certificate last"),
+                RolesError::Ended { .. } => ApiError::new(ErrorCode::InvalidArgument, text)
+                    .hint("it joins anew, with a ticket of `meshara invite --role ROLE`"),
+                RolesError::TooMany => ApiError::new(ErrorCode::InvalidArgument, text),
+                _ => ApiError::new(ErrorCode::Io, text),
+            }
+        })?;
+        let roles = roles.iter().map(ToString::to_string).collect();
+        Ok(RolesChanged { node_id: node.to_string(), name: name.to_string(), roles })
+    }
+
+    async fn invite_as(&self, ttl: Duration, uses: u32, names: Vec<String>) -> Result<Invite> {
+        self.ticket(ttl, uses, roles(&names)?.into_iter().collect()).await
     }
 
     async fn policy_show(&self) -> Result<PolicyInfo> {
@@ -69,11 +108,24 @@ impl PolicyControl for NodeControl {
     }
 }
 
+fn reason(text: &str) -> Result<Reason> {
+    text.parse().map_err(|error: ReasonError| ApiError::new(ErrorCode::InvalidArgument, error.to_string()))
+}
+
+fn roles(names: &[String]) -> Result<BTreeSet<RoleName>> {
+    let role = |name: &String| {
+        name.parse::<RoleName>().map_err(|error| {
+            ApiError::new(ErrorCode::InvalidArgument, format!("`{name}` is not a role: {error}"))
+        })
+    };
+    names.iter().map(role).collect()
+}
+
 /// A node that is known, or the name of one that isn't yet.
-fn caller(inner: &Inner, text: &str) -> Result<policy::Who> {
+fn caller(inner: &Inner, text: &str) -> Result<Arc<policy::Who>> {
     match (inner.resolve(text), text.parse::<NodeName>()) {
         (Ok((node, _)), _) => Ok(policy::who(inner, &node)),
-        (Err(ResolveError::Unknown(_)), Ok(name)) => Ok(policy::stranger(inner, &name)),
+        (Err(ResolveError::Unknown(_)), Ok(name)) => Ok(Arc::new(policy::stranger(inner, &name))),
         (Err(error), _) => Err(error.into()),
     }
 }
@@ -87,9 +139,9 @@ impl From<RevokeError> for ApiError {
             }
             RevokeError::Ourselves => Self::new(ErrorCode::InvalidArgument, text)
                 .hint("the mesh root must be moved to another node first"),
-            RevokeError::Publish(PublishError::Revocation(RevocationError::AlreadyRevoked { .. })) => {
-                Self::new(ErrorCode::InvalidArgument, text)
-            }
+            RevokeError::Publish(PublishError::Revocation(
+                RevocationError::AlreadyRevoked { .. } | RevocationError::NotRevoked { .. },
+            )) => Self::new(ErrorCode::InvalidArgument, text),
             RevokeError::Publish(error) => error.into(),
         }
     }

@@ -52,12 +52,15 @@ impl TrustControl for NodeControl {
                 renews_at: timestamp(standing::renews_at(member)),
                 issuer: issuer.map(|issuer| issuer.to_string()).unwrap_or_default(),
                 issuer_name: issuer.map(|issuer| inner.name_of(&issuer)).unwrap_or_default(),
+                roles: member.enrolled.roles.iter().map(ToString::to_string).collect(),
             },
             valid: membership.valid_at(now).is_ok(),
             enrolled_until: timestamp(member.enrolled.until),
             leaf_life_s: lives.leaf(count).as_secs(),
             leaf_life_reason: why.to_owned(),
             revocations: inner.sets.revocations(),
+            signers_heard_at: inner.sets.heard().map(timestamp),
+            stale: inner.sessions.is_stale(),
         })
     }
 

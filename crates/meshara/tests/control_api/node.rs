@@ -11,8 +11,9 @@ use meshara::api::{
     Control, DoctorFacts, ErrorCode, Events, IdInfo, InterfaceControl, Invite, IssuerAdded, IssuerInfo,
     LogStatus, MessageRef, NameInfo, NodeRef, NodeRevoked, OwnCertificate, PeerInfo, PeerState, PingEvent,
     PingReply, PingRequest, PingSummary, PolicyApplied, PolicyCheck, PolicyCheckRequest, PolicyControl,
-    PolicyInfo, PolicyRequest, Received, Result, RevokeRequest, RouteInfo, SendReceipt, ServiceInfo, Status,
-    Timestamp, Trace, TraceHop, TrustControl, TrustStatus, WorkloadControl, WorkloadInfo, WorkloadRequest,
+    PolicyInfo, PolicyRequest, Received, ReinstateRequest, Result, RevokeRequest, RolesChanged, RolesRequest,
+    RouteInfo, SendReceipt, ServiceInfo, Status, Timestamp, Trace, TraceHop, TrustControl, TrustStatus,
+    WorkloadControl, WorkloadInfo, WorkloadRequest,
 };
 use tokio::sync::{mpsc, watch};
 
@@ -88,12 +89,15 @@ pub(crate) fn trust_status() -> TrustStatus {
             renews_at: at,
             issuer: "a11ce".into(),
             issuer_name: "alice".into(),
+            roles: vec!["ops".into()],
         },
         valid: true,
         enrolled_until: at,
         leaf_life_s: 3600,
         leaf_life_reason: "several issuers can renew".into(),
         revocations: 3,
+        signers_heard_at: Some(at),
+        stale: false,
     }
 }
 
@@ -116,6 +120,7 @@ pub(crate) fn peer() -> PeerInfo {
         cwnd_bytes: Some(14720),
         mtu: Some(1452),
         dialled: true,
+        roles: vec!["ops".into()],
     }
 }
 
@@ -142,6 +147,20 @@ impl PolicyControl for TestNode {
     async fn trust_revoke(&self, request: RevokeRequest) -> Result<NodeRevoked> {
         known(&request.node)?;
         Ok(NodeRevoked { number: 7, node_id: "b0b".into() })
+    }
+
+    async fn trust_reinstate(&self, request: ReinstateRequest) -> Result<NodeRevoked> {
+        known(&request.node)?;
+        Ok(NodeRevoked { number: 8, node_id: "b0b".into() })
+    }
+
+    async fn trust_roles(&self, request: RolesRequest) -> Result<RolesChanged> {
+        known(&request.node)?;
+        Ok(RolesChanged { node_id: "b0b".into(), name: request.node, roles: request.add })
+    }
+
+    async fn invite_as(&self, ttl: Duration, uses: u32, _: Vec<String>) -> Result<Invite> {
+        self.invite(ttl, uses).await
     }
 
     async fn policy_show(&self) -> Result<PolicyInfo> {

@@ -74,7 +74,10 @@ impl Mesh {
 
     async fn ticket(&self) -> Result<Invite, Failure> {
         let uses = u32::try_from(NODES).unwrap_or(u32::MAX);
-        Ok(self.client(NEAR).invite(&meshara::api::InviteRequest { ttl_ms: 600_000, uses }).await?)
+        Ok(self
+            .client(NEAR)
+            .invite(&meshara::api::InviteRequest { ttl_ms: 600_000, uses, roles: Vec::new() })
+            .await?)
     }
 
     async fn join(

@@ -4,7 +4,9 @@ mod audit;
 mod bundle;
 mod issuer;
 mod log;
+mod reinstate;
 mod revoke;
+mod role;
 mod status;
 mod workload;
 
@@ -34,6 +36,8 @@ enum TrustCommand {
     Workload(workload::WorkloadArgs),
     Bundle(bundle::BundleArgs),
     Revoke(revoke::RevokeArgs),
+    Reinstate(reinstate::ReinstateArgs),
+    Role(role::RoleArgs),
 }
 
 pub(crate) async fn run(args: TrustArgs, context: &Context) -> Result<(), Failure> {
@@ -45,5 +49,7 @@ pub(crate) async fn run(args: TrustArgs, context: &Context) -> Result<(), Failur
         TrustCommand::Workload(args) => workload::run(args, context).await,
         TrustCommand::Bundle(_) => bundle::run(context).await,
         TrustCommand::Revoke(args) => revoke::run(args, context).await,
+        TrustCommand::Reinstate(args) => reinstate::run(args, context).await,
+        TrustCommand::Role(args) => role::run(args, context).await,
     }
 }

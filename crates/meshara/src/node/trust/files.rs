@@ -98,7 +98,8 @@ impl Files {
         ];
         let sets = sets
             .into_iter()
-            .filter(|(_, held, written)| held != written)
+            // A signer writes before the core holds it: then what is written is the newer one.
+            .filter(|(_, held, written)| held.number > written.number)
             .filter_map(|(kind, held, _)| Some((kind, held, gossip.set(kind)?.encode().ok()?)));
         let statements = join(gossip.revocations().statements().filter_map(|signed| signed.encode().ok()));
         Unwritten { roots, sets: sets.collect(), statements: Some(statements) }

@@ -126,8 +126,7 @@ impl Gate {
         let decision = compiled.decide(&caller, asked, now);
         let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
         let decision = limits.evidence.reduce(decision, &who.node, asked, now);
-        let admitted =
-            if begins { limits.rates.admit(&who.node, &decision, now) } else { decision.allowed };
+        let admitted = if begins { limits.rates.admit(&who.node, &decision, now) } else { decision.allowed };
         if admitted {
             return Ok(());
         }

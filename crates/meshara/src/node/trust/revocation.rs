@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use meshara_identity::{NodeId, UnixMillis};
 use meshara_trust::audit::Event;
-use meshara_trust::revocation::{Reason, Revocation, Revocations};
+use meshara_trust::revocation::{Reason, Reinstatement, Revocation, Revocations};
 use meshara_trust::sets::SetKind;
 
 use super::sets::{self, PublishError};
@@ -23,6 +24,11 @@ pub(super) fn enforce(inner: &Inner) {
         let held = gossip.revocations().unconfirmed();
         (gossip.have().revocations.number, held.map(Revocations::revoked).unwrap_or_default())
     });
+    let reinstated =
+        inner.sets.view(|gossip| gossip.revocations().unconfirmed().map(Revocations::reinstated));
+    // Those that this node went by until now.
+    let back: Vec<Reinstatement> =
+        reinstated.into_iter().flatten().filter(|back| inner.sets.revoked.contains(&back.node)).collect();
     let nodes: HashSet<NodeId> = list.iter().map(|revocation| revocation.node).collect();
     let new: BTreeSet<NodeId> = inner.sets.revoked.replace(nodes).into_iter().collect();
     tracing::info!(number, revoked = list.len(), new = new.len(), "a revocation snapshot was taken");
@@ -40,6 +46,10 @@ pub(super) fn enforce(inner: &Inner) {
             tracing::warn!(%node, %reason, number, "a node was revoked");
         }
         inner.audit.record(Event::Revocation { number, node, revoked: true, reason });
+    }
+    for Reinstatement { node, reason, .. } in back.into_iter().take(AUDITED) {
+        tracing::warn!(%node, %reason, number, "a node is reinstated");
+        inner.audit.record(Event::Revocation { number, node, revoked: false, reason });
     }
 }
 
@@ -85,8 +95,34 @@ pub(crate) async fn revoke(
     Ok((number, node))
 }
 
+/// Takes a revocation back; the number of the snapshot, and whose. Returns as [`revoke`] does. The node comes back by itself.
+pub(crate) async fn reinstate(
+    inner: &Arc<Inner>,
+    text: &str,
+    reason: Reason,
+) -> Result<(u64, NodeId), RevokeError> {
+    let revoked = inner.sets.view(|gossip| gossip.revocations().unconfirmed().map(Revocations::revoked));
+    let mut fitting = revoked.unwrap_or_default();
+    fitting
+        .retain(|entry| !text.is_empty() && entry.node.to_string().starts_with(&text.to_ascii_lowercase()));
+    let node = match fitting.as_slice() {
+        [one] => one.node,
+        _ => named(inner, text)?,
+    };
+    let number = sets::publish(inner, SetKind::Revocations, |gossip| {
+        let mut revocations = gossip.revocations().unconfirmed().cloned().unwrap_or_default();
+        // Later than the revocation, whatever this clock was set to meanwhile.
+        let (now, held) = (UnixMillis::now(), revocations.get(&node));
+        let at = held.map_or(now, |held| now.max(held.since.plus(Duration::from_millis(1))));
+        revocations.reinstate(node, at, reason)?;
+        Ok(revocations.encode()?)
+    })
+    .await?;
+    Ok((number, node))
+}
+
 /// The node that a text names: one that is known now, one that this node's issuer admitted, or any by its whole id.
-fn named(inner: &Inner, text: &str) -> Result<NodeId, ResolveError> {
+pub(crate) fn named(inner: &Inner, text: &str) -> Result<NodeId, ResolveError> {
     let unknown = match inner.resolve(text) {
         Ok((node, _)) => return Ok(node),
         Err(error @ ResolveError::Unknown(_)) => error,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use meshara_identity::{KeyError, MeshId, NodeName, RootKey, UnixMillis, WireErro
 use meshara_overlay::LinkId;
 use meshara_transport::tls::Revoked;
 use meshara_trust::audit::{Event, TrailError, Words};
-use meshara_trust::gossip::{Change, Gossip, GossipError, Moment, Output, Peer};
+use meshara_trust::gossip::{Change, Gossip, GossipError, Misbehaviour, Moment, Output, Peer};
 use meshara_trust::policy::{Compiled, Evidence, PolicyError, PolicyTextError};
 use meshara_trust::revocation::{RevocationError, Revocations};
 use meshara_trust::root::{ROOT_LIFE_MAX, RootDocument, SignedRoot};
@@ -148,6 +148,8 @@ pub(crate) struct Sets {
     /// Since when this node listens: silence before doesn't count, since nobody can have been heard.
     since: UnixMillis,
     refused: AtomicU64,
+    /// Whether it was said that the signers are silent.
+    warned: AtomicBool,
 }
 
 impl Sets {
@@ -183,6 +185,7 @@ impl Sets {
             limit,
             since: now,
             refused: AtomicU64::new(0),
+            warned: AtomicBool::new(false),
         })
     }
 
@@ -235,6 +238,18 @@ impl Sets {
             Err(_) if now <= self.since.plus(self.limit) => Ok(()),
             heard => heard,
         }
+    }
+
+    /// When enough signers were last heard; `None` before a first root document, and before a first word.
+    pub(crate) fn heard(&self) -> Option<UnixMillis> {
+        self.view(Gossip::confirmed)
+    }
+
+    /// Since when the signers are silent, if that is half of the limit ago or more.
+    fn quiet(&self, now: UnixMillis) -> Option<UnixMillis> {
+        self.view(|gossip| gossip.root().map(|_| ()))?;
+        let last = self.heard().map_or(self.since, |heard| heard.max(self.since));
+        (now > last.plus(self.limit / 2)).then_some(last)
     }
 
     /// Gives the core an input and carries out what follows from it.
@@ -371,6 +386,10 @@ async fn read(inner: &Inner, link: LinkId, peer: Peer, mut receive: RecvStream) 
         }
         let handled = inner.sets.input(inner, |gossip, now| gossip.handle_message(now, peer, &message));
         if let Err(error) = handled {
+            if let Some(why) = other_version(&error) {
+                inner.sets.refused.fetch_add(1, Relaxed);
+                return why;
+            }
             misbehaves();
             tracing::warn!(%error, "a neighbour misbehaves");
             return "a message about signed sets was refused";
@@ -380,6 +399,20 @@ async fn read(inner: &Inner, link: LinkId, peer: Peer, mut receive: RecvStream) 
         until = until.max(now) + EVERY;
         let ahead = until.saturating_duration_since(now);
         tokio::time::sleep(ahead.saturating_sub(EVERY * BURST)).await;
+    }
+}
+
+/// Which side is to be updated, if a neighbour only speaks another version: no misdeed. There never was a version 0.
+fn other_version(error: &Misbehaviour) -> Option<&'static str> {
+    match error {
+        Misbehaviour::Wire(WireError::UnsupportedVersion { found: 0, .. }) => None,
+        Misbehaviour::Wire(WireError::UnsupportedVersion { found, supported }) if found > supported => {
+            Some("signed sets of a newer version: update the node that closes this link")
+        }
+        Misbehaviour::Wire(WireError::UnsupportedVersion { .. }) => {
+            Some("signed sets of an older version: update the node that sent them")
+        }
+        _ => None,
     }
 }
 
@@ -415,6 +448,12 @@ impl Sets {
             }
             (Some(_), None) => tracing::info!("the signers are heard again: sessions are accepted"),
             _ => {}
+        }
+        let quiet = self.quiet(UnixMillis::now());
+        let warned = self.warned.swap(quiet.is_some(), Relaxed);
+        if let Some(since) = quiet.filter(|_| !warned && stale.is_none()) {
+            let end = since.plus(self.limit);
+            tracing::warn!(%since, %end, "the mesh's signers are silent: if none is heard until the end, this node accepts nothing any more; start the node that holds the mesh root");
         }
     }
 }
