@@ -164,6 +164,11 @@ pub fn create_mesh_with(
     finish(home, node, routing, membership, passphrase)
 }
 
+/// The NodeId of this home's keys, which are made if there are none: so that an issuer may list the node before it joins.
+pub fn make_keys(home: &Path, passphrase: Option<&Passphrase>) -> Result<NodeId, HomeError> {
+    Ok(load_or_create_keys(home, passphrase)?.0.node_id())
+}
+
 /// First half of `join`: the keystore (made if there is none) and the request.
 pub fn begin_join(
     home: &Path,

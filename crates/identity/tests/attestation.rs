@@ -134,8 +134,8 @@ fn only_listed_nodes_join_with_a_ticket_for_the_list() {
     assert_eq!(member.member().enrolled.roles, roles(&["db", "staff"]));
     assert_eq!(carol.join(&mesh, &ticket, "carol").unwrap_err(), refused(Refusal::NotListed));
     mesh.issuer.allow(&Allowed { node: carol.node.node_id(), name: None, roles: Vec::new() }).unwrap();
-    assert!(mesh.issuer.disallow(&carol.node.node_id()).unwrap());
-    assert!(!mesh.issuer.disallow(&carol.node.node_id()).unwrap());
+    assert!(mesh.issuer.disallow(&carol.node.node_id()).unwrap().is_some());
+    assert_eq!(mesh.issuer.disallow(&carol.node.node_id()).unwrap(), None);
     assert_eq!(carol.join(&mesh, &ticket, "carol").unwrap_err(), refused(Refusal::NotListed));
 }
 

@@ -277,15 +277,15 @@ impl Issuer {
         Ok(txn.commit()?)
     }
 
-    /// Takes a node off the list; whether it was there. One that has joined stays a member.
+    /// Takes a node off the list; what the list said of it. One that has joined stays a member.
     ///
     /// # Errors
     /// The store fails.
-    pub fn disallow(&self, node: &NodeId) -> Result<bool, IssuerError> {
+    pub fn disallow(&self, node: &NodeId) -> Result<Option<Allowed>, IssuerError> {
         let txn = self.store.begin()?;
         let removed = txn.remove_listed(node)?;
         txn.commit()?;
-        Ok(removed)
+        Ok(removed.map(|Listed { name, roles }| Allowed { node: *node, name, roles }))
     }
 
     /// The list, by NodeId.

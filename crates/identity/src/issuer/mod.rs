@@ -401,6 +401,19 @@ impl Issuer {
         if message::is_renewal(bytes) { self.renew(bytes, None, now) } else { self.handle_join(bytes, now) }
     }
 
+    /// Lets go of a node whose enrolment was ended: its name is free. Whether it was a member.
+    ///
+    /// # Errors
+    /// [`IssuerError::Store`].
+    pub fn release(&self, node: &NodeId) -> Result<bool, IssuerError> {
+        let txn = self.store.begin()?;
+        let known = txn.remove_member(node)?;
+        if known {
+            txn.commit()?;
+        }
+        Ok(known)
+    }
+
     /// Names and ids of all members.
     pub fn members(&self) -> Result<Vec<(NodeName, NodeId)>, IssuerError> {
         Ok(self.store.members()?)

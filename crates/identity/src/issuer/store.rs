@@ -424,6 +424,18 @@ impl Txn {
         Ok(())
     }
 
+    /// Forgets a node and its enrolment: its name is free. Whether it was known.
+    pub(super) fn remove_member(&self, node: &NodeId) -> Result<bool, StoreError> {
+        let Some(name) = self.node_name(node)? else { return Ok(false) };
+        if self.name_owner(&name)? == Some(*node) {
+            self.0.open_table(NAMES)?.remove(name.as_str())?;
+        }
+        self.0.open_table(NODES)?.remove(node.0)?;
+        self.0.open_table(ENROLMENTS)?.remove(node.0)?;
+        self.0.open_table(UNLOGGED)?.remove(node.0)?;
+        Ok(true)
+    }
+
     /// Records a serial and forgets those of certificates that ended before `now`.
     pub(super) fn put_serial(
         &self,

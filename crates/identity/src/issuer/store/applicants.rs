@@ -137,8 +137,10 @@ impl Txn {
         Ok(())
     }
 
-    pub(in crate::issuer) fn remove_listed(&self, node: &NodeId) -> Result<bool, StoreError> {
-        Ok(self.0.open_table(LISTED)?.remove(node.0)?.is_some())
+    pub(in crate::issuer) fn remove_listed(&self, node: &NodeId) -> Result<Option<Listed>, StoreError> {
+        let mut table = self.0.open_table(LISTED)?;
+        let removed = table.remove(node.0)?;
+        removed.map(|row| listed(row.value())).transpose()
     }
 
     pub(in crate::issuer) fn all_listed(&self) -> Result<Vec<(NodeId, Listed)>, StoreError> {
