@@ -144,6 +144,41 @@ async fn every_member_audits_the_log_and_a_bundle_of_it_is_audited_without_a_nod
     alice.shutdown().await;
 }
 
+/// On one thread, as the command runs it: what waits for the disk or for others there waits for ever.
+#[test]
+fn a_member_tells_its_status_while_it_copies_a_log() {
+    let (ended, end) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let dir = tempfile::tempdir().unwrap();
+            let alice = first(dir.path(), config()).await;
+            let mut events = alice.events();
+            let bob = build(&joined(&alice, dir.path(), "bob").await, config()).await;
+            reached(&mut events, bob.member().node_id).await;
+            witnessed(&bob, 1).await;
+            let control = bob.control();
+            let mut audit = std::pin::pin!(control.trust_audit());
+            let mut told = 0;
+            let info = loop {
+                tokio::select! {
+                    biased;
+                    info = &mut audit => break info.unwrap(),
+                    () = tokio::task::yield_now() => {
+                        assert!(log_status(&bob).await.size > 0);
+                        told += 1;
+                    }
+                }
+            };
+            assert!(info.logs[0].fetched && told > 10, "{told}: {info:?}");
+            bob.shutdown().await;
+            alice.shutdown().await;
+        });
+        ended.send(()).unwrap();
+    });
+    end.recv_timeout(Duration::from_secs(120)).unwrap();
+}
+
 #[tokio::test]
 async fn joins_that_come_together_are_all_logged_with_a_promise() {
     let dir = tempfile::tempdir().unwrap();

@@ -199,6 +199,13 @@ impl Sessions {
         }
     }
 
+    /// Every open session, also several with one peer.
+    pub(crate) fn every(&self) -> Vec<Session> {
+        let entries = self.entries();
+        let sessions = entries.values().flat_map(|entry| &entry.sessions);
+        sessions.filter(|session| session.is_open()).cloned().collect()
+    }
+
     /// Open sessions, the current one with each peer.
     pub(crate) fn all(&self) -> Vec<Session> {
         let us = self.endpoints.plane().me();

@@ -46,7 +46,17 @@ pub(super) struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     pub(super) fn new(files: &'a dyn Files) -> Self {
-        Self { files, unsynced: BTreeSet::new() }
+        Self::resume(files, BTreeSet::new())
+    }
+
+    /// One that goes on where another one stopped, with the directories that it had not synced yet.
+    pub(super) fn resume(files: &'a dyn Files, unsynced: BTreeSet<String>) -> Self {
+        Self { files, unsynced }
+    }
+
+    /// Stops; the directories that are not synced yet.
+    pub(super) fn unsynced(self) -> BTreeSet<String> {
+        self.unsynced
     }
 
     pub(super) fn create(&mut self, path: &str, bytes: &[u8]) -> Result<(), LogError> {

@@ -1,8 +1,12 @@
 //! What a member keeps of another's log: the newest checkpoint that it saw, evidence if the log forked, and a copy when it wants one.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use meshara_identity::UnixMillis;
 
 use super::checkpoint::{CheckpointError, LogPublic, TreeHead};
+use super::copying::Copying;
 use super::cosign::{Cosigner, GrowthError, verify_growth};
 use super::edge::{Edge, remove_partial};
 use super::error::LogError;
@@ -61,11 +65,14 @@ pub enum MirrorError {
     /// The entries aren't those under the checkpoint.
     #[error("the entries that came don't lead to the root that was signed")]
     WrongRoot,
+    /// Another copy ended meanwhile.
+    #[error("another copy of this log was made meanwhile")]
+    Overtaken,
 }
 
 /// One log of somebody else, in a directory of its own.
 pub struct Mirror {
-    files: Box<dyn Files>,
+    files: Arc<dyn Files>,
     log: LogPublic,
     seen: Option<Note>,
     fork: Option<ForkEvidence>,
@@ -93,7 +100,7 @@ impl Mirror {
             Some((note, edge)) => (Some(note), edge),
             None => (None, Edge::default()),
         };
-        Ok(Self { files, log, seen, fork, edge, copied })
+        Ok(Self { files: files.into(), log, seen, fork, edge, copied })
     }
 
     /// Whose log it is.
@@ -194,37 +201,47 @@ impl Mirror {
         Ok(())
     }
 
-    /// Copies the log up to the checkpoint seen last. `fetch` gives entries from an index on, of the log with so many; as many as it likes.
+    /// Begins to copy the log up to the checkpoint seen last; `None` when that is done, or none was seen. One copy at a time may be in the
+    /// making, since both would write the same files.
     ///
-    /// Nothing of a copy that doesn't lead to the signed root is ever used: the checkpoint comes last.
-    pub fn copy(
-        &mut self,
-        fetch: &mut dyn FnMut(u64, u64) -> Result<Vec<Vec<u8>>, String>,
-    ) -> Result<(), MirrorError> {
-        let Some(note) = self.seen.clone() else { return Ok(()) };
+    /// # Errors
+    /// [`MirrorError::Log`], [`MirrorError::Checkpoint`].
+    pub fn begin(&mut self) -> Result<Option<Copying>, MirrorError> {
+        let Some(note) = self.seen.clone() else { return Ok(None) };
         let head = self.log.verify(&note)?.head;
-        let mut writer = Writer::new(&*self.files);
         if self.copied.as_ref().is_some_and(|copied| copied.text() == note.text()) {
             if self.copied.as_ref() != Some(&note) {
-                writer.replace(CHECKPOINT, note.encode().as_bytes())?;
+                Writer::new(&*self.files).replace(CHECKPOINT, note.encode().as_bytes())?;
                 self.copied = Some(note);
             }
-            return Ok(());
+            return Ok(None);
         }
-        let (before, mut edge) = (self.edge.partial(), self.edge.clone());
-        while edge.tree.size() < head.size {
-            let (first, wanted) = (edge.tree.size(), head.size - edge.tree.size());
-            let entries = fetch(first, head.size).map_err(MirrorError::Fetch)?;
-            if entries.is_empty() || entries.len() as u64 > wanted {
-                return Err(MirrorError::Count { found: entries.len(), wanted });
-            }
-            for entry in &entries {
-                edge.push(&mut writer, entry)?;
-            }
+        Ok(Some(Copying {
+            files: self.files.clone(),
+            note,
+            head,
+            before: self.copied(),
+            edge: self.edge.clone(),
+            unsynced: BTreeSet::new(),
+        }))
+    }
+
+    /// Ends a copy that has all its entries.
+    ///
+    /// Nothing of a copy that doesn't lead to the signed root is ever used: the checkpoint comes last.
+    ///
+    /// # Errors
+    /// [`MirrorError`]; the copy before is still the one in use.
+    pub fn finish(&mut self, copying: Copying) -> Result<(), MirrorError> {
+        let Copying { files: _, note, head, before: size, edge, unsynced } = copying;
+        if size != self.copied() {
+            return Err(MirrorError::Overtaken);
         }
-        if edge.tree.root() != head.root {
+        if edge.tree.size() != head.size || edge.tree.root() != head.root {
             return Err(MirrorError::WrongRoot);
         }
+        let before = self.edge.partial();
+        let mut writer = Writer::resume(&*self.files, unsynced);
         let kept = edge.write_partial(&mut writer, &before)?;
         if let Some(copied) = &self.copied {
             history::keep(&mut writer, &*self.files, copied, head.size)?;

@@ -29,6 +29,18 @@ fn fetch(log: &Log) -> impl FnMut(u64, u64) -> Result<Vec<Vec<u8>>, String> {
     |first, size| Tiles::new(log.files(), size).entries(first).map_err(|error| error.to_string())
 }
 
+/// Copies up to the checkpoint seen last.
+fn copy(
+    mirror: &mut Mirror,
+    fetch: &mut dyn FnMut(u64, u64) -> Result<Vec<Vec<u8>>, String>,
+) -> Result<(), MirrorError> {
+    let Some(mut copying) = mirror.begin()? else { return Ok(()) };
+    while let Some((first, size)) = copying.wants() {
+        copying.take(&fetch(first, size).map_err(MirrorError::Fetch)?)?;
+    }
+    mirror.finish(copying)
+}
+
 #[test]
 fn a_copy_follows_its_log_and_passes_the_audit() {
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -41,7 +53,7 @@ fn a_copy_follows_its_log_and_passes_the_audit() {
         let note = grow(&log, size, count);
         let path = log.prove_growth(size, &note).unwrap();
         mirror.follow(&note, &path).unwrap();
-        mirror.copy(&mut fetch(&log)).unwrap();
+        copy(&mut mirror, &mut fetch(&log)).unwrap();
         let middle = size + count / 2;
         assert_eq!(mirror.path(middle, size + count), log.prove_growth(middle, &note));
         size += count;
@@ -62,17 +74,17 @@ fn what_does_not_lead_to_the_signed_root_is_never_used() {
     let log = log(one.path());
     let mut mirror = mirror(two.path());
     mirror.follow(&grow(&log, 0, 300), &[]).unwrap();
-    let refused = mirror.copy(&mut |_, _| Ok(vec![b"nonsense".to_vec(); 150])).unwrap_err();
+    let refused = copy(&mut mirror, &mut |_, _| Ok(vec![b"nonsense".to_vec(); 150])).unwrap_err();
     assert_eq!(refused, MirrorError::WrongRoot);
-    let refused = mirror.copy(&mut |_, _| Ok(vec![b"nonsense".to_vec(); 301])).unwrap_err();
+    let refused = copy(&mut mirror, &mut |_, _| Ok(vec![b"nonsense".to_vec(); 301])).unwrap_err();
     assert_eq!(refused, MirrorError::Count { found: 301, wanted: 300 });
-    let refused = mirror.copy(&mut |_, _| Ok(Vec::new())).unwrap_err();
+    let refused = copy(&mut mirror, &mut |_, _| Ok(Vec::new())).unwrap_err();
     assert_eq!(refused, MirrorError::Count { found: 0, wanted: 300 });
     assert_eq!(mirror.copied(), 0);
     drop(mirror);
     let mut mirror = self::mirror(two.path());
     assert_eq!(mirror.copied(), 0);
-    mirror.copy(&mut fetch(&log)).unwrap();
+    copy(&mut mirror, &mut fetch(&log)).unwrap();
     assert_eq!(mirror.copied(), 300);
 }
 
@@ -137,4 +149,22 @@ fn damaged_memory_is_named() {
     std::fs::remove_file(&path).unwrap();
     std::fs::write(two.path().join(FORK), "x").unwrap();
     assert!(matches!(open(two.path()), Err(LogError::Damaged { .. })));
+}
+
+#[test]
+fn a_copy_that_another_one_overtook_or_that_lacks_entries_does_not_count() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let log = log(one.path());
+    let mut mirror = mirror(two.path());
+    mirror.follow(&grow(&log, 0, 300), &[]).unwrap();
+    let mut late = mirror.begin().unwrap().unwrap();
+    while let Some((first, size)) = late.wants() {
+        late.take(&fetch(&log)(first, size).unwrap()).unwrap();
+    }
+    let short = mirror.begin().unwrap().unwrap();
+    assert_eq!(mirror.finish(short), Err(MirrorError::WrongRoot));
+    copy(&mut mirror, &mut fetch(&log)).unwrap();
+    assert_eq!(mirror.finish(late), Err(MirrorError::Overtaken));
+    assert!(mirror.begin().unwrap().is_none());
+    assert_eq!(mirror.copied(), 300);
 }

@@ -3,6 +3,7 @@
 pub mod attest;
 pub mod audit;
 pub mod checkpoint;
+pub mod copying;
 pub mod cosign;
 mod edge;
 pub mod entry;
@@ -36,6 +37,7 @@ pub use attest::{
 };
 pub use audit::audit;
 pub use checkpoint::{Checkpoint, CheckpointError, LogKey, LogPublic, TreeHead};
+pub use copying::Copying;
 pub use cosign::{Cosigner, GrowthError, verify_growth};
 pub use entry::{Certificate, Ended, Enrolment, Entry, EntryError, Phase, Statement};
 pub use error::LogError;

@@ -15,8 +15,8 @@ pub(super) struct Rules {
     names: BTreeMap<NodeName, (NodeId, UnixMillis)>,
     /// The name of a node; none once its enrolment was ended.
     nodes: BTreeMap<NodeId, Option<NodeName>>,
-    /// Newest number of each kind; grants by issuer.
-    numbers: BTreeMap<Numbered, u64>,
+    /// Newest number of each kind, with its statement's hash; grants by issuer.
+    numbers: BTreeMap<Numbered, (u64, [u8; 32])>,
     full: bool,
 }
 
@@ -38,20 +38,26 @@ impl Rules {
                 report.certificates += 1;
                 return self.certify(index, certificate, report);
             }
-            Entry::Grant { issuer, grant } => self.rises(Numbered::Grant(*issuer), grant.number),
-            Entry::Root(statement) => self.rises(Numbered::Root, statement.number),
+            Entry::Grant { issuer, grant } => self.rises(Numbered::Grant(*issuer), grant.number, grant.hash),
+            Entry::Root(statement) => self.rises(Numbered::Root, statement.number, statement.hash),
             // Phases begin at 0, the other numbers at 1.
-            Entry::Phase(Phase { phase, .. }) => self.rises(Numbered::Phase, u64::from(*phase) + 1),
-            Entry::Revocations(statement) => self.rises(Numbered::Revocations, statement.number),
-            Entry::Policy(statement) => self.rises(Numbered::Policy, statement.number),
+            Entry::Phase(Phase { phase, hash, .. }) => {
+                self.rises(Numbered::Phase, u64::from(*phase) + 1, *hash)
+            }
+            Entry::Revocations(statement) => {
+                self.rises(Numbered::Revocations, statement.number, statement.hash)
+            }
+            Entry::Policy(statement) => self.rises(Numbered::Policy, statement.number, statement.hash),
         };
         if !sound {
             report.add(Problem::Order { index });
         }
     }
 
-    fn rises(&mut self, kind: Numbered, number: u64) -> bool {
-        self.numbers.insert(kind, number).is_none_or(|before| before < number)
+    /// The same once more says nothing new: so an entry may be appended again by one who doesn't know whether it was.
+    fn rises(&mut self, kind: Numbered, number: u64, hash: [u8; 32]) -> bool {
+        let before = self.numbers.insert(kind, (number, hash));
+        before.is_none_or(|before| before.0 < number || before == (number, hash))
     }
 
     fn enrol(&mut self, index: u64, enrolment: &Enrolment, report: &mut AuditReport) {

@@ -59,7 +59,7 @@ pub(super) async fn path(
 
 impl Inner {
     /// Nodes that a route leads to now, in order, this one excluded.
-    pub(super) fn reachable(&self) -> Vec<NodeId> {
+    pub(in crate::node) fn reachable(&self) -> Vec<NodeId> {
         let nodes: BTreeSet<NodeId> =
             self.overlay.view(|core| core.routes().map(|route| route.node).collect());
         nodes.into_iter().filter(|node| *node != self.member.node_id).collect()

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use meshara_identity::{NodeId, UnixMillis};
 use meshara_trust::audit::verify;
-use meshara_trust::log::{Answer, Ask, Certificate, MirrorError};
+use meshara_trust::log::{Answer, Ask, Certificate, Mirror, MirrorError};
 
 use super::bundle::{Audited, Place, audit_places};
 use super::others::Other;
@@ -67,18 +67,15 @@ async fn look(inner: &Arc<Inner>) -> Audited {
             }
         }
         let Some(other) = inner.logs.others.get(&issuer) else { continue };
-        let copied = copy(inner, &other, sources).await;
+        let copied = copy(inner, &other, &sources).await;
         if let Err(error) = &copied {
             problems.push(format!("{}: not fetched: {error}", other.statement.public().origin()));
         }
         if other.contradicted.load(Ordering::Relaxed) {
             problems.push(format!("{issuer} signed for two sets of keys of its log"));
         }
-        let look = other.clone();
-        let state = tokio::task::spawn_blocking(move || {
-            look.mirror(|mirror| (mirror.fork().is_some(), mirror.copied() > 0))
-        });
-        let (forked, held) = state.await.unwrap_or_default();
+        let shown = other.shown();
+        let (forked, held) = (shown.fork.is_some(), shown.copied > 0);
         if forked {
             problems.push(format!("{}: this log forked", other.statement.public().origin()));
         }
@@ -135,30 +132,50 @@ fn live(inner: &Inner) -> Vec<(NodeId, Certificate)> {
     leaves.into_iter().filter_map(live).collect()
 }
 
-/// Copies a log up to the newest checkpoint seen, from the first source that gives each piece.
+/// Copies a log up to the newest checkpoint seen, from the first source that gives each piece. Nobody waits for it but who copies the same log.
 pub(super) async fn copy(
     inner: &Arc<Inner>,
     other: &Arc<Other>,
-    sources: Vec<NodeId>,
+    sources: &[NodeId],
 ) -> std::result::Result<(), MirrorError> {
-    let (inner, other) = (inner.clone(), other.clone());
-    let runtime = tokio::runtime::Handle::current();
-    let copied = tokio::task::spawn_blocking(move || {
-        let issuer = other.issuer;
-        let mut fetch = |first, size| {
-            let question = Ask::Entries { issuer, first, size };
-            for source in sources.iter().take(SOURCES) {
-                if let Some(Answer::Entries(entries)) =
-                    runtime.block_on(ask::ask(&inner.sessions, *source, &question))
-                {
-                    return Ok(entries);
-                }
-            }
-            Err("nobody who is reachable has it".to_owned())
-        };
-        other.mirror(|mirror| mirror.copy(&mut fetch))
-    });
-    copied.await.unwrap_or_else(|error| Err(MirrorError::Fetch(error.to_string())))
+    let alone = other.copying.clone().lock_owned().await;
+    let stopping = || MirrorError::Fetch("the node is stopping".into());
+    let begun = other.using(Mirror::begin).await.ok_or_else(stopping)?;
+    let Some(mut copying) = begun? else { return Ok(()) };
+    // It goes along to the threads that write: whoever asked may be gone before they are done.
+    let mut alone = alone;
+    while let Some((first, size)) = copying.wants() {
+        let entries = fetch(inner, other.issuer, sources, first, size).await?;
+        let taken = tokio::task::spawn_blocking(move || {
+            let taken = copying.take(&entries);
+            (alone, taken.map(|()| copying))
+        });
+        let taken = taken.await.map_err(|_| stopping())?;
+        (alone, copying) = (taken.0, taken.1?);
+    }
+    let finish = move |mirror: &mut Mirror| {
+        let finished = mirror.finish(copying);
+        drop(alone);
+        finished
+    };
+    other.using(finish).await.ok_or_else(stopping)?
+}
+
+/// A piece of a log, from the first who gives it.
+async fn fetch(
+    inner: &Inner,
+    issuer: NodeId,
+    sources: &[NodeId],
+    first: u64,
+    size: u64,
+) -> std::result::Result<Vec<Vec<u8>>, MirrorError> {
+    let question = Ask::Entries { issuer, first, size };
+    for source in sources.iter().take(SOURCES) {
+        if let Some(Answer::Entries(entries)) = ask::ask(&inner.sessions, *source, &question).await {
+            return Ok(entries);
+        }
+    }
+    Err(MirrorError::Fetch("nobody who is reachable has it".into()))
 }
 
 impl LogControl for NodeControl {

@@ -54,7 +54,7 @@ pub(crate) async fn run(inner: Arc<Inner>) {
 async fn read_names(inner: &Arc<Inner>, issuer: NodeId) {
     let Some(other) = inner.logs.others.get(&issuer) else { return };
     // What can't be fetched now is read later; what was kept is read all the same.
-    let copied = audit::copy(inner, &other, vec![issuer]).await;
+    let copied = audit::copy(inner, &other, &[issuer]).await;
     let work = inner.clone();
     let read = tokio::task::spawn_blocking(move || work.logs.names.read(&other)).await;
     if let Err(error) = copied {
@@ -99,9 +99,9 @@ async fn compare(inner: &Arc<Inner>, peer: NodeId) {
         let learn = move || work.logs.others.learn(&head.statement, &anchors).map(|other| (other, head));
         let Ok(Ok((other, head))) = tokio::task::spawn_blocking(learn).await else { continue };
         if let Some(evidence) = head.fork {
-            let accused = other.clone();
-            let told = tokio::task::spawn_blocking(move || accused.mirror(|mirror| mirror.accuse(evidence)));
-            if matches!(told.await, Ok(Ok(()))) {
+            let known = other.shown().fork.is_some();
+            let told = if known { None } else { other.using(|mirror| mirror.accuse(evidence)).await };
+            if matches!(told, Some(Ok(()))) {
                 tracing::error!(%issuer, "another member proved that this issuer's log forked");
             }
         }
@@ -122,10 +122,8 @@ async fn own_head(inner: &Arc<Inner>, head: Head) {
 /// Takes a checkpoint that `from` shows, or finds that it contradicts the one seen before. Whether this node now knows it.
 pub(super) async fn take(inner: &Arc<Inner>, other: &Arc<Other>, from: NodeId, note: Note) -> bool {
     let Ok(Checkpoint { head, .. }) = Checkpoint::parse(note.text()) else { return false };
-    let look = other.clone();
-    let seen = tokio::task::spawn_blocking(move || look.mirror(|mirror| mirror.seen().cloned()));
-    let Ok(seen) = seen.await else { return false };
-    let seen_head = seen.as_ref().and_then(|seen| Checkpoint::parse(seen.text()).ok()).map(|seen| seen.head);
+    let shown = other.shown();
+    let (seen, seen_head) = (shown.note.clone(), shown.head);
     let (issuer, relay) = (other.issuer, from != other.issuer);
     let path = match seen_head {
         // From one who has the tree of the newer of both: the one who shows it, or the issuer through that one's eyes.
@@ -138,26 +136,23 @@ pub(super) async fn take(inner: &Arc<Inner>, other: &Arc<Other>, from: NodeId, n
         _ => Some(Vec::new()),
     };
     let Some(path) = path else { return false };
-    let other = other.clone();
-    let took = tokio::task::spawn_blocking(move || {
-        other.mirror(|mirror| {
-            let older = seen.filter(|_| seen_head.is_some_and(|seen| seen.size > head.size));
-            let result = match older {
-                // An older one than this node's is no news, but must be its beginning.
-                Some(seen) => match verify_growth(mirror.log(), &note, &seen, &path) {
-                    Err(GrowthError::Fork(evidence)) => {
-                        let _ = mirror.accuse((*evidence).clone());
-                        Err(SeenError::Growth(GrowthError::Fork(evidence)))
-                    }
-                    _ => return false,
-                },
-                None => mirror.follow(&note, &path),
-            };
-            if let Err(error @ SeenError::Growth(GrowthError::Fork(_))) = &result {
-                tracing::error!(issuer = %other.issuer, %error, "two checkpoints of this issuer's log contradict each other");
-            }
-            result.is_ok()
-        })
+    let took = other.using(move |mirror| {
+        let older = seen.filter(|_| seen_head.is_some_and(|seen| seen.size > head.size));
+        let result = match older {
+            // An older one than this node's is no news, but must be its beginning.
+            Some(seen) => match verify_growth(mirror.log(), &note, &seen, &path) {
+                Err(GrowthError::Fork(evidence)) => {
+                    let _ = mirror.accuse((*evidence).clone());
+                    Err(SeenError::Growth(GrowthError::Fork(evidence)))
+                }
+                _ => return false,
+            },
+            None => mirror.follow(&note, &path),
+        };
+        if let Err(error @ SeenError::Growth(GrowthError::Fork(_))) = &result {
+            tracing::error!(%issuer, %error, "two checkpoints of this issuer's log contradict each other");
+        }
+        result.is_ok()
     });
     took.await.unwrap_or(false)
 }

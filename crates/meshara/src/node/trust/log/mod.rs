@@ -8,9 +8,11 @@ mod follow;
 mod names;
 mod others;
 mod own;
+mod peers;
 mod publish;
 mod record;
 mod serve;
+mod stated;
 mod witness;
 
 use std::path::{Path, PathBuf};
@@ -110,10 +112,10 @@ impl Logs {
         self.own.get()
     }
 
-    /// What is known of the log: of this node's own, else of the largest of the others.
+    /// What is known of the log: of this node's own, else of the largest of the others. Never blocks.
     pub(crate) fn status(&self) -> LogStatus {
         let note = match self.own() {
-            Some(own) => own.checkpoint(),
+            Some(own) => Some(own.checkpoint()),
             None => self.others.newest(),
         };
         let Some(note) = note else { return LogStatus::default() };

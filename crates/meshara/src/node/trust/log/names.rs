@@ -63,9 +63,18 @@ impl Names {
         }
     }
 
-    /// Whether another node than `node` is enrolled under this name.
-    pub(crate) fn taken(&self, name: &NodeName, node: &NodeId, now: UnixMillis) -> bool {
-        lock(&self.0).names.get(name).is_some_and(|held| held.node != *node && held.until > now)
+    /// Whether another node than `node` is enrolled under this name; if `node` is since some time, earlier than that. Of two that were enrolled
+    /// in the same millisecond the lower NodeId is the earlier one.
+    pub(crate) fn taken(
+        &self,
+        name: &NodeName,
+        node: &NodeId,
+        since: Option<UnixMillis>,
+        now: UnixMillis,
+    ) -> bool {
+        let earlier = |held: &Enrolment| since.is_none_or(|since| (held.from, held.node) < (since, *node));
+        let names = &lock(&self.0).names;
+        names.get(name).is_some_and(|held| held.node != *node && held.until > now && earlier(held))
     }
 }
 
@@ -88,10 +97,16 @@ mod tests {
     #[test]
     fn the_earlier_enrolment_has_the_name_until_it_ends() {
         let names = Names::default();
-        let taken = |by: u8, now| names.taken(&"bob".parse().unwrap(), &NodeId([by; 32]), UnixMillis(now));
+        let since = |by: u8, since, now| {
+            names.taken(&"bob".parse().unwrap(), &NodeId([by; 32]), since, UnixMillis(now))
+        };
+        let taken = |by: u8, now| since(by, None, now);
         assert!(!taken(2, 5));
         names.0.lock().unwrap().take(enrolment(1, 10, 100));
         assert!(taken(2, 50) && !taken(1, 50) && !taken(2, 100));
+        // A node that was enrolled before, elsewhere, keeps its name; one that came later doesn't have it.
+        let at = |by, from| since(by, Some(UnixMillis(from)), 50);
+        assert!(!at(2, 9) && at(2, 11) && at(2, 10) && !at(0, 10));
         // Later, while the first one goes on: no.
         names.0.lock().unwrap().take(enrolment(2, 20, 200));
         assert!(taken(2, 50) && !taken(1, 50));

@@ -5,9 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use arc_swap::ArcSwap;
 use meshara_identity::{NodeId, TrustAnchors, sealed};
 use meshara_trust::log::keys::STATEMENT_MAX;
-use meshara_trust::log::{DiskFiles, Files, LogError, LogStatement, Mirror, Note, StatementError};
+use meshara_trust::log::{
+    Checkpoint, DiskFiles, Files, ForkEvidence, LogError, LogStatement, Mirror, Note, StatementError,
+    TreeHead,
+};
+use tokio::sync::Mutex as AsyncMutex;
 
 use super::own::{files, keep, lock};
 
@@ -29,12 +34,39 @@ pub(crate) enum LearnError {
     OtherKeys,
 }
 
+/// What this node knows of another's log, for those who may not wait for the disk.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Shown {
+    /// The newest checkpoint seen.
+    pub(crate) note: Option<Note>,
+    /// Its head.
+    pub(crate) head: Option<TreeHead>,
+    /// Evidence that the log forked.
+    pub(crate) fork: Option<ForkEvidence>,
+    /// Entries that are copied.
+    pub(crate) copied: u64,
+}
+
+impl Shown {
+    fn of(mirror: &Mirror) -> Self {
+        let note = mirror.seen().cloned();
+        // It was verified when it was taken.
+        let head = note.as_ref().and_then(|note| Checkpoint::parse(note.text()).ok());
+        let head = head.map(|checkpoint| checkpoint.head);
+        Self { note, head, fork: mirror.fork().cloned(), copied: mirror.copied() }
+    }
+}
+
 /// The log of another issuer.
 #[derive(Debug)]
 pub(crate) struct Other {
     pub(crate) issuer: NodeId,
     pub(crate) statement: LogStatement,
+    /// Held while files are read and written: never by a thread of the network, and never while anybody is asked.
     mirror: Mutex<Mirror>,
+    shown: ArcSwap<Shown>,
+    /// Held while the log is copied: two copies would write the same files.
+    pub(super) copying: Arc<AsyncMutex<()>>,
     /// The issuer signed for other keys too, so it may write a second log.
     pub(crate) contradicted: AtomicBool,
 }
@@ -42,7 +74,30 @@ pub(crate) struct Other {
 impl Other {
     /// Uses the mirror. Blocks, on the disk and on others who use it.
     pub(crate) fn mirror<T>(&self, work: impl FnOnce(&mut Mirror) -> T) -> T {
-        work(&mut lock(&self.mirror))
+        let mut mirror = lock(&self.mirror);
+        let done = work(&mut mirror);
+        let shown = self.shown.load();
+        if shown.note.as_ref() != mirror.seen()
+            || shown.fork.is_some() != mirror.fork().is_some()
+            || shown.copied != mirror.copied()
+        {
+            self.shown.store(Arc::new(Shown::of(&mirror)));
+        }
+        done
+    }
+
+    /// Uses the mirror on a thread that may block; `None` when the runtime is stopping.
+    pub(super) async fn using<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&mut Mirror) -> T + Send + 'static,
+    ) -> Option<T> {
+        let other = self.clone();
+        tokio::task::spawn_blocking(move || other.mirror(work)).await.ok()
+    }
+
+    /// What is known of it. Never blocks.
+    pub(crate) fn shown(&self) -> Arc<Shown> {
+        self.shown.load_full()
     }
 }
 
@@ -50,7 +105,9 @@ impl Other {
 #[derive(Debug)]
 pub(crate) struct Others {
     directory: PathBuf,
-    /// At most one for each grant.
+    /// Held while a new one is opened, so that nobody else does.
+    learning: Mutex<()>,
+    /// At most one for each grant. Held for moments.
     known: Mutex<BTreeMap<NodeId, Result<Arc<Other>, LearnError>>>,
 }
 
@@ -69,7 +126,7 @@ impl Others {
             }
             known.insert(issuer, opened);
         }
-        Self { directory, known: Mutex::new(known) }
+        Self { directory, learning: Mutex::default(), known: Mutex::new(known) }
     }
 
     /// Where what is kept of an issuer's log stands.
@@ -100,9 +157,10 @@ impl Others {
         anchors: &TrustAnchors,
     ) -> Result<Arc<Other>, LearnError> {
         let (issuer, public) = statement.verify(anchors)?;
-        let mut known = lock(&self.known);
-        if let Some(known) = known.get(&issuer) {
-            let other = known.clone()?;
+        let _alone = lock(&self.learning);
+        let known = lock(&self.known).get(&issuer).cloned();
+        if let Some(known) = known {
+            let other = known?;
             if other.statement.public() != public {
                 if !other.contradicted.swap(true, Ordering::Relaxed) {
                     tracing::error!(%issuer, "this issuer signed for two sets of keys of its log");
@@ -119,21 +177,28 @@ impl Others {
         keep(&DiskFiles::read_only(&place), KEYS, &keys)?;
         let mirror = open_mirror(&place, statement)?;
         let other = Arc::new(Other::new(issuer, statement.clone(), mirror));
-        known.insert(issuer, Ok(other.clone()));
+        lock(&self.known).insert(issuer, Ok(other.clone()));
         Ok(other)
     }
 
-    /// The largest checkpoint seen.
+    /// The largest checkpoint seen. Never blocks.
     pub(super) fn newest(&self) -> Option<Note> {
-        let seen =
-            |other: &Arc<Other>| other.mirror(|mirror| Some((mirror.head()?.size, mirror.seen()?.clone())));
-        self.all().iter().filter_map(seen).max_by_key(|(size, _)| *size).map(|(_, note)| note)
+        let shown = self.all().into_iter().map(|other| other.shown());
+        let newest = shown.max_by_key(|shown| shown.head.map_or(0, |head| head.size))?;
+        newest.note.clone()
     }
 }
 
 impl Other {
     fn new(issuer: NodeId, statement: LogStatement, mirror: Mirror) -> Self {
-        Self { issuer, statement, mirror: Mutex::new(mirror), contradicted: AtomicBool::new(false) }
+        Self {
+            issuer,
+            statement,
+            shown: ArcSwap::from_pointee(Shown::of(&mirror)),
+            mirror: Mutex::new(mirror),
+            copying: Arc::default(),
+            contradicted: AtomicBool::new(false),
+        }
     }
 }
 

@@ -1,17 +1,18 @@
 //! The log of the issuer that this node is: its keys, its files, and whether it may go on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use meshara_identity::sealed::{self, FileError, FileKind};
 use meshara_identity::wire::{self, WireError};
 use meshara_identity::{Issuer, IssuerError, KeyError, Membership, NodeId, Passphrase, UnixMillis};
 use meshara_trust::log::keys::{STATEMENT_DOMAIN, STATEMENT_MAX};
 use meshara_trust::log::{
     Certificate, DiskFiles, Enrolment, Entry, Files, Hash, InclusionProof, KeyName, Log, LogError, LogKey,
-    LogPublic, LogStatement, Logged, Note,
+    LogPublic, LogStatement, Logged, Note, WitnessPolicy,
 };
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
@@ -104,9 +105,14 @@ pub(crate) struct OwnLog {
     public: LogPublic,
     pub(super) me: NodeId,
     statement: LogStatement,
+    /// Held while the log works on the disk: never by a thread of the network.
     opened: RwLock<Opened>,
+    /// The newest checkpoint, for those who may not wait for the disk.
+    shown: ArcSwap<Note>,
     newest: Mutex<Newest>,
     decided: Condvar,
+    /// Who gets no certificate into the log. Held for reading while one is on its way there.
+    barred: RwLock<BTreeSet<NodeId>>,
     /// Certificates that have not ended, by the hash of their entry: index and end.
     index: Mutex<BTreeMap<Hash, (u64, UnixMillis)>>,
 }
@@ -168,9 +174,11 @@ impl OwnLog {
             public,
             me,
             statement,
+            shown: ArcSwap::from_pointee(log.checkpoint()),
             opened: RwLock::new(Opened { log: Some(log), times: 0 }),
             newest: Mutex::new(newest),
             decided: Condvar::new(),
+            barred: RwLock::default(),
             index: Mutex::default(),
         })
     }
@@ -240,6 +248,16 @@ impl OwnLog {
         Ok(logged)
     }
 
+    /// From now on these nodes get no certificate into the log; any that was on its way there is in it. Blocks.
+    pub(super) fn bar(&self, nodes: BTreeSet<NodeId>) {
+        *self.barred.write().unwrap_or_else(PoisonError::into_inner) = nodes;
+    }
+
+    /// The barred nodes, who stay so while this is held.
+    pub(super) fn barred(&self) -> RwLockReadGuard<'_, BTreeSet<NodeId>> {
+        self.barred.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn wait_newest(&self) -> Result<(), LogError> {
         let mut newest = lock(&self.newest);
         // The publisher decides within seconds. Should it have ended, so has the node.
@@ -281,9 +299,26 @@ impl OwnLog {
         }
     }
 
-    /// The newest checkpoint.
-    pub(crate) fn checkpoint(&self) -> Option<Note> {
-        self.with(|log| Ok(log.checkpoint())).ok()
+    /// The newest checkpoint. Never blocks.
+    pub(crate) fn checkpoint(&self) -> Note {
+        self.shown.load().as_ref().clone()
+    }
+
+    /// Publishes what was appended; the checkpoint that is the newest then.
+    pub(super) fn publish(&self) -> Result<Note, LogError> {
+        let note = self.with(|log| log.publish())?;
+        self.shown.store(Arc::new(note.clone()));
+        Ok(note)
+    }
+
+    /// Adds the cosignatures of a checkpoint to the log's, if it is the newest.
+    pub(super) fn add_cosignatures(&self, note: &Note, witnesses: &WitnessPolicy) -> Result<(), LogError> {
+        let newest = self.with(|log| {
+            log.add_cosignatures(note, witnesses, UnixMillis::now())?;
+            Ok(log.checkpoint())
+        })?;
+        self.shown.store(Arc::new(newest));
+        Ok(())
     }
 
     /// The proof for a certificate's entry, under the newest checkpoint.

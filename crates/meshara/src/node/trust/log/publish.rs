@@ -7,6 +7,7 @@ use meshara_identity::UnixMillis;
 use meshara_trust::log::{Entry, Hash, LogError, Note, Tiles};
 
 use super::own::{Newest, own_certificate};
+use super::stated::{self, Stated};
 use super::witness::{self, Witnesses};
 use super::{OwnLog, ask, stops};
 use crate::node::Inner;
@@ -30,6 +31,7 @@ pub(crate) async fn run(inner: Arc<Inner>, own: Arc<OwnLog>) {
     let mut confirmed = decide(&inner, &own).await;
     let mut remembered = false;
     let mut known = Witnesses::default();
+    let mut stated = Stated::default();
     let mut gathered: Option<(Hash, Instant)> = None;
     let mut ticks = tokio::time::interval(PUBLISH);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -46,6 +48,8 @@ pub(crate) async fn run(inner: Arc<Inner>, own: Arc<OwnLog>) {
         if !remembered {
             remembered = remember(&inner, &own).await;
         }
+        let Some(now_stated) = state(&inner, &own, stated).await else { return };
+        stated = now_stated;
         // The same checkpoint is shown around again only now and then, should cosignatures be missing.
         let hash = Hash::of(note.text().as_bytes());
         let lately = gathered.is_some_and(|(last, at)| last == hash && at.elapsed() < AGAIN);
@@ -58,13 +62,25 @@ pub(crate) async fn run(inner: Arc<Inner>, own: Arc<OwnLog>) {
 
 async fn publish(own: &Arc<OwnLog>) -> Option<Note> {
     let work = own.clone();
-    match tokio::task::spawn_blocking(move || work.with(|log| log.publish())).await.ok()? {
+    match tokio::task::spawn_blocking(move || work.publish()).await.ok()? {
         Ok(note) => Some(note),
         Err(error) => {
             tracing::error!(%error, "the log could not be published");
             None
         }
     }
+}
+
+/// Writes into the log what this node goes by, after what the log says already.
+async fn state(inner: &Arc<Inner>, own: &Arc<OwnLog>, mut stated: Stated) -> Option<Stated> {
+    let (inner, own) = (inner.clone(), own.clone());
+    let work = tokio::task::spawn_blocking(move || {
+        if let Err(error) = stated::state(&inner, &own, &mut stated) {
+            tracing::error!(%error, "what this issuer goes by could not be logged");
+        }
+        stated
+    });
+    work.await.ok()
 }
 
 /// Asks members for the newest head that they know of this log: an old copy that somebody restored must not go on. Whether any answered.

@@ -10,6 +10,10 @@ impl Record for OwnLog {
     fn record(&self, issuance: &Issuance<'_>) -> Result<Vec<u8>, RecordError> {
         let Issuance { member, leaf_der, enrolment, .. } = issuance;
         let failed = |error: LogError| RecordError(error.to_string());
+        let barred = self.barred();
+        if barred.contains(&member.node_id) {
+            return Err(RecordError("the node is revoked".into()));
+        }
         let odd = || RecordError("its serial number is none of ours".into());
         let certificate = Certificate::of(member, leaf_der).ok_or_else(odd)?;
         let enrolment = enrolment.map(|enrolled| {

@@ -68,7 +68,8 @@ async fn answer(inner: &Arc<Inner>, asker: NodeId, question: Ask) -> Option<Answ
             })
             .await
         }
-        Ask::Heads => blocking(inner, |logs| Some(Answer::Heads(logs.heads()))).await,
+        // In memory: also while all places are taken.
+        Ask::Heads => Some(Answer::Heads(inner.logs.heads())),
         Ask::Entries { issuer, first, size } => {
             blocking(inner, move |logs| logs.entries(issuer, first, size).map(Answer::Entries)).await
         }
@@ -97,13 +98,13 @@ impl Logs {
     fn heads(&self) -> Vec<Head> {
         let own = self.own().map(|own| Head {
             statement: own.statement().clone(),
-            note: own.checkpoint().map(|note| note.encode()),
+            note: Some(own.checkpoint().encode()),
             fork: None,
         });
         let others = self.others.all().into_iter().map(|other| {
-            let (note, fork) =
-                other.mirror(|mirror| (mirror.seen().map(Note::encode), mirror.fork().cloned()));
-            Head { statement: other.statement.clone(), note, fork }
+            let shown = other.shown();
+            let note = shown.note.as_ref().map(Note::encode);
+            Head { statement: other.statement.clone(), note, fork: shown.fork.clone() }
         });
         own.into_iter().chain(others).take(meshara_identity::grant::GRANTS_MAX).collect()
     }

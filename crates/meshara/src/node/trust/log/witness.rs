@@ -99,9 +99,7 @@ async fn add(inner: &Arc<Inner>, own: &Arc<OwnLog>, note: &Note, found: &[(NodeI
     let mut whole = note.clone();
     whole.signatures.extend(found.iter().flat_map(|(_, cosigned)| cosigned.signatures.iter().cloned()));
     let own = own.clone();
-    let added = tokio::task::spawn_blocking(move || {
-        own.with(|log| log.add_cosignatures(&whole, &policy, UnixMillis::now()))
-    });
+    let added = tokio::task::spawn_blocking(move || own.add_cosignatures(&whole, &policy));
     if let Ok(Err(error)) = added.await {
         tracing::warn!(%error, "cosignatures could not be kept");
     }
