@@ -214,6 +214,13 @@ pub(crate) fn raw_records(bytes: &[u8]) -> Result<Option<impl Iterator<Item = Ra
     Ok(Some(std::iter::from_fn(move || raw_record(&mut r).ok())))
 }
 
+/// Kind and length of each record in a message, with its age and length before it; nothing of other messages. For those who count bytes.
+pub fn kinds(bytes: &[u8]) -> impl Iterator<Item = (Kind, usize)> {
+    let records = raw_records(bytes).ok().flatten();
+    let kind = |(_, bytes): RawRecord<'_>| Some((Record::peek(bytes)?.0, bytes.len() + 4));
+    records.into_iter().flatten().filter_map(kind)
+}
+
 fn raw_record<'a>(r: &mut Reader<'a>) -> Result<RawRecord<'a>, Truncated> {
     let age_s = r.u16()?;
     let length = r.u16()?;

@@ -6,7 +6,7 @@
 //!
 //! All nodes of a world share one [`Pool`]: a record that a thousand nodes receive is read, kept and checked once.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -24,10 +24,26 @@ pub(crate) fn address(node: &NodeId) -> MeshAddress {
     MeshAddress::derive(&MESH, node)
 }
 
-/// What a node of the twin shows as its certificate.
-pub(crate) fn member_body(at: usize) -> Vec<u8> {
+/// What a node of the twin shows as its `serial`th certificate, as long as a real one if `len` says so.
+pub(crate) fn member_body(at: usize, serial: u64, len: usize) -> Vec<u8> {
     let node = node_id(at);
-    [&node.0[..], &routing_key(&node), format!("n{at}").as_bytes()].concat()
+    let mut body =
+        [&node.0[..], &routing_key(&node), &serial.to_be_bytes(), format!("n{at}").as_bytes()].concat();
+    body.resize(body.len().max(len), 0);
+    body
+}
+
+/// Whom a node knows to be revoked.
+pub(crate) type Revoked = Arc<RwLock<BTreeSet<NodeId>>>;
+
+/// Whether a node is among the revoked.
+pub(crate) fn is_revoked(revoked: &Revoked, node: &NodeId) -> bool {
+    read(revoked).contains(node)
+}
+
+/// A node is revoked from now on; whether that is news.
+pub(crate) fn revoke(revoked: &Revoked, node: NodeId) -> bool {
+    write(revoked).insert(node)
 }
 
 fn routing_key(node: &NodeId) -> [u8; 32] {
@@ -112,11 +128,14 @@ fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
 pub(crate) struct TwinAuth {
     key: [u8; 32],
     pool: Arc<Pool>,
+    revoked: Revoked,
+    /// How long a certificate is valid when it is seen.
+    life: Duration,
 }
 
 impl TwinAuth {
-    pub(crate) fn of(node: &NodeId, pool: &Arc<Pool>) -> Self {
-        Self { key: routing_key(node), pool: Arc::clone(pool) }
+    pub(crate) fn of(node: &NodeId, pool: &Arc<Pool>, revoked: &Revoked, life: Duration) -> Self {
+        Self { key: routing_key(node), pool: Arc::clone(pool), revoked: Arc::clone(revoked), life }
     }
 }
 
@@ -139,15 +158,24 @@ impl Authenticator for TwinAuth {
 
     fn member(&self, origin: &NodeId, body: &[u8]) -> Result<Member, MemberError> {
         let (id, rest) = body.split_first_chunk::<32>().ok_or(MemberError::Malformed)?;
-        let (key, name) = rest.split_first_chunk::<32>().ok_or(MemberError::Malformed)?;
+        let (key, rest) = rest.split_first_chunk::<32>().ok_or(MemberError::Malformed)?;
+        let (_serial, name) = rest.split_first_chunk::<8>().ok_or(MemberError::Malformed)?;
+        if is_revoked(&self.revoked, origin) {
+            return Err(MemberError::Revoked);
+        }
         if *id != origin.0 {
             return Err(MemberError::WrongNode);
         }
         if *key != routing_key(origin) {
             return Err(MemberError::Untrusted);
         }
+        let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
         let name = std::str::from_utf8(name).map_err(|_| MemberError::Malformed)?.to_owned();
-        Ok(Member { name, routing_key: *key, expires_in: Duration::from_secs(86_400) })
+        Ok(Member { name, routing_key: *key, expires_in: self.life })
+    }
+
+    fn revoked(&self, node: &NodeId) -> bool {
+        is_revoked(&self.revoked, node)
     }
 
     fn address(&self, node: &NodeId) -> MeshAddress {
@@ -163,13 +191,14 @@ mod tests {
     fn one_copy_for_all_and_forgeries_stay_forgeries() {
         let pool = Arc::new(Pool::default());
         let (node, other) = (node_id(0), node_id(1));
-        let auth = TwinAuth::of(&node, &pool);
+        let day = Duration::from_secs(86_400);
+        let auth = TwinAuth::of(&node, &pool, &Revoked::default(), day);
         let record = |sequence, key: &[u8; 32]| {
             Record::sign(Kind::Member, node, sequence, b"body", |message| mac(key, message)).unwrap()
         };
         let (good, forged) = (record(5, &routing_key(&node)), record(5, &routing_key(&other)));
         let first = auth.read(good.bytes()).unwrap();
-        let second = TwinAuth::of(&other, &pool).read(good.bytes()).unwrap();
+        let second = TwinAuth::of(&other, &pool, &Revoked::default(), day).read(good.bytes()).unwrap();
         assert!(std::ptr::eq(first.bytes(), second.bytes()));
         for _ in 0..2 {
             assert!(auth.verify_record(&routing_key(&node), &second));

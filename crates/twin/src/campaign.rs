@@ -51,6 +51,7 @@ pub(crate) fn drive(world: &mut World<'_>, scenario: &Scenario) {
         series.finish();
         world.results.push(series);
     }
+    world.look_for_overdue();
     if scenario.messages.is_some() {
         world.stop_messages(world.now);
         let last = world.now + LAST_MESSAGES;
@@ -72,6 +73,7 @@ fn run_quietly(world: &mut World<'_>, end: Duration) {
     while world.now < end {
         let next = (world.now + Duration::from_secs(1)).min(end);
         world.run_until(next);
+        world.look_for_overdue();
         if world.check.quiet(world.now) && world.now + LOOK_AGAIN * 6 < end {
             check_routes(world);
         }

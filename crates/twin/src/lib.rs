@@ -14,7 +14,10 @@ mod pings;
 mod report;
 mod scenario;
 mod session;
+mod spread;
 mod topology;
+mod traffic;
+mod trust;
 mod world;
 
 use std::collections::BTreeMap;
@@ -25,9 +28,11 @@ use std::time::{Duration, Instant};
 pub use crate::check::MessageCounts;
 pub use crate::report::{Percentiles, Report, Sample, Series, Sweep};
 pub use crate::scenario::{
-    Action, Campaign, Fault, FaultKind, LinkModel, Messages, Neighbours, Pings, Scenario, ScenarioError,
-    Topology,
+    Action, Campaign, Certificates, Fault, FaultKind, LinkModel, Messages, Neighbours, Pings, Scenario,
+    ScenarioError, Topology, Trust,
 };
+pub use crate::spread::SpreadReport;
+pub use crate::traffic::Traffic;
 use crate::world::World;
 
 /// How far a run is.

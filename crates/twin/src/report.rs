@@ -6,6 +6,8 @@ use serde::Serialize;
 
 use crate::check::MessageCounts;
 use crate::scenario::Scenario;
+use crate::spread::SpreadReport;
+use crate::traffic::Traffic;
 use crate::world::World;
 
 /// One fault; the fields are those of the lab's report.
@@ -85,7 +87,7 @@ pub struct Percentiles {
 }
 
 impl Percentiles {
-    fn of(values: &[f64]) -> Option<Self> {
+    pub(crate) fn of(values: &[f64]) -> Option<Self> {
         Some(Self {
             n: values.len(),
             p50: percentile(values, 50)?,
@@ -130,6 +132,10 @@ pub struct Report {
     pub pings: (u64, u64),
     /// Messages.
     pub messages: MessageCounts,
+    /// Revocations, where somebody signs some.
+    pub trust: Option<SpreadReport>,
+    /// Bytes that all nodes sent, by kind.
+    pub traffic: Traffic,
     /// Links that turned suspect.
     pub suspicions: u64,
     /// Links declared dead.
@@ -173,6 +179,11 @@ impl World<'_> {
             results: self.results.clone(),
             pings,
             messages: self.check.counts,
+            trust: self.spread.as_ref().map(crate::spread::Spread::report),
+            traffic: Traffic {
+                seconds: (self.now.as_secs_f64() - scenario.count_from_s).max(0.0),
+                ..self.traffic
+            },
             suspicions,
             deaths,
             transient_loops: self.check.transient_loops,
@@ -236,6 +247,28 @@ impl fmt::Display for Report {
                 ),
             )?;
         }
+        if let Some(trust) = &self.trust {
+            row(f, "revocations", format!("{} signed", trust.published))?;
+            for (what, times) in
+                [("each node", trust.node_ms), ("all nodes", trust.all_ms), ("after fault", trust.healed_ms)]
+            {
+                times.map_or(Ok(()), |times| row(f, what, times.to_string()))?;
+            }
+        }
+        let hourly = |bytes| self.traffic.per_node_hour(bytes) / 1e6;
+        let Traffic { probes, member, addresses, link_state, compare, trust, frames, .. } = self.traffic;
+        let shares = format!(
+            "{:.2} MB a node and hour: certificates {:.2}, links {:.2}, addresses {:.2}, comparing {:.2}",
+            self.traffic.records_per_node_hour() / 1e6,
+            hourly(member),
+            hourly(link_state),
+            hourly(addresses),
+            hourly(compare),
+        );
+        row(f, "records", shares)?;
+        let others = [hourly(probes), hourly(trust), hourly(frames)];
+        let [probes, trust, frames] = others;
+        row(f, "others", format!("probes {probes:.2}, signed sets {trust:.2}, frames {frames:.2} MB"))?;
         row(
             f,
             "links",
@@ -270,6 +303,10 @@ pub struct Sweep {
     pub not_healed: usize,
     /// Messages acknowledged.
     pub acked: u64,
+    /// From signing a revocation until every node held it, where nothing broke meanwhile, ms.
+    pub revoked_ms: Option<Percentiles>,
+    /// From a fault or repair until every node held the newest revocations, ms.
+    pub healed_ms: Option<Percentiles>,
     /// Seeds whose invariants broke, with the first violation.
     pub failures: Vec<(u64, String)>,
 }
@@ -277,10 +314,15 @@ pub struct Sweep {
 impl Sweep {
     pub(crate) fn of(reports: impl Iterator<Item = Report>) -> Self {
         let mut sweep = Self::default();
+        let (mut revoked, mut healed) = (Vec::new(), Vec::new());
         for report in reports {
             sweep.runs += 1;
             sweep.virtual_s += report.virtual_s;
             sweep.acked += report.messages.acked;
+            if let Some(trust) = &report.trust {
+                revoked.extend(&trust.all);
+                healed.extend(&trust.healed);
+            }
             for series in &report.results {
                 sweep.gaps_ms.extend(series.samples.iter().map(|sample| sample.gap_ms));
                 sweep.not_healed += series.not_healed;
@@ -290,6 +332,7 @@ impl Sweep {
             }
         }
         sweep.heal_ms = Percentiles::of(&sweep.gaps_ms);
+        (sweep.revoked_ms, sweep.healed_ms) = (Percentiles::of(&revoked), Percentiles::of(&healed));
         sweep
     }
 
@@ -308,6 +351,9 @@ impl fmt::Display for Sweep {
         }
         if self.acked > 0 {
             writeln!(f, "messages     {} acknowledged", self.acked)?;
+        }
+        for (what, times) in [("revoked     ", self.revoked_ms), ("after fault ", self.healed_ms)] {
+            times.map_or(Ok(()), |times| writeln!(f, "{what} {times}"))?;
         }
         for (seed, violation) in &self.failures {
             writeln!(f, "BROKEN       seed {seed}: {violation}")?;

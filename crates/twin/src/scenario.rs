@@ -37,6 +37,15 @@ pub struct Scenario {
     /// Messages between random pairs.
     #[serde(default)]
     pub messages: Option<Messages>,
+    /// Signed sets: revocations that one node signs and all must hold soon.
+    #[serde(default)]
+    pub trust: Option<Trust>,
+    /// Certificates as large and as short-lived as real ones, to measure what their renewal costs.
+    #[serde(default)]
+    pub certificates: Option<Certificates>,
+    /// Bytes are counted from then on, seconds: without what a start costs.
+    #[serde(default)]
+    pub count_from_s: f64,
     /// A forwarding loop is tolerated this long after the last fault, seconds: until the failed link is declared dead
     /// (1 s; 2.5 s if it was idle) and the news has gone round.
     #[serde(default = "defaults::transient_s")]
@@ -212,6 +221,19 @@ pub enum Action {
         /// The other.
         b: usize,
     },
+    /// The authority revokes a node, or a former member that nobody sees.
+    Revoke {
+        /// Which node.
+        #[serde(default)]
+        node: Option<usize>,
+    },
+    /// A node sends the first revocation snapshot that there was to all its neighbours.
+    Replay {
+        /// Which node.
+        node: usize,
+    },
+    /// The root names another authority, which signs from now on.
+    Rotate,
     /// A link changes for the worse or better, both ways.
     Change {
         /// One end.
@@ -274,6 +296,32 @@ pub struct Pings {
     pub every_ms: f64,
 }
 
+/// Who signs revocations, and how often.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Trust {
+    /// The node that holds the keys of the mesh.
+    #[serde(default)]
+    pub authority: usize,
+    /// It revokes a former member, whom nobody sees any more, this often, seconds; without, only when a fault says so.
+    #[serde(default)]
+    pub every_s: Option<f64>,
+}
+
+/// Leaf certificates.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Certificates {
+    /// Their life, seconds; they are renewed at half of it, give or take a tenth.
+    pub life_s: f64,
+    /// Length of a member record's body, bytes.
+    #[serde(default = "defaults::certificate")]
+    pub bytes: usize,
+    /// Records are refreshed this often, seconds, and live twice as long.
+    #[serde(default = "defaults::refresh_s")]
+    pub refresh_s: f64,
+}
+
 /// Reliable messages between random pairs.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -299,6 +347,12 @@ mod defaults {
     }
     pub(super) const fn ping_ms() -> f64 {
         10.0
+    }
+    pub(super) const fn certificate() -> usize {
+        5600
+    }
+    pub(super) const fn refresh_s() -> f64 {
+        1800.0
     }
     pub(super) const fn bytes() -> usize {
         100
@@ -354,6 +408,9 @@ impl Scenario {
             campaigns: Vec::new(),
             pings: Vec::new(),
             messages: None,
+            trust: None,
+            certificates: None,
+            count_from_s: 0.0,
             transient_s: defaults::transient_s(),
         }
     }

@@ -10,6 +10,7 @@ mod mailing;
 mod node;
 #[cfg(test)]
 mod tests;
+mod trusting;
 mod view;
 
 use std::collections::{BTreeMap, HashMap};
@@ -24,14 +25,16 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use self::node::{Act, Due, End, Happened, Node, Note, Shared, What};
-use crate::auth::{Pool, TwinAuth, address, member_body, node_id};
+use crate::auth::{Pool, Revoked, TwinAuth, address, is_revoked, member_body, node_id};
 use crate::check::Check;
 use crate::mail::{Mail, UNIX_MS};
 use crate::net::Net;
 use crate::pings::Pinger;
 use crate::report::Series;
 use crate::scenario::{Fault, Neighbours, Scenario, ScenarioError};
+use crate::spread::Spread;
 use crate::topology::Plan;
+use crate::traffic::Traffic;
 use crate::{Observer, Progress, millis, seconds};
 
 /// The trace is hashed in pieces of this size.
@@ -46,6 +49,8 @@ const WORTH_A_THREAD: usize = 48;
 const BATCH: usize = 8;
 /// An unanswered dial fails after this long.
 const DIAL_TIMEOUT: Duration = Duration::from_millis(1500);
+/// How long certificates are valid where the scenario doesn't say.
+const DAY: Duration = Duration::from_secs(86_400);
 /// The world as the maker of an event.
 const WORLD: u32 = u32::MAX;
 
@@ -73,6 +78,14 @@ pub(crate) struct World<'a> {
     next_link: u32,
     suspicions: u64,
     deaths: u64,
+    /// Who holds which revocations, where somebody signs some.
+    pub(crate) spread: Option<Spread>,
+    /// Whom the mesh revoked.
+    out: Vec<bool>,
+    /// The first snapshot that the scenario had signed, for those who replay it.
+    first_set: Option<meshara_trust::sets::SignedSet>,
+    pub(crate) traffic: Traffic,
+    count_from: Duration,
     hasher: blake3::Hasher,
     trace: String,
     observer: Observer<'a>,
@@ -102,7 +115,7 @@ impl<'a> World<'a> {
             now: Duration::ZERO,
             rng,
             check: Check::new(seconds(scenario.transient_s)),
-            config: Config { auto_neighbours: auto, ..Config::default() },
+            config: configure(scenario, auto),
             shared: Shared {
                 ids: (0..nodes).map(node_id).collect(),
                 addresses: (0..nodes).map(|at| address(&node_id(at))).collect(),
@@ -112,6 +125,8 @@ impl<'a> World<'a> {
                 submit_every: Duration::ZERO,
                 submit_until: Duration::MAX,
                 message: bytes::Bytes::new(),
+                trust: scenario.trust,
+                certificates: scenario.certificates,
                 helped: AtomicU64::new(0),
             },
             pool: Arc::default(),
@@ -130,6 +145,11 @@ impl<'a> World<'a> {
             next_link: 1,
             suspicions: 0,
             deaths: 0,
+            spread: scenario.trust.map(|_| Spread::new(nodes)),
+            out: vec![false; nodes],
+            first_set: None,
+            traffic: Traffic { nodes, ..Traffic::default() },
+            count_from: seconds(scenario.count_from_s),
             hasher: blake3::Hasher::new(),
             trace: String::new(),
             observer,
@@ -166,6 +186,7 @@ impl<'a> World<'a> {
             }
             self.start_pings(pings.from, pings.to, millis(pings.every_ms));
         }
+        self.load_trust(scenario)?;
         if let Some(messages) = scenario.messages {
             let sane = (0.001..=100_000.0).contains(&messages.per_second) && messages.bytes <= 1 << 20;
             if !sane || messages.pairs > 10_000 {
@@ -186,15 +207,48 @@ impl<'a> World<'a> {
         Ok(())
     }
 
+    /// Schedules what is signed, and renewals of certificates.
+    fn load_trust(&mut self, scenario: &Scenario) -> Result<(), ScenarioError> {
+        if let Some(trust) = scenario.trust {
+            if trust.authority >= self.nodes.len() {
+                return Err(ScenarioError::NoSuchNode(trust.authority));
+            }
+            self.push(Duration::ZERO, trust.authority, What::Confirm);
+            if let Some(every) = trust.every_s {
+                if !(0.1..1e6).contains(&every) {
+                    return Err(ScenarioError::OutOfRange("revocations are at least 0.1 s apart"));
+                }
+                self.push(seconds(every), trust.authority, What::Revocation);
+            }
+        }
+        if let Some(plan) = scenario.certificates {
+            let sane = (10.0..1e7).contains(&plan.life_s) && (10.0..1e7).contains(&plan.refresh_s);
+            if !sane || plan.bytes > 12 * 1024 {
+                let why = "certificates: life and refresh of 10 s or more, at most 12 KiB";
+                return Err(ScenarioError::OutOfRange(why));
+            }
+            // As in a mesh that has run for long: the ages of certificates differ.
+            for at in 0..self.nodes.len() {
+                let first = seconds(plan.life_s / 2.0).mul_f64(self.rng.random());
+                self.push(first, at, What::Renew { serial: 1 });
+            }
+        }
+        Ok(())
+    }
+
     /// Starts a node's process, on what its disk holds.
     fn start(&mut self, at: usize) {
         let id = node_id(at);
         let rng = ChaCha8Rng::from_seed(self.rng.random());
         let identity = Identity { node: id, address: address(&id) };
         let sequence = UNIX_MS + u64::try_from(self.now.as_millis()).unwrap_or(0);
-        let auth = Box::new(TwinAuth::of(&id, &self.pool));
+        let revoked = Revoked::default();
+        let life = self.shared.certificates.map_or(DAY, |plan| seconds(plan.life_s));
+        let auth = Box::new(TwinAuth::of(&id, &self.pool, &revoked, life));
         let mut core = Core::new(self.config.clone(), identity, auth, rng, self.now, sequence);
-        if let Err(error) = core.set_member(self.now, member_body(at)) {
+        if let Err(error) = core
+            .set_member(self.now, member_body(at, 0, self.shared.certificates.map_or(0, |plan| plan.bytes)))
+        {
             self.check.violation(self.now, &format!("node {at} refuses its own member record: {error}"));
         }
         core.set_own_addresses(self.now, vec![socket(at)]);
@@ -214,11 +268,15 @@ impl<'a> World<'a> {
             self.check.violation(now, &format!("node {at} refuses what its disk holds"));
         }
         let seed = self.rng.random();
+        if let Some(spread) = self.spread.as_mut() {
+            spread.started(at);
+        }
         let Some(node) = self.nodes.get_mut(at) else { return };
         node.end();
         node.core = Some(core);
         node.mail = mail;
         node.rng = ChaCha8Rng::from_seed(seed);
+        node.start_trust(&self.shared, now, revoked);
         node.drain(&self.shared, now);
         node.drain_mail(&self.shared, now);
         self.settle(at);
@@ -296,6 +354,14 @@ impl<'a> World<'a> {
                 others.push((now, at, act));
                 continue;
             };
+            if now >= self.count_from {
+                match &what {
+                    What::Probe { .. } => self.traffic.probes += size as u64,
+                    What::Control { bytes, .. } => self.traffic.control(size, bytes),
+                    What::Trust { .. } => self.traffic.trust += size as u64,
+                    _ => self.traffic.frames += size as u64,
+                }
+            }
             let Some(edge) = self.net.get(edge) else { continue };
             let sent = if reliable {
                 edge.reliable(now, at, size, (peer, what))
@@ -350,6 +416,23 @@ impl<'a> World<'a> {
             Note::Acked(id) => self.check.acked(now, id),
             Note::Refused => self.check.counts.refused += 1,
             Note::Violation(what) => self.check.violation(now, &what),
+            Note::Published(_) | Note::Held { .. } | Note::Kept { .. } => self.spread_noted(now, at, &note),
+        }
+    }
+
+    fn spread_noted(&mut self, now: Duration, at: usize, note: &Note) {
+        let Some(spread) = self.spread.as_mut() else { return };
+        let result = match *note {
+            Note::Published(number) => spread.published(now, number),
+            Note::Held { number, root } => spread.held(now, at, number, root),
+            Note::Kept { number, root } => {
+                spread.kept(at, number, root);
+                Ok(())
+            }
+            _ => Ok(()),
+        };
+        if let Err(what) = result {
+            self.check.violation(now, &what);
         }
     }
 
@@ -357,7 +440,9 @@ impl<'a> World<'a> {
         let answering = target.addrs.iter().filter_map(at_socket).find_map(|peer| {
             let edge = self.net.between(at, peer)?;
             let works = self.net.get(edge)?.works() && self.nodes.get(peer)?.runs();
-            works.then_some((peer, edge))
+            // Either end's handshake refuses whom it knows to be revoked.
+            let refused = self.refuses(at, peer) || self.refuses(peer, at);
+            (works && !refused).then_some((peer, edge))
         });
         let Some((peer, edge)) = answering else {
             return self.push(now + DIAL_TIMEOUT, at, What::DialFailed(Box::new(target)));
@@ -377,6 +462,11 @@ impl<'a> World<'a> {
         let rtt = latency * 2;
         self.push(now + rtt, at, What::Up { link: ours, peer, dialled: true, kind, rtt });
         self.push(now + rtt + latency, peer, What::Up { link: theirs, peer: at, dialled: false, kind, rtt });
+    }
+
+    fn refuses(&self, at: usize, peer: usize) -> bool {
+        let trust = self.nodes.get(at).and_then(|node| node.trust.as_ref());
+        trust.is_some_and(|trust| is_revoked(&trust.revoked, &self.shared.id(peer)))
     }
 
     fn trace_line(&mut self, (at_ns, tag, detail): Happened, node: usize) {
@@ -466,6 +556,17 @@ fn run_all<'a>(nodes: Vec<&'a mut Node>, shared: &Shared, end_ns: u64, threads: 
         }
         work(Vec::new());
     });
+}
+
+fn configure(scenario: &Scenario, auto_neighbours: bool) -> Config {
+    let config = Config { auto_neighbours, ..Config::default() };
+    match scenario.certificates {
+        Some(plan) => {
+            let refresh = seconds(plan.refresh_s);
+            Config { refresh, lifetime: refresh * 2, ..config }
+        }
+        None => config,
+    }
 }
 
 /// 584 years fit.

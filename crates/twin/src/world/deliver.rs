@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use meshara_identity::NodeId;
-use meshara_overlay::{CloseReason, ControlError, Event, LinkId, LinkPeer, Output};
+use meshara_overlay::{CloseReason, ControlError, Event, LinkId, LinkKind, LinkPeer, Output};
+use rand::Rng;
 
 use super::node::{Act, Body, End, Frame, Node, Note, Shared, What};
 use super::socket;
@@ -16,7 +17,7 @@ const TTL: u8 = meshara_overlay::header::DEFAULT_TTL;
 /// The driver reports traffic on a link at most this often.
 const TRAFFIC_EVERY: Duration = Duration::from_millis(20);
 /// Bytes around a probe or control message on the wire: hop header and tag, or QUIC's.
-const FRAMING: usize = 64;
+pub(super) const FRAMING: usize = 64;
 
 impl Node {
     /// An event happens.
@@ -24,7 +25,13 @@ impl Node {
         match &what {
             What::Ping { pinger } => return self.ping(shared, now, *pinger),
             What::Submit { pair } => return self.submit(shared, now, *pair),
+            What::Confirm | What::Revocation => return self.sign_regularly(shared, now, &what),
+            What::Renew { serial } => return self.renew(shared, now, *serial),
             What::Timer if self.timer == Some(now) => self.timer = None,
+            What::TrustTimer => match &mut self.trust {
+                Some(trust) if trust.timer == Some(now) => trust.timer = None,
+                _ => return,
+            },
             What::MailTimer => match &mut self.mail {
                 Some(mail) if mail.timer == Some(now) => mail.timer = None,
                 _ => return,
@@ -33,7 +40,7 @@ impl Node {
             _ => {}
         }
         if self.stopped {
-            let own = matches!(what, What::Timer | What::MailTimer);
+            let own = matches!(what, What::Timer | What::MailTimer | What::TrustTimer);
             if !own && self.inbox.len() < SOCKET_BUFFER {
                 self.inbox.push_back(what);
             }
@@ -76,16 +83,39 @@ impl Node {
                     remote,
                 };
                 core.link_up(now, link, peer);
+                self.drain(shared, now);
+                if kind == LinkKind::Routing {
+                    self.trust_up(shared, now, link);
+                }
             }
             What::Down { link, reason } => {
                 self.links.remove(&link);
                 core.link_down(now, link, reason);
+                self.trust_down(now, link);
             }
+            What::Trust { link, bytes } => self.trust_message(now, link, &bytes),
+            What::TrustTimer => return self.trust_timer(shared, now),
+            What::Kept { life, stored } => return self.trust_kept(now, life, *stored),
             What::DialFailed(target) => core.dial_failed(now, &target),
             What::Frame(frame) => self.forward(shared, now, *frame),
             What::MailTimer => return self.mail_timer(shared, now),
             What::Stored { life, token, ops } => return self.stored(shared, now, life, token, ops),
             What::Ping { .. } | What::Submit { .. } => return,
+            What::Confirm | What::Revocation | What::Renew { .. } => return,
+        }
+        self.drain(shared, now);
+    }
+
+    /// The next certificate.
+    fn renew(&mut self, shared: &Shared, now: Duration, serial: u64) {
+        let Some(plan) = shared.certificates else { return };
+        let half = crate::seconds(plan.life_s / 2.0);
+        let wait = half.mul_f64(0.9) + half.mul_f64(0.2 * self.rng.random::<f64>());
+        self.push(now + wait, What::Renew { serial: serial + 1 });
+        let Some(core) = self.core.as_mut().filter(|_| !self.stopped && !self.left) else { return };
+        if let Err(error) = core.set_member(now, crate::auth::member_body(self.at, serial, plan.bytes)) {
+            let what = format!("node {} refuses its own next certificate: {error}", self.at);
+            self.note(now, Note::Violation(what));
         }
         self.drain(shared, now);
     }
@@ -108,6 +138,7 @@ impl Node {
                     let heard = CloseReason::heard(u64::from(reason.code()));
                     self.send(now, link, FRAMING, false, |link| What::Down { link, reason: heard });
                     self.links.remove(&link);
+                    self.trust_down(now, link);
                 }
                 Output::LinkUsable { link, usable } => {
                     self.usable.insert(link, usable);
@@ -129,6 +160,7 @@ impl Node {
             self.timer = Some(due);
             self.push(due, What::Timer);
         }
+        self.drain_trust(shared, now);
     }
 
     fn reachable(&mut self, shared: &Shared, now: Duration, peer: &NodeId) {
@@ -139,7 +171,7 @@ impl Node {
         }
     }
 
-    fn send(
+    pub(super) fn send(
         &mut self,
         now: Duration,
         link: LinkId,

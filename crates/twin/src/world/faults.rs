@@ -17,6 +17,13 @@ impl World<'_> {
         if let Action::Change { link, .. } = action {
             link.check()?;
         }
+        if matches!(action, Action::Revoke { .. } | Action::Replay { .. } | Action::Rotate) {
+            let why = "revoke, replay and rotate need a `trust` that says who signs";
+            let authority = self.shared.trust.ok_or(ScenarioError::OutOfRange(why))?.authority;
+            if *action == (Action::Revoke { node: Some(authority) }) {
+                return Err(ScenarioError::OutOfRange("the authority can't revoke itself"));
+            }
+        }
         match action {
             Action::Stop { node: at }
             | Action::Resume { node: at }
@@ -24,7 +31,10 @@ impl World<'_> {
             | Action::Start { node: at }
             | Action::Isolate { node: at }
             | Action::Rejoin { node: at }
+            | Action::Replay { node: at }
             | Action::Leave { node: at } => node(*at),
+            Action::Revoke { node: Some(at) } => node(*at),
+            Action::Revoke { node: None } | Action::Rotate => Ok(()),
             Action::Cut { a, b }
             | Action::LinkDown { a, b }
             | Action::CutOneWay { a, b }
@@ -40,7 +50,13 @@ impl World<'_> {
     /// Breaks or repairs something now.
     pub(crate) fn apply(&mut self, action: &Action) {
         let now = self.now;
-        self.check.disturb(now);
+        if !matches!(action, Action::Revoke { node: None } | Action::Replay { .. } | Action::Rotate) {
+            self.check.disturb(now);
+            self.look_for_overdue();
+            if let Some(spread) = self.spread.as_mut() {
+                spread.disturb(now);
+            }
+        }
         match action {
             Action::Stop { node } => {
                 if let Some(node) = self.nodes.get_mut(*node) {
@@ -90,12 +106,40 @@ impl World<'_> {
                 self.set_way(*a, *b, true);
                 self.set_way(*b, *a, true);
             }
+            Action::Revoke { node } => self.revoke(*node),
+            Action::Replay { node: at } => {
+                if let (Some(node), Some(first)) = (self.nodes.get_mut(*at), &self.first_set) {
+                    node.replay(now, first);
+                    self.settle(*at);
+                }
+            }
+            Action::Rotate => {
+                let at = self.shared.trust.map_or(0, |trust| trust.authority);
+                if let Some(node) = self.nodes.get_mut(at).filter(|node| node.runs()) {
+                    node.rotate(&self.shared, now);
+                    self.settle(at);
+                }
+            }
             Action::Change { a, b, link } => {
                 if let Some(edge) = self.net.between(*a, *b) {
                     self.net.change(edge, *link);
                 }
             }
         }
+    }
+
+    /// The authority revokes a node, or a former member, unless it doesn't run.
+    fn revoke(&mut self, revoked: Option<usize>) {
+        let (now, at) = (self.now, self.shared.trust.map_or(0, |trust| trust.authority));
+        let id = revoked.map(|revoked| self.shared.id(revoked));
+        let Some(node) = self.nodes.get_mut(at).filter(|node| node.runs()) else { return };
+        let Some(set) = node.sign_revocation(&self.shared, now, id) else { return };
+        self.first_set.get_or_insert(set);
+        if let Some((out, spread)) = revoked.and_then(|at| self.out.get_mut(at)).zip(self.spread.as_mut()) {
+            *out = true;
+            spread.out(revoked.unwrap_or_default());
+        }
+        self.settle(at);
     }
 
     /// The operating system tells a node that its interface towards another is down.
@@ -140,6 +184,7 @@ impl World<'_> {
         let inbox = std::mem::take(&mut node.inbox);
         node.deliver(&self.shared, now, What::Timer);
         node.mail_timer(&self.shared, now);
+        node.trust_timer(&self.shared, now);
         for what in inbox {
             node.deliver(&self.shared, now, what);
         }

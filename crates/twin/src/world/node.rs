@@ -9,12 +9,15 @@ use std::time::Duration;
 use meshara_identity::{MeshAddress, NodeId};
 use meshara_messaging::{MessageId, StoreOp, Token};
 use meshara_overlay::{Core, DialTarget, ForwardingTable, LinkDownReason, LinkId, LinkKind};
+use meshara_trust::gossip::Stored;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::mail::{Disk, Mail};
 use crate::pings::Pinger;
+use crate::scenario;
 use crate::session::Segment;
+use crate::trust::Trust;
 
 /// What happens to a node.
 #[derive(Debug)]
@@ -30,6 +33,12 @@ pub(super) enum What {
     Stored { life: u64, token: Token, ops: Vec<StoreOp> },
     Ping { pinger: usize },
     Submit { pair: usize },
+    Trust { link: LinkId, bytes: Arc<[u8]> },
+    TrustTimer,
+    Kept { life: u64, stored: Box<Stored> },
+    Confirm,
+    Revocation,
+    Renew { serial: u64 },
 }
 
 impl What {
@@ -46,6 +55,12 @@ impl What {
             Self::Stored { .. } => "stored",
             Self::Ping { .. } => "ping",
             Self::Submit { .. } => "submit",
+            Self::Trust { .. } => "trust",
+            Self::TrustTimer => "trust-timer",
+            Self::Kept { .. } => "kept",
+            Self::Confirm => "confirm",
+            Self::Revocation => "revocation",
+            Self::Renew { .. } => "renew",
         }
     }
 
@@ -53,6 +68,14 @@ impl What {
     pub(super) fn detail(&self) -> u64 {
         match self {
             Self::Timer | Self::MailTimer | Self::DialFailed(_) => 0,
+            Self::TrustTimer | Self::Confirm | Self::Revocation => 0,
+            // Without signatures, which have random bytes: the length and the kind.
+            Self::Trust { link, bytes } => {
+                let kind = bytes.get(1).copied().unwrap_or_default();
+                (u64::from(link.0) << 32) ^ ((bytes.len() as u64) << 4) ^ u64::from(kind)
+            }
+            Self::Kept { life, .. } => *life,
+            Self::Renew { serial } => *serial,
             // The length and a little of the content of a message.
             Self::Probe { link, bytes } | Self::Control { link, bytes } => {
                 let tail = bytes.last_chunk::<4>().map_or(0, |tail| u32::from_be_bytes(*tail));
@@ -173,6 +196,18 @@ pub(super) enum Note {
     Acked(MessageId),
     Refused,
     Violation(String),
+    /// It signed a revocation snapshot.
+    Published(u64),
+    /// It goes by this snapshot and root document.
+    Held {
+        number: u64,
+        root: u64,
+    },
+    /// Its disk has them.
+    Kept {
+        number: u64,
+        root: u64,
+    },
 }
 
 /// What all nodes read and none changes.
@@ -185,6 +220,8 @@ pub(super) struct Shared {
     pub(super) submit_every: Duration,
     pub(super) submit_until: Duration,
     pub(super) message: bytes::Bytes,
+    pub(super) trust: Option<scenario::Trust>,
+    pub(super) certificates: Option<scenario::Certificates>,
     /// How often a node's events were gone through by another thread than the world's own.
     pub(super) helped: AtomicU64,
 }
@@ -214,6 +251,9 @@ pub(super) struct Node {
     pub(super) disk: Disk,
     pub(super) table: Arc<ForwardingTable>,
     pub(super) usable: HashMap<LinkId, bool>,
+    pub(super) trust: Option<Trust>,
+    /// What the disk has of signed sets: changed by whole writes only.
+    pub(super) kept: Stored,
     pub(super) links: BTreeMap<LinkId, End>,
     pub(super) timer: Option<Duration>,
     pub(super) stopped: bool,
@@ -242,6 +282,8 @@ impl Node {
             disk: Disk::default(),
             table: Arc::default(),
             usable: HashMap::new(),
+            trust: None,
+            kept: Stored::default(),
             links: BTreeMap::new(),
             timer: None,
             stopped: false,
@@ -265,6 +307,7 @@ impl Node {
     pub(super) fn end(&mut self) {
         self.core = None;
         self.mail = None;
+        self.trust = None;
         self.table = Arc::default();
         self.usable.clear();
         self.links.clear();

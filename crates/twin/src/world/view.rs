@@ -28,7 +28,7 @@ impl World<'_> {
     /// For each running node, the number of running nodes that working links connect it with, itself included;
     /// `without` counts as gone. Groups have numbers.
     fn groups(&self, without: Option<usize>) -> Vec<Option<usize>> {
-        let alive = |at: usize| self.runs(at) && Some(at) != without;
+        let alive = |at: usize| self.runs(at) && Some(at) != without && self.out.get(at) != Some(&true);
         let mut group: Vec<Option<usize>> = vec![None; self.nodes.len()];
         if self.config.auto_neighbours {
             return (0..self.nodes.len()).map(|at| alive(at).then_some(0)).collect();
@@ -82,6 +82,30 @@ impl World<'_> {
             }
         }
         reached.get(to) == Some(&true)
+    }
+
+    /// Notes who is connected with the signer and lacks its newest snapshot for too long, and who still has a link with somebody that it
+    /// knows to be revoked.
+    pub(crate) fn look_for_overdue(&mut self) {
+        let Some((spread, trust)) = self.spread.as_ref().zip(self.shared.trust) else { return };
+        let groups = self.groups(None);
+        let signer = groups.get(trust.authority).copied().flatten();
+        let connected = |at: usize| signer.is_some() && groups.get(at).copied().flatten() == signer;
+        let mut found = spread.overdue(self.now, connected);
+        for (at, node) in self.nodes.iter().enumerate() {
+            let Some(trust) = node.trust.as_ref() else { continue };
+            let kept = node
+                .links
+                .values()
+                .find(|end| crate::auth::is_revoked(&trust.revoked, &self.shared.id(end.peer)));
+            if let Some(end) = kept {
+                found =
+                    Some(format!("node {at} keeps a link with {}, which it knows to be revoked", end.peer));
+            }
+        }
+        if let Some(what) = found {
+            self.check.violation(self.now, &what);
+        }
     }
 
     /// Whether every running node has a route to every running node that it is connected with, and to no other.
