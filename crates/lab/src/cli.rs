@@ -59,7 +59,7 @@ pub(crate) enum Command {
         #[arg(long)]
         no_stream: bool,
     },
-    /// The profile for CI: a few faults of each kind, at most three minutes
+    /// The profile for CI: a few faults of each kind, renewals and revocations, three minutes and a half at most
     Short,
     /// iperf3 through serve and connect against raw TCP on the same link
     Iperf {
@@ -157,7 +157,31 @@ pub(crate) enum Command {
         #[arg(long, default_value_t = 5)]
         heals: usize,
     },
-    /// Every figure, unattended, in at most 45 minutes; --report names the directory for JSON, output and summary
+    /// Renew certificates that live for seconds under load: streams must go on, no message be lost, also without the mesh's first node
+    Rotate {
+        /// Processes
+        #[arg(long, default_value_t = 20)]
+        nodes: usize,
+        /// Life of certificates in seconds
+        #[arg(long, default_value_t = 30)]
+        leaf_life: u64,
+        /// Minutes under load
+        #[arg(long, default_value_t = 10.0)]
+        minutes: f64,
+        /// Messages a second, all nodes together
+        #[arg(long, default_value_t = 2000.0)]
+        rate: f64,
+    },
+    /// Renew over three hops: how soon the next certificate is in use, and how soon its proof has three witnesses
+    Issue {
+        /// Renewals of each kind
+        #[arg(long, default_value_t = 300)]
+        count: usize,
+        /// Round trip of each link in ms; several are measured one after the other
+        #[arg(long, value_name = "MS", default_values_t = [0.0, 10.0])]
+        rtt: Vec<f64>,
+    },
+    /// Every figure, unattended, in about 50 minutes; --report names the directory for JSON, output and summary
     All {
         /// Only these parts
         #[arg(long, value_name = "PART")]

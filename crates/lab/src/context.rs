@@ -62,7 +62,19 @@ impl Context {
     ) -> Result<(Mesh, Formed)> {
         let dir = self.fresh_dir()?;
         let network = Network::build(&self.run, topology, medium, rate, self.seed)?;
-        Mesh::form(network, &dir, &self.meshara, config)
+        Mesh::form(network, &dir, &self.meshara, config, &[])
+    }
+
+    /// A mesh on a new network that is made with further arguments of `init`.
+    pub(crate) fn mesh_made(
+        &self,
+        topology: Topology,
+        medium: Medium,
+        init: &[&str],
+    ) -> Result<(Mesh, Formed)> {
+        let dir = self.fresh_dir()?;
+        let network = Network::build(&self.run, topology, medium, None, self.seed)?;
+        Mesh::form(network, &dir, &self.meshara, None, init)
     }
 
     /// Takes a mesh down, so that the next one of this run has the machine and the names for itself.

@@ -21,8 +21,8 @@ use clap::Parser;
 use cli::{Cli, Command};
 use commands::heal::Plan;
 use commands::{
-    campaign, change, garbage, heal, idle, iperf, lan, nat, revoke, short, substrate, suspicion, throughput,
-    tiers, tun, wake,
+    campaign, change, garbage, heal, idle, iperf, issue, lan, nat, revoke, rotate, short, substrate,
+    suspicion, throughput, tiers, tun, wake,
 };
 use context::{Context, find_meshara};
 use measure::bare_quinn;
@@ -101,6 +101,10 @@ fn command(context: &Context, command: Command, seed: u64) -> Result<()> {
         Command::Nat => nat::command(context),
         Command::Garbage => garbage::command(context),
         Command::Revoke { nodes, count, heals } => revoke::command(context, nodes, count, heals),
+        Command::Rotate { nodes, leaf_life, minutes, rate } => {
+            rotate::command(context, nodes, leaf_life, minutes, rate)
+        }
+        Command::Issue { count, rtt } => issue::command(context, count, &rtt),
         Command::All { .. } => bail!("`all` runs the other commands"),
         Command::Substrate => substrate::command(context),
     }

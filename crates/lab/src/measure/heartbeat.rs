@@ -1,4 +1,5 @@
-//! A TCP connection that beats every 10 ms through the mesh and is echoed: what an application feels of a fault.
+//! A TCP connection that beats through the mesh and is echoed: what an application feels of a fault. Beats are numbered, so a lost,
+//! doubled or changed one counts as a broken connection.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -7,12 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::stall::ms;
 use crate::net::namespace::Namespace;
 
-/// Time between two beats.
+/// Time between two beats, unless told otherwise.
 const INTERVAL: Duration = Duration::from_millis(10);
 
 /// Time before a broken connection is tried again.
@@ -79,12 +80,22 @@ pub(crate) struct Heartbeat {
 impl Heartbeat {
     /// Beats from a host to an address there; times count from `start`.
     pub(crate) fn start(host: &Namespace, to: SocketAddr, start: Instant) -> Result<Self> {
+        Self::every(INTERVAL, host, to, start)
+    }
+
+    /// The same with another time between two beats.
+    pub(crate) fn every(
+        interval: Duration,
+        host: &Namespace,
+        to: SocketAddr,
+        start: Instant,
+    ) -> Result<Self> {
         let heart = Self { echoes: Arc::default(), broken: Arc::default(), stop: Arc::default() };
         let (echoes, broken, stop) =
             (Arc::clone(&heart.echoes), Arc::clone(&heart.broken), Arc::clone(&heart.stop));
         host.spawn(move || {
             while !stop.load(Relaxed) {
-                if beat(to, start, &echoes, &stop).is_some() && !stop.load(Relaxed) {
+                if beat(interval, to, start, &echoes, &stop).is_some() && !stop.load(Relaxed) {
                     broken.fetch_add(1, Relaxed);
                 }
                 thread::sleep(RETRY);
@@ -97,6 +108,23 @@ impl Heartbeat {
     pub(crate) fn since(&self, from: f64) -> Vec<f64> {
         let echoes = self.echoes.lock().unwrap_or_else(PoisonError::into_inner);
         echoes.iter().copied().filter(|time| *time >= from).collect()
+    }
+
+    /// The last echo so far.
+    pub(crate) fn last(&self) -> Option<f64> {
+        self.echoes.lock().unwrap_or_else(PoisonError::into_inner).last().copied()
+    }
+
+    /// Waits for the first echo.
+    pub(crate) fn beats(&self, within: Duration) -> Result<()> {
+        let begun = Instant::now();
+        while self.last().is_none() {
+            if begun.elapsed() > within {
+                bail!("no echo came within {within:?}");
+            }
+            thread::sleep(INTERVAL);
+        }
+        Ok(())
     }
 
     /// Connections that ended though nobody ended them.
@@ -112,7 +140,13 @@ impl Drop for Heartbeat {
 }
 
 /// One connection; `None` if it never stood.
-fn beat(to: SocketAddr, start: Instant, echoes: &Arc<Mutex<Vec<f64>>>, stop: &Arc<AtomicBool>) -> Option<()> {
+fn beat(
+    interval: Duration,
+    to: SocketAddr,
+    start: Instant,
+    echoes: &Arc<Mutex<Vec<f64>>>,
+    stop: &Arc<AtomicBool>,
+) -> Option<()> {
     let mut stream = TcpStream::connect(to).ok()?;
     stream.set_nodelay(true).ok()?;
     stream.set_read_timeout(Some(GIVE_UP)).ok()?;
@@ -123,7 +157,9 @@ fn beat(to: SocketAddr, start: Instant, echoes: &Arc<Mutex<Vec<f64>>>, stop: &Ar
         let (echoes, ended, alive) = (Arc::clone(echoes), Arc::clone(&ended), Arc::clone(&alive));
         thread::spawn(move || {
             let mut buffer = [0; BEAT];
-            while reader.read_exact(&mut buffer).is_ok() {
+            let mut expected = 0_u64;
+            while reader.read_exact(&mut buffer).is_ok() && u64::from_le_bytes(buffer) == expected {
+                expected += 1;
                 alive.store(true, Relaxed);
                 echoes.lock().unwrap_or_else(PoisonError::into_inner).push(ms(start.elapsed()));
             }
@@ -134,7 +170,7 @@ fn beat(to: SocketAddr, start: Instant, echoes: &Arc<Mutex<Vec<f64>>>, stop: &Ar
     let begun = Instant::now();
     while !stop.load(Relaxed) && !ended.load(Relaxed) && stream.write_all(&beats.to_le_bytes()).is_ok() {
         beats += 1;
-        let next = INTERVAL * u32::try_from(beats).unwrap_or(u32::MAX);
+        let next = interval * u32::try_from(beats).unwrap_or(u32::MAX);
         thread::sleep(next.saturating_sub(begun.elapsed()));
     }
     let _ = stream.shutdown(std::net::Shutdown::Both);

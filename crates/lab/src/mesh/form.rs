@@ -51,12 +51,13 @@ pub(crate) struct Formed {
 
 impl Mesh {
     /// Begins the mesh and lets every node join. Errors if it is not whole in time.
-    /// `config` goes into every node's `config.toml`.
+    /// `config` goes into every node's `config.toml`, `init` are further arguments of the command that makes the mesh.
     pub(crate) fn form(
         network: Network,
         dir: &Path,
         meshara: &Path,
         config: Option<&str>,
+        init: &[&str],
     ) -> Result<(Self, Formed)> {
         let mut nodes = Vec::new();
         for (number, host) in network.hosts.iter().enumerate() {
@@ -69,7 +70,7 @@ impl Mesh {
         }
         let begun = Instant::now();
         let mut mesh = Self { network, nodes };
-        let ticket = mesh.begin(config)?;
+        let ticket = mesh.begin(config, init)?;
         for (node, through) in mesh.network.topology.joining() {
             let address =
                 mesh.network.link(node, through)?.at(through).context("a link with one end")?.socket();
@@ -85,11 +86,11 @@ impl Mesh {
     }
 
     /// Starts the first node; a ticket for all others.
-    fn begin(&mut self, config: Option<&str>) -> Result<String> {
+    fn begin(&mut self, config: Option<&str>, init: &[&str]) -> Result<String> {
         let uses = self.nodes.len().to_string();
         let first = self.node_mut(0)?;
         let name = first.name.clone();
-        first.run(&["init", "--mesh", MESH, "--name", &name])?;
+        first.run(&[&["init", "--mesh", MESH, "--name", &name], init].concat())?;
         config.map_or(Ok(()), |config| first.configure(config))?;
         first.up()?;
         ticket(first, &uses)
