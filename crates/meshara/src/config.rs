@@ -54,6 +54,9 @@ pub struct Config {
     /// Where DNS queries for the mesh's names are answered. None: nowhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dns: Option<SocketAddr>,
+    /// TCP address where other trust domains fetch the mesh's SPIFFE bundle. None: nowhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bundle_endpoint: Option<SocketAddr>,
     /// Form of the log of `meshara up`: `human` or `json`.
     pub log: LogForm,
 }
@@ -127,6 +130,7 @@ impl Default for Config {
             congestion: CongestionControl::default(),
             tun: TunSetting::default(),
             dns: None,
+            bundle_endpoint: None,
             stale_after_s: SILENCE_LIMIT.as_secs(),
             log: LogForm::default(),
         }
@@ -344,7 +348,7 @@ mod tests {
     #[test]
     fn every_key_reads() {
         let config = parse(
-            "listen = '[::]:2'\npeers = ['a.example:3', '192.0.2.1:4']\nmulticast = false\nauto = false\ndirect = false\nrequire_logged = true\ncongestion = 'cubic'\ntun = 'mesh0'\ndns = '[::1]:53'\nstale_after_s = 60\nlog = 'json'\n",
+            "listen = '[::]:2'\npeers = ['a.example:3', '192.0.2.1:4']\nmulticast = false\nauto = false\ndirect = false\nrequire_logged = true\ncongestion = 'cubic'\ntun = 'mesh0'\ndns = '[::1]:53'\nbundle_endpoint = '[::]:8443'\nstale_after_s = 60\nlog = 'json'\n",
         )
         .unwrap();
         assert_eq!(
@@ -359,6 +363,7 @@ mod tests {
                 congestion: CongestionControl::Cubic,
                 tun: TunSetting::Named("mesh0".parse().unwrap()),
                 dns: Some("[::1]:53".parse().unwrap()),
+                bundle_endpoint: Some("[::]:8443".parse().unwrap()),
                 stale_after_s: 60,
                 log: LogForm::Json,
             }

@@ -57,6 +57,28 @@ pub(crate) fn leaf_end(
     Some(UnixMillis(seconds(certificate.validity().not_after)?.saturating_mul(1000)))
 }
 
+/// Whether a certificate may sign others: what a foreign trust domain's bundle must hold. More is its own business.
+pub(crate) fn is_authority(der: &[u8]) -> bool {
+    let Ok((rest, certificate)) = X509Certificate::from_der(der) else { return false };
+    let ca = certificate.basic_constraints().is_ok_and(|found| found.is_some_and(|found| found.value.ca));
+    rest.is_empty() && ca && webpki::anchor_from_trusted_cert(&CertificateDer::from(der)).is_ok()
+}
+
+/// The SPIFFE ID of a certificate that was verified otherwise.
+pub(crate) fn spiffe_id(der: &[u8]) -> Option<String> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    // Other kinds of names may be there (X509-SVID, 2); a second URI may not.
+    let names = certificate.subject_alternative_name().ok()??;
+    let mut uris = names.value.general_names.iter().filter_map(|name| match name {
+        GeneralName::URI(uri) => Some(*uri),
+        _ => None,
+    });
+    match (uris.next(), uris.next()) {
+        (Some(only), None) => Some(only.to_owned()),
+        _ => None,
+    }
+}
+
 fn seconds(time: x509_parser::time::ASN1Time) -> Option<u64> {
     u64::try_from(time.timestamp()).ok()
 }

@@ -12,10 +12,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::caller::{AttestError, Caller};
+use crate::federation::ForeignBundle;
 use crate::id::{EntryName, WorkloadId};
 use crate::pb;
 use crate::pb::spiffe_workload_api_server::SpiffeWorkloadApi;
-use crate::svids::{IssuanceError, Issuers, Workloads};
+use crate::svids::{IssuanceError, Issuers, Standing, Workloads};
 use crate::wire::is_audience;
 
 /// Metadata that every call must have, so that a program which is tricked into a plain HTTP request gets nothing.
@@ -68,8 +69,9 @@ impl<I: Issuers> Feed<I> for X509Svids {
             bundle: bundle.clone(),
             hint,
         });
-        let message = pb::X509svidResponse { svids: svids.collect(), ..Default::default() };
-        Ok((message, renew_at))
+        let svids = svids.collect();
+        let federated_bundles = foreign(workloads, ForeignBundle::x509_der);
+        Ok((pb::X509svidResponse { svids, crl: Vec::new(), federated_bundles }, renew_at))
     }
 }
 
@@ -80,7 +82,8 @@ impl<I: Issuers> Feed<I> for X509Bundles {
         workloads: &Workloads<I>,
         _: Vec<Option<EntryName>>,
     ) -> Result<(Self::Message, Option<UnixMillis>), Status> {
-        let bundles = bundles(workloads, |bundle, now| bundle.x509_der(now))?;
+        let mut bundles = foreign(workloads, ForeignBundle::x509_der);
+        bundles.extend(own(workloads, |bundle, now| bundle.x509_der(now))?);
         Ok((pb::X509BundlesResponse { bundles, ..Default::default() }, None))
     }
 }
@@ -92,7 +95,9 @@ impl<I: Issuers> Feed<I> for JwtBundles {
         workloads: &Workloads<I>,
         _: Vec<Option<EntryName>>,
     ) -> Result<(Self::Message, Option<UnixMillis>), Status> {
-        Ok((pb::JwtBundlesResponse { bundles: bundles(workloads, |bundle, now| bundle.jwks(now))? }, None))
+        let mut bundles = foreign(workloads, ForeignBundle::jwks);
+        bundles.extend(own(workloads, |bundle, now| bundle.jwks(now))?);
+        Ok((pb::JwtBundlesResponse { bundles }, None))
     }
 }
 
@@ -178,9 +183,8 @@ impl<I: Issuers> Api<I> {
     ) -> Result<Response<ReceiverStream<Result<F::Message, Status>>>, Status> {
         let (workloads, caller) = (self.0.clone(), caller(request)?);
         // Before the first look, so that no change falls between.
-        let (mut registry, mut bundle) = (workloads.registry(), workloads.bundle());
-        registry.mark_unchanged();
-        bundle.mark_unchanged();
+        let (mut registry, mut standing) = (workloads.registry(), workloads.standing());
+        let (mut bundle, mut federation) = (workloads.bundle(), workloads.federation());
         let (mut told, mut look_at) = F::now(&workloads, entitled(&workloads, &caller)?).await?;
         // One waits while the client reads another: it is told the state, not each change.
         let (sender, receiver) = mpsc::channel(1);
@@ -195,6 +199,8 @@ impl<I: Issuers> Api<I> {
                     () = sender.closed() => return,
                     Ok(()) = registry.changed() => {}
                     Ok(()) = bundle.changed() => {}
+                    Ok(()) = federation.changed() => {}
+                    Ok(()) = standing.changed() => {}
                     () = tokio::time::sleep(wait) => {}
                 }
                 let looked = match entitled(&workloads, &caller) {
@@ -237,6 +243,16 @@ fn caller<T>(request: &Request<T>) -> Result<Arc<Caller>, Status> {
 
 /// The identities of the caller; denied if there are none.
 fn entitled<I: Issuers>(workloads: &Workloads<I>, caller: &Caller) -> Result<Vec<Option<EntryName>>, Status> {
+    match *workloads.standing().borrow() {
+        Standing::Good => {}
+        Standing::Ended => {
+            let text = "this node's own certificate has ended; it speaks for no program until it has another";
+            return Err(Status::unavailable(text));
+        }
+        Standing::Revoked => {
+            return Err(Status::permission_denied(format!("{NO_IDENTITY}: the mesh revoked this node")));
+        }
+    }
     match workloads.entitled(caller) {
         Ok(entitled) if entitled.is_empty() => {
             tracing::debug!(uid = caller.uid(), "a process without an identity asked for one");
@@ -253,8 +269,8 @@ fn entitled<I: Issuers>(workloads: &Workloads<I>, caller: &Caller) -> Result<Vec
     }
 }
 
-/// The bundles that everybody with an identity may have.
-fn bundles<I: Issuers>(
+/// The mesh's own bundle, which everybody with an identity may have.
+fn own<I: Issuers>(
     workloads: &Workloads<I>,
     form: impl Fn(&crate::Bundle, UnixMillis) -> Vec<u8>,
 ) -> Result<HashMap<String, Bytes>, Status> {
@@ -263,6 +279,16 @@ fn bundles<I: Issuers>(
         return Err(Status::unavailable("no issuer of the mesh has told its workload roots yet"));
     }
     Ok(HashMap::from([(bundle.trust_domain(), Bytes::from(form(&bundle, now)))]))
+}
+
+/// The bundles of other trust domains, without those that have no key of the kind: clients take an empty one for a broken one.
+fn foreign<I: Issuers>(
+    workloads: &Workloads<I>,
+    form: impl Fn(&ForeignBundle) -> Vec<u8>,
+) -> HashMap<String, Bytes> {
+    let federation = workloads.federation().borrow().clone();
+    let formed = federation.iter().map(|bundle| (bundle.trust_domain().id(), Bytes::from(form(bundle))));
+    formed.filter(|(_, bytes)| !bytes.is_empty()).collect()
 }
 
 /// What tells identities of one caller apart: an entry's name; nothing for the node's own.

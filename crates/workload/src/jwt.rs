@@ -1,10 +1,12 @@
-//! JWT-SVIDs: ES256 in compact serialization, and nothing else.
+//! JWT-SVIDs in compact serialization: ours with ES256 and nothing else, those of other trust domains with what JWT-SVID allows.
 
 use data_encoding::BASE64URL_NOPAD;
 use meshara_identity::{KeyError, UnixMillis};
 use serde_json::{Map, Value, json};
 
 use crate::bundle::{Bundle, key_id};
+use crate::federation::{ALGORITHMS, Federation};
+use crate::id::member_of;
 use crate::keys::{P256Key, P256Signature, verify};
 
 /// How far the validating node's clock may be behind or ahead of the signing issuer's.
@@ -19,13 +21,13 @@ pub(crate) const TOKEN_MAX: usize = 16 * 1024;
 pub(crate) enum TokenError {
     #[error("the token is not a JWS in compact serialization")]
     Malformed,
-    #[error("the token is not signed with ES256")]
+    #[error("the token's trust domain doesn't sign with this algorithm")]
     Algorithm,
     #[error("the token's header has another type than JWT or JOSE, or a critical extension")]
     Header,
-    #[error("no key of this trust domain signed the token")]
+    #[error("no key of its trust domain signed the token")]
     Signature,
-    #[error("the token's subject is no SPIFFE ID of this trust domain")]
+    #[error("the token's subject is no SPIFFE ID of a known trust domain")]
     Subject,
     #[error("the token is not for this audience")]
     Audience,
@@ -51,11 +53,12 @@ pub(crate) fn sign(
     Ok(format!("{signed}.{}", BASE64URL_NOPAD.encode(signature.as_ref())))
 }
 
-/// Validates a token for `audience` (JWT-SVID, appendix A); gives its subject and claims.
+/// Validates a token for `audience` (JWT-SVID, appendix A) under the keys of its subject's trust domain; gives its subject and claims.
 pub(crate) fn validate(
     token: &str,
     audience: &str,
-    bundle: &Bundle,
+    own: &Bundle,
+    others: &Federation,
     now: UnixMillis,
 ) -> Result<(String, Map<String, Value>), TokenError> {
     if token.len() > TOKEN_MAX {
@@ -65,7 +68,8 @@ pub(crate) fn validate(
     let (header, claims) = signed.split_once('.').ok_or(TokenError::Malformed)?;
     let header = object(header)?;
     // Before anything else is believed (JWT-SVID, 4).
-    if header.get("alg").and_then(Value::as_str) != Some("ES256") {
+    let algorithm = header.get("alg").and_then(Value::as_str).unwrap_or_default();
+    if !ALGORITHMS.contains(&algorithm) {
         return Err(TokenError::Algorithm);
     }
     let typed = header.get("typ").is_none_or(|typ| matches!(typ.as_str(), Some("JWT" | "JOSE")));
@@ -77,14 +81,24 @@ pub(crate) fn validate(
         Some(kid) => Some(kid.as_str().ok_or(TokenError::Header)?),
     };
     let signature = BASE64URL_NOPAD.decode(signature.as_bytes()).map_err(|_| TokenError::Malformed)?;
-    let signature = P256Signature::try_from(signature.as_slice()).map_err(|_| TokenError::Signature)?;
-    let keys = bundle.jwt_keys(kid, now);
-    if !keys.into_iter().any(|key| verify(key, signed.as_bytes(), &signature).is_ok()) {
+    let claims = object(claims)?;
+    let subject = claims.get("sub").and_then(Value::as_str).ok_or(TokenError::Subject)?.to_owned();
+    // Nothing but whose keys count follows from a claim before its signature is checked.
+    let domain = member_of(&subject).ok_or(TokenError::Subject)?;
+    let genuine = if domain == own.mesh().as_str() {
+        if algorithm != "ES256" {
+            return Err(TokenError::Algorithm);
+        }
+        let signature = P256Signature::try_from(signature.as_slice()).map_err(|_| TokenError::Signature)?;
+        let mut keys = own.jwt_keys(kid, now).into_iter();
+        keys.any(|key| verify(key, signed.as_bytes(), &signature).is_ok())
+    } else {
+        let bundle = others.get(domain).ok_or(TokenError::Subject)?;
+        bundle.verifies(kid, algorithm, signed.as_bytes(), &signature)
+    };
+    if !genuine {
         return Err(TokenError::Signature);
     }
-    let claims = object(claims)?;
-    let subject = claims.get("sub").and_then(Value::as_str).filter(|subject| bundle.covers(subject));
-    let subject = subject.ok_or(TokenError::Subject)?.to_owned();
     let named = match claims.get("aud") {
         Some(Value::String(one)) => one == audience,
         Some(Value::Array(all)) => all.iter().any(|one| one.as_str() == Some(audience)),

@@ -8,6 +8,7 @@ pub mod authority;
 pub mod bundle;
 pub mod caller;
 mod check;
+pub mod federation;
 mod grpc;
 pub mod id;
 mod jwt;
@@ -30,11 +31,12 @@ pub mod wire;
 pub use authority::{Authority, AuthorityError, Lives};
 pub use bundle::Bundle;
 pub use caller::{AttestError, Caller};
-pub use id::{EntryName, WorkloadId};
+pub use federation::{Federation, FederationError, ForeignBundle};
+pub use id::{EntryName, TrustDomain, WorkloadId};
 pub use registry::{Registration, Registry, RegistryError};
 pub use roots::{RootsError, SignedRoots};
 pub use server::serve;
-pub use svids::{Issuers, Workloads};
+pub use svids::{Issuers, Standing, Workloads};
 
 /// Name of the Workload API's socket inside a home.
 pub const SOCKET_NAME: &str = "workload.sock";

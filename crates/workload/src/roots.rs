@@ -72,6 +72,12 @@ pub enum RootsError {
         /// Whom it names.
         issuer: NodeId,
     },
+    /// The issuer is revoked.
+    #[error("the statement about workload roots is of issuer {issuer}, which is revoked")]
+    Revoked {
+        /// Whom it names.
+        issuer: NodeId,
+    },
     /// A root that no SPIFFE verifier takes, or too many of them.
     #[error("the statement of issuer {issuer} has an unusable workload root")]
     BadRoot {

@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::rand;
-use meshara_identity::{KeyError, TrustAnchors, UnixMillis};
+use meshara_identity::{KeyError, NodeId, TrustAnchors, UnixMillis};
 use tokio::sync::{Mutex as AsyncMutex, watch};
 
 use crate::authority::Requester;
 use crate::bundle::Bundle;
 use crate::caller::{AttestError, Caller, FileId};
+use crate::federation::Federation;
 use crate::id::{EntryName, WorkloadId};
 use crate::jwt::{self, TokenError};
 use crate::keys::P256Key;
@@ -28,6 +29,20 @@ pub trait Issuers: Send + Sync + 'static {
 
     /// Whom the node trusts now.
     fn anchors(&self) -> Arc<TrustAnchors>;
+
+    /// Whether a node is revoked.
+    fn is_revoked(&self, node: &NodeId) -> bool;
+}
+
+/// Whether a node may speak for its programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It may.
+    Good,
+    /// Its own certificate has ended; it may again once it has another.
+    Ended,
+    /// The mesh revoked it.
+    Revoked,
 }
 
 /// Why there is no identity now. All of it passes: clients try again.
@@ -68,9 +83,11 @@ type Slot = Arc<AsyncMutex<Option<Svid>>>;
 pub struct Workloads<I> {
     me: Requester,
     own_uid: u32,
-    issuers: I,
+    pub(crate) issuers: I,
     registry: watch::Sender<Arc<Registry>>,
     bundle: watch::Sender<Arc<Bundle>>,
+    pub(crate) federation: watch::Sender<Arc<Federation>>,
+    standing: watch::Sender<Standing>,
     /// By entry: at most one for each registration, and the node's own.
     slots: Mutex<BTreeMap<Option<EntryName>, Slot>>,
 }
@@ -95,18 +112,34 @@ impl<I: Issuers> Workloads<I> {
         let anchors = issuers.anchors();
         let mut bundle = Bundle::new(anchors.mesh().clone());
         for signed in known {
-            if let Err(error) = bundle.accept(&anchors, signed, now) {
+            let issuer = signed.statement.issuer;
+            let accepted = match issuers.is_revoked(&issuer) {
+                true => Err(RootsError::Revoked { issuer }),
+                false => bundle.accept(&anchors, signed, now),
+            };
+            if let Err(error) = accepted {
                 tracing::warn!(%error, "workload roots that were kept are not used");
             }
         }
         let (registry, bundle) =
             (watch::Sender::new(Arc::new(registry)), watch::Sender::new(Arc::new(bundle)));
-        Self { me, own_uid, issuers, registry, bundle, slots: Mutex::default() }
+        let (federation, standing) = (watch::Sender::default(), watch::Sender::new(Standing::Good));
+        Self { me, own_uid, issuers, registry, bundle, federation, standing, slots: Mutex::default() }
     }
 
     /// The bundle, and a word whenever it changes.
     pub fn bundle(&self) -> watch::Receiver<Arc<Bundle>> {
         self.bundle.subscribe()
+    }
+
+    /// The bundles of foreign trust domains, and a word whenever they change.
+    pub fn federation(&self) -> watch::Receiver<Arc<Federation>> {
+        self.federation.subscribe()
+    }
+
+    /// Whether the node may speak for its programs, and a word whenever that changes.
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.standing.subscribe()
     }
 
     /// The registrations, and a word whenever they change.
@@ -120,11 +153,15 @@ impl<I: Issuers> Workloads<I> {
     /// [`RootsError`]; the bundle is as before then.
     pub fn learn(&self, signed: SignedRoots, now: UnixMillis) -> Result<bool, RootsError> {
         let anchors = self.issuers.anchors();
+        let issuer = signed.statement.issuer;
         let mut result = Ok(false);
         self.bundle.send_if_modified(|held| {
             let mut bundle = Bundle::clone(held);
-            let went = bundle.retain_issuers(&anchors);
-            result = bundle.accept(&anchors, signed, now);
+            let went = self.drop_ended(&mut bundle, &anchors, now);
+            result = match self.issuers.is_revoked(&issuer) {
+                true => Err(RootsError::Revoked { issuer }),
+                false => bundle.accept(&anchors, signed, now),
+            };
             let changed = went || matches!(result, Ok(true));
             if changed {
                 *held = Arc::new(bundle);
@@ -132,6 +169,27 @@ impl<I: Issuers> Workloads<I> {
             changed
         });
         result
+    }
+
+    /// Goes by what counts now: whether this node may speak for its programs, and which issuers may. The roots of the others leave the
+    /// bundle, and streams hear of it at once.
+    pub fn reconsider(&self, standing: Standing, now: UnixMillis) {
+        self.standing.send_if_modified(|held| std::mem::replace(held, standing) != standing);
+        let anchors = self.issuers.anchors();
+        self.bundle.send_if_modified(|held| {
+            let mut bundle = Bundle::clone(held);
+            let went = self.drop_ended(&mut bundle, &anchors, now);
+            if went {
+                *held = Arc::new(bundle);
+            }
+            went
+        });
+    }
+
+    /// Drops the roots of issuers whose grant has ended, or that are revoked; whether any went.
+    fn drop_ended(&self, bundle: &mut Bundle, anchors: &TrustAnchors, now: UnixMillis) -> bool {
+        let granted = anchors.issuers(now);
+        bundle.retain(|issuer| granted.contains(issuer) && !self.issuers.is_revoked(issuer))
     }
 
     /// Registers a workload, or replaces its conditions. Streams hear of it at once. The caller keeps it.
@@ -235,8 +293,8 @@ impl<I: Issuers> Workloads<I> {
         token: &str,
         audience: &str,
     ) -> Result<(String, serde_json::Map<String, serde_json::Value>), TokenError> {
-        let bundle = self.bundle.borrow().clone();
-        jwt::validate(token, audience, &bundle, UnixMillis::now())
+        let (own, others) = (self.bundle.borrow().clone(), self.federation.borrow().clone());
+        jwt::validate(token, audience, &own, &others, UnixMillis::now())
     }
 
     /// Whether an SVID hasn't ended and hangs on a root that is still in the bundle.

@@ -48,6 +48,9 @@ pub(crate) struct UpArgs {
     /// Answer DNS queries for NODE.MESH.mesh on this address, IP:PORT, by UDP and TCP
     #[arg(long, value_name = "ADDR")]
     dns: Option<SocketAddr>,
+    /// Serve the mesh's SPIFFE bundle to other trust domains by HTTPS on this TCP address, IP:PORT
+    #[arg(long, value_name = "ADDR")]
+    bundle_endpoint: Option<SocketAddr>,
     /// Form of the log on stderr [default: human]
     #[arg(long, value_enum)]
     log: Option<LogArg>,
@@ -100,6 +103,7 @@ fn configured(mut config: Config, args: UpArgs) -> Config {
         Some(Some(name)) => TunSetting::Named(name),
     };
     config.dns = args.dns.or(config.dns);
+    config.bundle_endpoint = args.bundle_endpoint.or(config.bundle_endpoint);
     config.log = args.log.map_or(config.log, LogForm::from);
     config
 }
@@ -117,7 +121,7 @@ pub(crate) fn config_error(error: &ConfigError) -> ApiError {
         }
         ConfigError::Read { kind, .. } => identity::io_error(*kind, error_text),
         _ => ApiError::new(ErrorCode::InvalidConfig, error_text).hint(
-            "correct the file; the keys are listen, peers, multicast, auto, direct, congestion, tun, dns and log",
+            "correct the file; the keys are listen, peers, multicast, auto, direct, congestion, tun, dns, bundle_endpoint, stale_after_s, require_logged and log",
         ),
     }
 }
@@ -208,6 +212,8 @@ mod tests {
             "--tun=mesh1",
             "--dns",
             "127.0.0.1:5353",
+            "--bundle-endpoint",
+            "127.0.0.1:8443",
         ]);
         let config = configured(file.clone(), flags);
         assert_eq!(config.listen, Some("127.0.0.1:2".parse().unwrap()));
@@ -216,6 +222,7 @@ mod tests {
         assert_eq!(config.log, LogForm::Human);
         assert_eq!(config.tun, TunSetting::Named("mesh1".parse().unwrap()));
         assert_eq!(config.dns, Some("127.0.0.1:5353".parse().unwrap()));
+        assert_eq!(config.bundle_endpoint, Some("127.0.0.1:8443".parse().unwrap()));
         assert_eq!(configured(config, args(&["--tun"])).tun, TunSetting::On);
         assert_eq!(configured(file.clone(), args(&[])), file);
     }
@@ -224,7 +231,7 @@ mod tests {
     fn the_hint_names_every_key() {
         let hint = config_error(&Config::parse("odd = 1", std::path::Path::new("c")).unwrap_err()).hint;
         let address = Some("127.0.0.1:1".parse().unwrap());
-        let every = Config { listen: address, dns: address, ..Config::default() };
+        let every = Config { listen: address, dns: address, bundle_endpoint: address, ..Config::default() };
         for key in serde_json::to_value(every).unwrap().as_object().unwrap().keys() {
             assert!(hint.contains(key.as_str()), "{key}: {hint}");
         }

@@ -43,6 +43,8 @@ pub enum ErrorCode {
     UnknownService,
     /// No workload of this name is registered.
     UnknownWorkload,
+    /// No bundle of this trust domain is held.
+    UnknownTrustDomain,
     /// The local address is taken.
     AddressInUse,
     /// This node issues no certificates.
@@ -94,7 +96,11 @@ impl ErrorCode {
             | Self::Denied
             | Self::JoinRefused
             | Self::Passphrase => 403,
-            Self::NotFound | Self::UnknownNode | Self::UnknownService | Self::UnknownWorkload => 404,
+            Self::NotFound
+            | Self::UnknownNode
+            | Self::UnknownService
+            | Self::UnknownWorkload
+            | Self::UnknownTrustDomain => 404,
             Self::AlreadyRunning
             | Self::AlreadyInitialised
             | Self::AmbiguousNode

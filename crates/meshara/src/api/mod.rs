@@ -31,7 +31,9 @@ pub use socket::{bind, socket_path};
 pub use timestamp::{ParseTimestampError, Timestamp};
 pub use trust::{IssuerAdded, IssuerInfo, LogStatus, OwnCertificate, TrustControl, TrustStatus};
 pub use types::*;
-pub use workload::{WorkloadControl, WorkloadInfo, WorkloadRequest};
+pub use workload::{
+    FederationInfo, FederationRequest, WorkloadControl, WorkloadInfo, WorkloadRequest,
+};
 
 /// Name of the control socket inside a home.
 pub const SOCKET_NAME: &str = "control.sock";

@@ -85,6 +85,14 @@ pub enum BuildError {
     /// TLS.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// Where other trust domains are to fetch the bundle.
+    #[error("cannot serve the trust bundle on {addr}: {error}")]
+    BundleEndpoint {
+        /// The address.
+        addr: SocketAddr,
+        /// What the system said.
+        error: std::io::Error,
+    },
     /// Identities of workloads.
     #[error(transparent)]
     Workload(#[from] super::workload::OpenError),
@@ -201,6 +209,7 @@ impl Builder {
         }
         let endpoints = Arc::new(endpoints);
         let responder = responder(&config).await?;
+        let bundle_listener = super::federation::bind(&config).await?;
 
         let started = Instant::now();
         let overlay_config =
@@ -240,6 +249,7 @@ impl Builder {
             member: member.clone(),
             issuer: standing.issuer(),
             anchors: standing.shared_anchors(),
+            revoked: endpoints.tls().revoked().clone(),
             sessions: sessions.clone(),
             store: store.clone(),
         });
@@ -286,7 +296,12 @@ impl Builder {
             issuing::guard(&inner, &issuer);
         }
         start(&inner, plane_events, dials, opened, work, remembered, &anchors.mesh_id());
+        inner.workload.reconsider(&inner);
         inner.spawn(Workload::run(inner.clone()));
+        inner.spawn(super::federation::run(inner.clone()));
+        if let Some(listener) = bundle_listener {
+            inner.spawn(super::federation::serve(inner.clone(), listener));
+        }
         if let Some(listener) = workload_listener {
             let (mut stop, workloads) = (inner.stop.subscribe(), inner.workload.workloads.clone());
             inner.spawn(meshara_workload::serve(listener, workloads, async move {

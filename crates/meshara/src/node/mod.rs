@@ -13,6 +13,7 @@ mod clock;
 mod control;
 mod direct;
 mod dns;
+mod federation;
 mod echo;
 mod grants;
 mod home;

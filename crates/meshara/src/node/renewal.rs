@@ -95,6 +95,7 @@ fn fall_silent(inner: &Inner, member: &Member) {
     if inner.standing.set_silent(true) {
         tracing::error!(ended = %member.not_after, "this node's certificate has ended; it talks to nobody until it has another");
     }
+    inner.workload.reconsider(inner);
     // Also those that were under way a moment ago.
     inner.sessions.close_all(CLOSE_ENDED, b"certificate expired");
     for link in inner.overlay.links() {
@@ -104,6 +105,7 @@ fn fall_silent(inner: &Inner, member: &Member) {
 
 fn speak(inner: &Inner) {
     if inner.standing.set_silent(false) {
+        inner.workload.reconsider(inner);
         inner.overlay.input(|core, now| core.network_changed(now));
     }
 }

@@ -1,26 +1,33 @@
 //! Drives the SPIFFE Workload API: keeps registrations and roots, asks issuers over sessions, answers other nodes where this one issues.
+//! Bundles of other trust domains are [`super::federation`]'s.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use meshara_identity::{FileError, Issuer, Member, NodeId, Passphrase, TrustAnchors, UnixMillis};
+use meshara_transport::tls::Revoked;
 use meshara_workload::authority::Requester;
-use meshara_workload::wire::{REPLY_MAX, REQUEST_MAX, Reply, Request};
+use meshara_workload::wire::{Answer, REPLY_MAX, REQUEST_MAX, Refusal, Reply, Request};
 use meshara_workload::{
     Authority, AuthorityError, EntryName, Issuers, Lives, Registration, Registry, RegistryError, SignedRoots,
-    Workloads,
+    Standing, Workloads,
 };
 use quinn::{RecvStream, SendStream};
 use tokio::net::UnixListener;
 
 use super::Inner;
 use super::control::NodeControl;
+use super::federation::{self, Federated};
 use super::pipe::RESET;
 use super::sessions::Sessions;
 use super::streams::Opening;
-use crate::api::{self, ApiError, ErrorCode, Result, WorkloadControl, WorkloadInfo, WorkloadRequest};
+use crate::api::{
+    self, ApiError, ErrorCode, FederationInfo, FederationRequest, Result, WorkloadControl, WorkloadInfo,
+    WorkloadRequest,
+};
 use crate::frames::{read_frame, write_frame};
 use crate::store::{Bucket, Store, StoreError};
 
@@ -40,21 +47,30 @@ pub(crate) struct MeshIssuers {
     me: Requester,
     anchors: Arc<ArcSwap<TrustAnchors>>,
     sessions: Arc<Sessions>,
+    revoked: Arc<Revoked>,
     /// Of this node, once it issues.
     authority: Arc<ArcSwapOption<Authority>>,
 }
 
 impl Issuers for MeshIssuers {
     async fn ask(&self, request: Request) -> Option<Reply> {
-        if let Some(authority) = self.authority.load_full() {
-            return Some(authority.answer(&self.me, &request, UnixMillis::now()));
+        let now = UnixMillis::now();
+        let mut issuers = self.anchors.load().issuers(now);
+        issuers.retain(|issuer| !self.revoked.contains(issuer));
+        // What this node signs counts as long as its grant does.
+        if issuers.contains(&self.me.node_id)
+            && let Some(authority) = self.authority.load_full()
+        {
+            let reply = authority.answer(&self.me, &request, now);
+            if !is_failure(&reply) {
+                return Some(reply);
+            }
         }
-        let issuers = self.anchors.load().issuers(UnixMillis::now());
         for issuer in issuers.into_iter().filter(|issuer| *issuer != self.me.node_id) {
             let asked = tokio::time::timeout(ISSUER_TIMEOUT, carry(&self.sessions, issuer, &request)).await;
             match asked {
                 // One that was made an issuer a moment ago, or has another version, answers nothing.
-                Ok(Some(reply)) => return Some(reply),
+                Ok(Some(reply)) if !is_failure(&reply) => return Some(reply),
                 _ => tracing::debug!(%issuer, "an issuer did not answer a request for a workload"),
             }
         }
@@ -63,6 +79,10 @@ impl Issuers for MeshIssuers {
 
     fn anchors(&self) -> Arc<TrustAnchors> {
         self.anchors.load_full()
+    }
+
+    fn is_revoked(&self, node: &NodeId) -> bool {
+        self.revoked.contains(node)
     }
 }
 
@@ -73,6 +93,7 @@ pub(crate) struct Parts {
     pub(crate) member: Member,
     pub(crate) issuer: Option<Arc<Issuer>>,
     pub(crate) anchors: Arc<ArcSwap<TrustAnchors>>,
+    pub(crate) revoked: Arc<Revoked>,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) store: Store,
 }
@@ -83,9 +104,10 @@ pub(crate) struct Workload {
     passphrase: Option<Passphrase>,
     me: Requester,
     sessions: Arc<Sessions>,
-    store: Store,
+    pub(super) store: Store,
     pub(crate) workloads: Arc<Workloads<MeshIssuers>>,
     authority: Arc<ArcSwapOption<Authority>>,
+    pub(super) federation: Federated,
 }
 
 impl Workload {
@@ -94,7 +116,7 @@ impl Workload {
     /// # Errors
     /// [`OpenError`]: nothing is replaced that doesn't read.
     pub(crate) async fn open(parts: Parts) -> std::result::Result<Self, OpenError> {
-        let Parts { home, passphrase, member, issuer, anchors, sessions, store } = parts;
+        let Parts { home, passphrase, member, issuer, anchors, revoked, sessions, store } = parts;
         let me = Requester { node_id: member.node_id, name: member.name };
         let mut registry = Registry::default();
         for (name, registration) in store.list::<Registration>(Bucket::Workloads).await? {
@@ -109,12 +131,14 @@ impl Workload {
             }
         }
         let authority = Arc::new(ArcSwapOption::empty());
+        let (sessions_, authority_) = (sessions.clone(), authority.clone());
         let issuers =
-            MeshIssuers { me: me.clone(), anchors, sessions: sessions.clone(), authority: authority.clone() };
+            MeshIssuers { me: me.clone(), anchors, sessions: sessions_, revoked, authority: authority_ };
         let own_uid = rustix::process::geteuid().as_raw();
         let workloads = Workloads::new(me.clone(), own_uid, issuers, registry, known, UnixMillis::now());
         let workloads = Arc::new(workloads);
-        let workload = Self { home, passphrase, me, sessions, store, workloads, authority };
+        let federation = Federated::open(&store, &workloads).await?;
+        let workload = Self { home, passphrase, me, sessions, store, workloads, authority, federation };
         if let Some(issuer) = issuer {
             workload.issue_with(issuer).await?;
         }
@@ -135,6 +159,18 @@ impl Workload {
         Ok(())
     }
 
+    /// Goes by what counts now: this node's certificate, and who is revoked.
+    pub(crate) fn reconsider(&self, inner: &Inner) {
+        let standing = if inner.endpoints.tls().revoked().contains(&self.me.node_id) {
+            Standing::Revoked
+        } else if inner.standing.is_silent() {
+            Standing::Ended
+        } else {
+            Standing::Good
+        };
+        self.workloads.reconsider(standing, UnixMillis::now());
+    }
+
     /// Binds the socket in the home.
     pub(crate) fn bind(home: &Path) -> std::io::Result<UnixListener> {
         api::bind_socket(home, meshara_workload::SOCKET_NAME, SOCKET_MODE)
@@ -147,7 +183,10 @@ impl Workload {
         mut send: SendStream,
         mut receive: RecvStream,
     ) -> Option<()> {
-        let refused = inner.standing.is_silent() || inner.endpoints.tls().revoked().contains(&from.node_id);
+        let revoked = inner.endpoints.tls().revoked();
+        let refused = inner.standing.is_silent()
+            || revoked.contains(&from.node_id)
+            || revoked.contains(&inner.member.node_id);
         let authority = inner.workload.authority.load_full().filter(|_| !refused);
         let Some(authority) = authority else {
             let _ = send.reset(RESET);
@@ -168,6 +207,7 @@ impl Workload {
         let workload = &inner.workload;
         let mut bundle = workload.workloads.bundle();
         loop {
+            workload.reconsider(&inner);
             workload.refresh(&inner).await;
             bundle.mark_unchanged();
             if let Err(error) = workload.keep().await {
@@ -217,9 +257,16 @@ impl Workload {
         }
     }
 
-    /// Writes the known roots, so that a restart without issuers still verifies.
+    /// Writes the known roots, so that a restart without issuers still verifies; those that count no more go.
     async fn keep(&self) -> std::result::Result<(), StoreError> {
         let bundle = self.workloads.bundle().borrow().clone();
+        let held: BTreeSet<_> =
+            bundle.statements().map(|signed| signed.statement.issuer.to_string()).collect();
+        for (key, _) in self.store.list::<Vec<u8>>(Bucket::WorkloadRoots).await? {
+            if !held.contains(&key) {
+                self.store.remove(Bucket::WorkloadRoots, &key).await?;
+            }
+        }
         for signed in bundle.statements() {
             let key = signed.statement.issuer.to_string();
             let Ok(bytes) = signed.encode() else { continue };
@@ -245,6 +292,16 @@ impl Workload {
         }
     }
 
+    /// The SPIFFE bundle of the mesh; `None` while no root is known.
+    pub(super) async fn document(&self) -> std::result::Result<Option<serde_json::Value>, StoreError> {
+        let (bundle, now) = (self.workloads.bundle().borrow().clone(), UnixMillis::now());
+        if bundle.is_empty_at(now) {
+            return Ok(None);
+        }
+        let sequence = self.sequence(&bundle.spiffe_json(0, now).to_string(), now).await?;
+        Ok(Some(bundle.spiffe_json(sequence, now)))
+    }
+
     fn info(&self, name: &EntryName, registration: &Registration) -> WorkloadInfo {
         WorkloadInfo {
             name: name.to_string(),
@@ -253,6 +310,11 @@ impl Workload {
             exe: registration.exe.clone(),
         }
     }
+}
+
+/// Whether an issuer could not, so that another is to be asked.
+fn is_failure(reply: &Reply) -> bool {
+    reply.answer == Answer::Refused(Refusal::Internal)
 }
 
 /// Why the Workload API did not come up.
@@ -265,6 +327,11 @@ pub enum OpenError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A bundle of another trust domain that cannot have been taken.
+    #[error(
+        "the store holds a bundle of trust domain {0:?} that doesn't read; restore node.redb from a backup"
+    )]
+    Federation(String),
     /// A registration that cannot have been made.
     #[error("the store names a workload {0:?}, which is no name; restore node.redb from a backup")]
     Registration(String),
@@ -328,14 +395,23 @@ impl WorkloadControl for NodeControl {
     }
 
     async fn trust_bundle(&self) -> Result<serde_json::Value> {
-        let workload = &self.0.workload;
-        let (bundle, now) = (workload.workloads.bundle().borrow().clone(), UnixMillis::now());
-        if bundle.is_empty_at(now) {
+        let document = self.0.workload.document().await?;
+        document.ok_or_else(|| {
             let text = "no issuer of the mesh has told its workload roots yet";
-            return Err(ApiError::new(ErrorCode::Unreachable, text).hint("see `meshara routes`"));
-        }
-        let sequence = workload.sequence(&bundle.spiffe_json(0, now).to_string(), now).await?;
-        Ok(bundle.spiffe_json(sequence, now))
+            ApiError::new(ErrorCode::Unreachable, text).hint("see `meshara routes`")
+        })
+    }
+
+    async fn federation_add(&self, request: FederationRequest) -> Result<FederationInfo> {
+        federation::add(&self.0, request).await
+    }
+
+    async fn federation_list(&self) -> Result<Vec<FederationInfo>> {
+        Ok(federation::list(&self.0))
+    }
+
+    async fn federation_remove(&self, trust_domain: String) -> Result<FederationInfo> {
+        federation::remove(&self.0, &trust_domain).await
     }
 }
 

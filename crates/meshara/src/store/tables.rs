@@ -47,11 +47,19 @@ pub enum Bucket {
     Workloads,
     /// What issuers state about their workload roots, by NodeId.
     WorkloadRoots,
+    /// Bundles of other trust domains by name.
+    Federation,
 }
 
 impl Bucket {
-    pub(super) const ALL: [Self; 5] =
-        [Self::Services, Self::Addresses, Self::Settings, Self::Workloads, Self::WorkloadRoots];
+    pub(super) const ALL: [Self; 6] = [
+        Self::Services,
+        Self::Addresses,
+        Self::Settings,
+        Self::Workloads,
+        Self::WorkloadRoots,
+        Self::Federation,
+    ];
 
     pub(super) const fn table(self) -> TableDefinition<'static, &'static str, &'static [u8]> {
         match self {
@@ -60,6 +68,7 @@ impl Bucket {
             Self::Settings => TableDefinition::new("settings"),
             Self::Workloads => TableDefinition::new("workloads"),
             Self::WorkloadRoots => TableDefinition::new("workload-roots"),
+            Self::Federation => TableDefinition::new("federation"),
         }
     }
 }
@@ -72,6 +81,7 @@ impl fmt::Display for Bucket {
             Self::Settings => "settings",
             Self::Workloads => "workloads",
             Self::WorkloadRoots => "workload-roots",
+            Self::Federation => "federation",
         })
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use meshara::api::{
-    ApiError, BenchEvent, BenchProgress, BenchRequest, Body, ConnectEvent, ConnectInfo, ConnectRequest,
+    ApiError, BenchEvent, FederationInfo, FederationRequest, BenchProgress, BenchRequest, Body, ConnectEvent, ConnectInfo, ConnectRequest,
     Control, DoctorFacts, ErrorCode, Events, IdInfo, InterfaceControl, Invite, IssuerAdded, IssuerInfo,
     LogStatus, MessageRef, NameInfo, NodeRef, NodeRevoked, OwnCertificate, PeerInfo, PeerState, PingEvent,
     PingReply, PingRequest, PingSummary, PolicyApplied, PolicyCheck, PolicyCheckRequest, PolicyControl,
@@ -220,6 +220,27 @@ impl WorkloadControl for TestNode {
 
     async fn trust_bundle(&self) -> Result<serde_json::Value> {
         Ok(serde_json::json!({ "keys": [] }))
+    }
+
+    async fn federation_add(&self, request: FederationRequest) -> Result<FederationInfo> {
+        Ok(FederationInfo {
+            trust_domain: request.trust_domain,
+            x509_authorities: 1,
+            jwt_authorities: 1,
+            sequence: None,
+            url: request.url,
+            endpoint_id: request.endpoint_id,
+            fetched_at: None,
+            last_error: None,
+        })
+    }
+
+    async fn federation_list(&self) -> Result<Vec<FederationInfo>> {
+        Ok(Vec::new())
+    }
+
+    async fn federation_remove(&self, trust_domain: String) -> Result<FederationInfo> {
+        Err(ApiError::new(ErrorCode::UnknownTrustDomain, trust_domain))
     }
 }
 

@@ -5,12 +5,13 @@
     reason = "shared by the tests, each uses a part; a test may stop at the first surprise"
 )]
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use meshara_identity::{Issuer, TrustAnchors, UnixMillis, create_mesh, home};
+use meshara_identity::{Issuer, NodeId, TrustAnchors, UnixMillis, create_mesh, home};
 use meshara_workload::authority::Requester;
 use meshara_workload::wire::{Reply, Request};
 use meshara_workload::{Authority, Issuers, Lives, Registry, Workloads, serve};
@@ -49,6 +50,7 @@ pub(crate) struct Local {
     pub(crate) anchors: Arc<TrustAnchors>,
     pub(crate) me: Requester,
     pub(crate) up: Arc<AtomicBool>,
+    pub(crate) revoked: Arc<Mutex<BTreeSet<NodeId>>>,
 }
 
 impl Issuers for Local {
@@ -63,6 +65,10 @@ impl Issuers for Local {
     fn anchors(&self) -> Arc<TrustAnchors> {
         self.anchors.clone()
     }
+
+    fn is_revoked(&self, node: &NodeId) -> bool {
+        self.revoked.lock().unwrap().contains(node)
+    }
 }
 
 pub(crate) struct Api {
@@ -70,6 +76,7 @@ pub(crate) struct Api {
     pub(crate) workloads: Arc<Workloads<Local>>,
     pub(crate) authority: Arc<Authority>,
     pub(crate) up: Arc<AtomicBool>,
+    pub(crate) revoked: Arc<Mutex<BTreeSet<NodeId>>>,
     socket: tempfile::TempDir,
     task: JoinHandle<()>,
 }
@@ -87,14 +94,20 @@ pub(crate) fn own_uid() -> u32 {
 
 /// A node whose own programs run as `own`.
 pub(crate) fn api(lives: Lives, own: u32) -> Api {
-    let mesh = mesh();
+    api_of(mesh(), lives, own)
+}
+
+pub(crate) fn api_of(mesh: Mesh, lives: Lives, own: u32) -> Api {
     let authority = Arc::new(mesh.authority(lives, UnixMillis::now()));
     let up = Arc::new(AtomicBool::new(true));
+    let revoked = Arc::default();
+    let revoked: Arc<Mutex<BTreeSet<NodeId>>> = revoked;
     let local = Local {
         authority: authority.clone(),
         anchors: mesh.anchors.clone(),
         me: mesh.me.clone(),
         up: up.clone(),
+        revoked: revoked.clone(),
     };
     let known = vec![authority.signed()];
     let workloads =
@@ -105,7 +118,7 @@ pub(crate) fn api(lives: Lives, own: u32) -> Api {
     let listener = UnixListener::bind(socket.path().join("workload.sock")).unwrap();
     open_to_all(&socket.path().join("workload.sock"), 0o666);
     let task = tokio::spawn(serve(listener, workloads.clone(), std::future::pending()));
-    Api { mesh, workloads, authority, up, socket, task }
+    Api { mesh, workloads, authority, up, revoked, socket, task }
 }
 
 impl Api {

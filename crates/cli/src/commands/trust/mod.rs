@@ -47,7 +47,7 @@ pub(crate) async fn run(args: TrustArgs, context: &Context) -> Result<(), Failur
         TrustCommand::Log(args) => log::run(args, context).await,
         TrustCommand::Issuer(args) => issuer::run(args, context).await,
         TrustCommand::Workload(args) => workload::run(args, context).await,
-        TrustCommand::Bundle(_) => bundle::run(context).await,
+        TrustCommand::Bundle(args) => bundle::run(args, context).await,
         TrustCommand::Revoke(args) => revoke::run(args, context).await,
         TrustCommand::Reinstate(args) => reinstate::run(args, context).await,
         TrustCommand::Role(args) => role::run(args, context).await,

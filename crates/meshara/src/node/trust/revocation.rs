@@ -32,6 +32,7 @@ pub(super) fn enforce(inner: &Inner) {
     let nodes: HashSet<NodeId> = list.iter().map(|revocation| revocation.node).collect();
     let new: BTreeSet<NodeId> = inner.sets.revoked.replace(nodes).into_iter().collect();
     tracing::info!(number, revoked = list.len(), new = new.len(), "a revocation snapshot was taken");
+    inner.workload.reconsider(inner);
     let known: BTreeSet<NodeId> = known(inner);
     for node in new.intersection(&known) {
         inner.sessions.end(node, CLOSE_REVOKED, b"certificate revoked");
