@@ -55,6 +55,7 @@ pub use crate::node::{
     ServiceError, SessionError, SetsError, Stream, WorkloadError, audit_bundle, examine, mesh_of,
     write_bundle,
 };
+pub use crate::node::offline;
 #[doc(hidden)]
 pub use crate::node::{decode_announcement, decode_opening, decodes_set_file};
 pub use crate::store::StoreError;

@@ -3,6 +3,7 @@
 // Clippy's exception for tests does not reach the helpers of an integration test.
 #![allow(clippy::indexing_slicing, clippy::unwrap_used, clippy::panic)]
 
+mod admission;
 mod clock;
 mod damage;
 mod disk;
@@ -15,6 +16,7 @@ mod paths;
 mod remedies;
 mod renewal;
 mod revocation;
+mod roots;
 mod services;
 mod tun;
 mod workload;

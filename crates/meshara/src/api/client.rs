@@ -245,7 +245,11 @@ impl Client {
     }
 
     pub(super) async fn get<T: DeserializeOwned>(&self, uri: &str) -> Result<T> {
-        let answer = self.call(Method::GET, uri, Bytes::new(), ANSWER_TIMEOUT).await?;
+        self.get_within(uri, ANSWER_TIMEOUT).await
+    }
+
+    pub(super) async fn get_within<T: DeserializeOwned>(&self, uri: &str, timeout: Duration) -> Result<T> {
+        let answer = self.call(Method::GET, uri, Bytes::new(), timeout).await?;
         self.decode(&answer)
     }
 

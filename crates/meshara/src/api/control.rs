@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use super::admission::AdmissionControl;
 use super::error::ApiError;
 use super::interface::InterfaceControl;
 use super::log::LogControl;
 use super::policy::PolicyControl;
+use super::root::RootControl;
 use super::trust::TrustControl;
 use super::types::{
     BenchEvent, BenchRequest, ConnectEvent, ConnectRequest, DoctorFacts, IdInfo, Invite, MessageRef, NodeRef,
@@ -25,7 +27,16 @@ pub type Events<T> = mpsc::Receiver<Result<T>>;
 
 /// A node as the control API sees it. Node texts (`node`, `to`) are a name, a NodeId or a unique prefix of one.
 pub trait Control:
-    InterfaceControl + PolicyControl + TrustControl + LogControl + WorkloadControl + Send + Sync + 'static
+    AdmissionControl
+    + InterfaceControl
+    + PolicyControl
+        + RootControl
+    + TrustControl
+    + LogControl
+    + WorkloadControl
+    + Send
+    + Sync
+    + 'static
 {
     /// The node as it sees itself.
     fn status(&self) -> impl Future<Output = Result<Status>> + Send;

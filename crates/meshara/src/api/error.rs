@@ -51,6 +51,10 @@ pub enum ErrorCode {
     NotIssuer,
     /// This node does not hold the key that signs revocations and policy.
     NotAuthority,
+    /// Other signers must approve; nothing has changed yet. The message names the statement.
+    NeedsApprovals,
+    /// A predicate of the next phase's gate does not hold; the message says which.
+    GateClosed,
     /// A node's policy denies it; the message names the rule.
     Denied,
     /// This node has not heard the mesh's signers for too long, and accepts nothing.
@@ -105,6 +109,8 @@ impl ErrorCode {
             | Self::AlreadyInitialised
             | Self::AmbiguousNode
             | Self::NameTaken
+            | Self::NeedsApprovals
+            | Self::GateClosed
             | Self::AddressInUse => 409,
             Self::TicketExpired | Self::TicketUsed => 410,
             Self::TooLarge => 413,

@@ -1,5 +1,6 @@
 //! The local control API: HTTP and JSON over a Unix socket in the node's home. See `docs/control-api.md`.
 
+pub mod admission;
 mod client;
 mod control;
 mod error;
@@ -7,6 +8,7 @@ pub mod interface;
 mod lines;
 pub mod log;
 pub mod policy;
+pub(crate) mod root;
 mod routes;
 mod server;
 mod socket;
@@ -15,6 +17,7 @@ pub mod trust;
 mod types;
 pub mod workload;
 
+pub use admission::{AdmissionControl, AllowedNode, JoinApplication, JoinDecision};
 pub use client::{Client, LineStream};
 pub use control::{Control, Events, Result};
 pub use error::{ApiError, ErrorCode, ErrorEnvelope};
@@ -23,6 +26,10 @@ pub use log::{AuditInfo, AuditedLog, LogControl};
 pub use policy::{
     NodeRevoked, PolicyApplied, PolicyCheck, PolicyCheckRequest, PolicyControl, PolicyInfo, PolicyLooked,
     PolicyRequest, ReinstateRequest, RevokeRequest, RolesChanged, RolesRequest,
+};
+pub use root::{
+    GatePredicate, KeyInfo, PhaseInfo, PublishRequest, PublishedInfo, QuorumInfo, RevocationInfo, RootControl,
+    RootInfo, SignatureInfo, SignerInfo, StatementInfo,
 };
 pub use routes::router;
 pub use server::serve;

@@ -57,8 +57,10 @@ pub fn router<C: Control>(control: Arc<C>) -> Router {
         .route("/v1/connect", post(connect::<C>))
         .route("/v1/bench", post(bench::<C>))
         .route("/v1/doctor", get(async |State(c): State<Arc<C>>| json(c.doctor().await)))
+        .merge(super::admission::routes())
         .merge(super::policy::routes())
         .merge(super::trust::routes())
+        .merge(super::root::routes())
         .merge(super::workload::routes())
         .merge(super::log::routes())
         .merge(super::interface::routes())
@@ -89,12 +91,11 @@ async fn resolve<C: Control>(State(control): State<Arc<C>>, request: Request) ->
 }
 
 async fn invite<C: Control>(State(control): State<Arc<C>>, request: Request) -> Answer {
-    let InviteRequest { ttl_ms, uses, roles } = read_json(request).await?;
-    if ttl_ms == 0 || uses == 0 {
+    let asked: InviteRequest = read_json(request).await?;
+    if asked.ttl_ms == 0 || asked.uses == 0 {
         return Err(Failure(invalid("a ticket needs a time to live and at least one use")));
     }
-    let ttl = Duration::from_millis(ttl_ms);
-    json(control.invite_as(ttl, uses, roles).await)
+    json(control.invite_as(asked).await)
 }
 
 async fn ping<C: Control>(State(control): State<Arc<C>>, request: Request) -> Answer {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use meshara_identity::home::{self, HomeError};
-use meshara_identity::{FileError, Identity, Issuer, LeafError, Passphrase, RootKey, RoutingKey, UnixMillis};
+use meshara_identity::{Identity, Issuer, LeafError, Passphrase, RoutingKey, UnixMillis};
 use meshara_messaging::{LoadError, Snapshot};
 use meshara_overlay::{Core, Identity as OverlayIdentity, KnownNode, KnownOrigin, MemberError};
 use meshara_transport::tls::{Tls, TlsError, TlsMaterial};
@@ -172,7 +172,12 @@ impl Builder {
             opened.await.map_err(|_| BuildError::Interrupted)??;
         let routing = RoutingKey::from_seed(identity.routing.seed().clone()).map_err(HomeError::from)?;
         let sealing = passphrase.clone();
-        let standing = Standing::new(home.clone(), passphrase, identity, issuer.map(Arc::new));
+        let tls = Arc::new(Tls::new(&TlsMaterial::new(&identity.membership).map_err(TlsError::from)?)?);
+        let revoked = tls.revoked().clone();
+        sets.attach(revoked.clone(), store.get(store::Bucket::Settings, SINCE_KEY).await?);
+        store.put(store::Bucket::Settings, SINCE_KEY, &sets.since()).await?;
+        let standing =
+            Standing::new(home.clone(), passphrase, identity, issuer.map(Arc::new), revoked.clone());
         let membership = standing.membership();
         let now_unix = UnixMillis::now();
         let member = membership.member().clone();
@@ -191,10 +196,7 @@ impl Builder {
         };
 
         let reset_key = reset_key(&routing);
-        let tls = Arc::new(Tls::new(&TlsMaterial::new(&membership).map_err(TlsError::from)?)?);
-        let revoked = tls.revoked().clone();
-        sets.attach(revoked.clone(), store.get(store::Bucket::Settings, SINCE_KEY).await?);
-        store.put(store::Bucket::Settings, SINCE_KEY, &sets.since()).await?;
+        let names = tls.names().clone();
         let gate = Gate::new(&member.name, sets.stored_policy()).map_err(SetsError::from)?;
         let (plane, plane_events) = DataPlane::new(member.address, wire);
         let endpoints = Endpoints::new(plane.clone(), tls, config.congestion, &reset_key)
@@ -215,7 +217,7 @@ impl Builder {
         let overlay_config =
             meshara_overlay::Config { auto_neighbours: config.auto, ..meshara_overlay::Config::default() };
         let who = OverlayIdentity { node: member.node_id, address: member.address };
-        let auth = Box::new(MeshAuth::new(routing, standing.shared_anchors(), revoked));
+        let auth = Box::new(MeshAuth::new(routing, standing.shared_anchors(), revoked, names));
         let rng = ChaCha8Rng::from_seed(next_seed());
         let mut core = Core::new(overlay_config, who, auth, rng, started.elapsed(), now_unix.0);
         // One whose certificate has ended says nothing until it has another.
@@ -364,20 +366,8 @@ impl Opened {
         // After the store: its lock is what says that an earlier life of this home is over.
         let audit = Audit::open(home).map_err(SetsError::from)?;
         let sets =
-            Sets::open(home, identity.membership.anchors().mesh_id(), authority(home, passphrase), limit)?;
+            Sets::open(home, identity.membership.anchors().mesh_id(), passphrase, limit)?;
         Ok(Self { identity, lock, issuer, logs, store, snapshot, sets, audit })
-    }
-}
-
-/// The mesh root, where it is. A node runs without one that can't be opened, and signs nothing.
-fn authority(home: &Path, passphrase: Option<&Passphrase>) -> Option<RootKey> {
-    match home::load_root(home, passphrase) {
-        Ok(root) => Some(root),
-        Err(HomeError::File(FileError::Missing { .. })) => None,
-        Err(error) => {
-            tracing::error!(%error, "the mesh root cannot be opened: this node signs no revocations, policy or freshness");
-            None
-        }
     }
 }
 
@@ -478,6 +468,7 @@ fn start(
     inner.spawn(super::run_configured(me(), peers));
     inner.spawn(renewal::run(me()));
     inner.spawn(rejoin::watch(me()));
+    inner.spawn(super::contests::run(me()));
     inner.spawn(super::trust::sets::run(me()));
     inner.spawn(log::run_follow(me()));
     inner.spawn(log::run_attest(me()));

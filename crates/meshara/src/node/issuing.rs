@@ -1,18 +1,21 @@
 //! Makes members issuers: the holder of the root offers, the member makes its CA key, the root signs. And what an issuer asks the rest of the
 //! node before it gives anything out.
 
-use std::sync::{Arc, Weak};
-use std::time::Duration;
+mod rates;
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use meshara_identity::grant::{GRANT_MAX, OFFER_MAX};
 use meshara_identity::home::HomeError;
-use meshara_identity::issuer::Gate;
+use meshara_identity::issuer::{Asking, Gate};
 use meshara_identity::{
-    FileError, GrantOffer, IssueError, Issuer, IssuerGrant, IssuerKey, NodeId, NodeName, Refusal, TrustError,
+    FileError, GrantOffer, IssueError, Issuer, IssuerGrant, IssuerKey, NodeId, Refusal, TrustError,
     UnixMillis, WireError,
 };
 use quinn::{RecvStream, SendStream};
 
+use self::rates::Rates;
 use super::sessions::SessionError;
 use super::standing::{self, AdoptError};
 use super::streams::Opening;
@@ -22,6 +25,8 @@ use crate::frames::{FrameReadError, read_frame, write_frame};
 
 /// Each step takes a key, a signature or some files, and a round trip.
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
+/// The last one takes some more: store, log and membership are written and synced, on a disk that may be busy.
+const BEGIN_TIMEOUT: Duration = Duration::from_secs(20);
 /// Longest answer: a CA certificate, or a sentence.
 const ANSWER_MAX: usize = GRANT_MAX;
 /// First byte of the answer to a grant.
@@ -36,6 +41,9 @@ pub(crate) enum GrantError {
     /// This node can't sign grants.
     #[error("this node does not hold the mesh root")]
     NoRoot,
+    /// The founder's key doesn't sign for the mesh alone any more.
+    #[error("the root document demands other signers than the founder's key, and grants can only be signed by that")]
+    RootIsShared,
     #[error(transparent)]
     Home(HomeError),
     #[error("it issues already")]
@@ -66,6 +74,8 @@ pub(crate) enum GrantError {
     Busy,
     #[error(transparent)]
     Log(#[from] log::OpenError),
+    #[error("its log was begun for an offer that came to nothing: restart that node, then try again")]
+    Restart,
     #[error("the runtime is stopping")]
     Interrupted,
 }
@@ -81,28 +91,47 @@ impl From<HomeError> for GrantError {
 
 /// What an issuer of this node asks before each certificate.
 #[derive(Debug)]
-struct NodeGate(Weak<Inner>);
+struct NodeGate {
+    inner: Weak<Inner>,
+    rates: Mutex<Rates>,
+}
 
 impl Gate for NodeGate {
-    fn admit(&self, node: &NodeId, name: &NodeName) -> Result<(), Refusal> {
-        let Some(inner) = self.0.upgrade() else { return Err(Refusal::Internal) };
+    fn admit(&self, asking: &Asking<'_>) -> Result<(), Refusal> {
+        let Asking { node, name, enrolled, known, now } = *asking;
+        let inner = self.inner.upgrade().ok_or(Refusal::Internal)?;
         if inner.endpoints.tls().revoked().contains(node) {
             return Err(Refusal::Revoked);
         }
-        // Another issuer may have given the name away.
-        if inner.logs.names.taken(name, node, UnixMillis::now()) {
+        let life = inner.standing.issuer().map_or(Duration::ZERO, |issuer| issuer.leaf_life(now));
+        if !self.rates.lock().unwrap_or_else(PoisonError::into_inner).take(*node, life, Instant::now()) {
+            return Err(Refusal::TooOften);
+        }
+        // Whom this issuer enrolled it renews, whatever other logs say: anybody's entry must not silence anybody. Two nodes with one name are
+        // found and named by whoever meets both.
+        if known {
+            return Ok(());
+        }
+        // Another issuer may have given the name away, before this node got it.
+        if inner.logs.names.taken(name, node, enrolled, now) {
             return Err(Refusal::NameTaken { name: name.clone() });
         }
-        let taken = inner.overlay.view(|core| {
-            core.nodes().any(|other| other.node != *node && other.name.as_deref() == Some(name.as_str()))
-        });
+        // A newcomer gets no name that a node goes by.
+        let taken = enrolled.is_none()
+            && inner.overlay.view(|core| {
+                core.nodes().any(|other| other.node != *node && other.name.as_deref() == Some(name.as_str()))
+            });
         if taken { Err(Refusal::NameTaken { name: name.clone() }) } else { Ok(()) }
+    }
+
+    fn distrusts(&self, issuer: &NodeId) -> bool {
+        self.inner.upgrade().is_some_and(|inner| inner.endpoints.tls().revoked().contains(issuer))
     }
 }
 
 /// Makes an issuer ask this node. To be called before it answers anybody.
 pub(super) fn guard(inner: &Arc<Inner>, issuer: &Issuer) {
-    issuer.guard_with(Arc::new(NodeGate(Arc::downgrade(inner))));
+    issuer.guard_with(Arc::new(NodeGate { inner: Arc::downgrade(inner), rates: Mutex::default() }));
 }
 
 async fn blocking<T: Send + 'static, E: Send + 'static>(
@@ -125,6 +154,9 @@ where
 pub(super) async fn add(inner: &Arc<Inner>, node: NodeId) -> Result<IssuerGrant, GrantError> {
     let task = inner.clone();
     let root = blocking(move || task.standing.root()).await?;
+    if !inner.sets.is_sole_root(root.public()) {
+        return Err(GrantError::RootIsShared);
+    }
     let (anchors, now) = (inner.standing.anchors(), UnixMillis::now());
     if anchors.issuers(now).contains(&node) {
         return Err(GrantError::IssuesAlready);
@@ -137,13 +169,14 @@ pub(super) async fn add(inner: &Arc<Inner>, node: NodeId) -> Result<IssuerGrant,
     let offer = GrantOffer::new(anchors.mesh().clone(), node, number, lives, now);
 
     let (mut send, mut receive) = in_time(inner.sessions.open_stream(node, &Opening::Grant)).await?;
-    write_frame(&mut send, &offer.encode()?).await?;
+    in_time(write_frame(&mut send, &offer.encode()?)).await?;
     let ca_der = in_time(read_frame(&mut receive, ANSWER_MAX)).await?;
     let signed = tokio::task::spawn_blocking(move || offer.sign(ca_der, &root)).await;
     let grant = signed.map_err(|_| GrantError::Interrupted)?.map_err(|_| GrantError::WrongCertificate)?;
-    write_frame(&mut send, &grant.encode()?).await?;
+    in_time(write_frame(&mut send, &grant.encode()?)).await?;
     let _ = send.finish();
-    let answer = in_time(read_frame(&mut receive, ANSWER_MAX)).await?;
+    let answer = tokio::time::timeout(BEGIN_TIMEOUT, read_frame(&mut receive, ANSWER_MAX)).await;
+    let answer = answer.map_err(|_| GrantError::TimedOut)??;
     match answer.split_first() {
         Some((&TAKEN, [])) => {}
         Some((&REFUSED, why)) => {
@@ -171,7 +204,7 @@ pub(super) async fn serve(
             [&[REFUSED], error.to_string().as_bytes()].concat()
         }
     };
-    if write_frame(&mut send, &answer).await.is_ok() && send.finish().is_ok() {
+    if in_time(write_frame(&mut send, &answer)).await.is_ok() && send.finish().is_ok() {
         let _ = tokio::time::timeout(STEP_TIMEOUT, send.stopped()).await;
     }
 }
@@ -184,6 +217,9 @@ async fn accept(
     let _alone = inner.granting.try_lock().map_err(|_| GrantError::Busy)?;
     if inner.standing.issuer().is_some() {
         return Err(GrantError::IssuesAlready);
+    }
+    if inner.logs.own().is_some() {
+        return Err(GrantError::Restart);
     }
     let offer = GrantOffer::decode(&in_time(read_frame(receive, OFFER_MAX)).await?)?;
     let (held, now) = (inner.standing.anchors(), UnixMillis::now());
@@ -201,7 +237,7 @@ async fn accept(
     });
     let (key, ca_der) =
         made.await.map_err(|_| GrantError::Interrupted)?.map_err(|_| GrantError::WrongCertificate)?;
-    write_frame(send, &ca_der).await?;
+    in_time(write_frame(send, &ca_der)).await?;
     let grant = IssuerGrant::decode(&in_time(read_frame(receive, GRANT_MAX)).await?)?;
     if grant.statement.ca_der != ca_der {
         return Err(GrantError::WrongGrant);
@@ -212,13 +248,13 @@ async fn accept(
     let issuer = blocking(move || task.standing.become_issuer(key, taken, anchors)).await?;
     let issuer = Arc::new(issuer);
     guard(inner, &issuer);
+    // Before anybody hears of the grant: what fails here leaves nothing, and the next offer begins anew.
+    log::begin(inner, &issuer).await?;
     standing::learn(inner, std::slice::from_ref(&grant)).await?;
     // Grants that came meanwhile.
     if let Err(error) = issuer.set_anchors(inner.standing.anchors()) {
         tracing::error!(%error, "this node's issuer doesn't fit the mesh's grants");
     }
-    // Before it answers anybody.
-    log::begin(inner, &issuer).await?;
     inner.standing.issues(issuer);
     tracing::info!(number = grant.statement.number, "this node issues from now on");
     Ok(())

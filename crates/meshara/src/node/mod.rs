@@ -4,12 +4,14 @@
 
 mod address_book;
 mod admission;
+mod admission_control;
 mod auth;
 mod bench;
 mod builder;
 #[cfg(target_os = "linux")]
 mod carrier;
 mod clock;
+mod contests;
 mod control;
 mod direct;
 mod dns;
@@ -32,6 +34,7 @@ mod policy_control;
 mod recheck;
 mod rejoin;
 mod renewal;
+mod root_control;
 mod services;
 mod sessions;
 pub(crate) mod standing;
@@ -85,6 +88,7 @@ use self::trust::log::Logs;
 pub use self::trust::log::bundle::{BundleError, audit_bundle, mesh_of, write_bundle};
 use self::trust::policy::{self, Gate};
 use self::trust::sets::Sets;
+pub use self::trust::root::offline;
 pub use self::trust::sets::SetsError;
 pub use self::workload::OpenError as WorkloadError;
 use self::workload::Workload;

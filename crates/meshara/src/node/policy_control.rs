@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use meshara_identity::issuer::RolesError;
 use meshara_identity::{NodeName, RoleName, UnixMillis};
+use meshara_trust::gossip::GossipError;
 use meshara_trust::policy::{Asked, Why, write};
 use meshara_trust::revocation::{Reason, ReasonError, RevocationError};
 use meshara_trust::sets::SetKind;
@@ -16,7 +16,7 @@ use super::trust::revocation::{self, RevokeError};
 use super::trust::sets::PublishError;
 use super::{Inner, ResolveError};
 use crate::api::{
-    ApiError, ErrorCode, Invite, NodeRevoked, PolicyApplied, PolicyCheck, PolicyCheckRequest, PolicyControl,
+    ApiError, ErrorCode, NodeRevoked, PolicyApplied, PolicyCheck, PolicyCheckRequest, PolicyControl,
     PolicyInfo, PolicyLooked, PolicyRequest, ReinstateRequest, Result, RevokeRequest, RolesChanged,
     RolesRequest, Timestamp,
 };
@@ -58,10 +58,6 @@ impl PolicyControl for NodeControl {
         })?;
         let roles = roles.iter().map(ToString::to_string).collect();
         Ok(RolesChanged { node_id: node.to_string(), name: name.to_string(), roles })
-    }
-
-    async fn invite_as(&self, ttl: Duration, uses: u32, names: Vec<String>) -> Result<Invite> {
-        self.ticket(ttl, uses, roles(&names)?.into_iter().collect()).await
     }
 
     async fn policy_show(&self) -> Result<PolicyInfo> {
@@ -161,8 +157,14 @@ impl From<PublishError> for ApiError {
     fn from(error: PublishError) -> Self {
         let text = error.to_string();
         match error {
-            PublishError::NoAuthority | PublishError::Approvals(_) => {
-                Self::new(ErrorCode::NotAuthority, text).hint("run it on the node that made the mesh")
+            PublishError::Proposed(_)
+            | PublishError::Offline(_)
+            | PublishError::Signing(_)
+            | PublishError::Gossip(GossipError::Root(_)) => {
+                super::root_control::refused(&error)
+            }
+            PublishError::NoAuthority => {
+                Self::new(ErrorCode::NotAuthority, text).hint("run it on a node that holds a signer's keys: `meshara trust root show` lists the signers")
             }
             PublishError::Stopping => Self::new(ErrorCode::ShuttingDown, text),
             PublishError::File(_) => Self::new(ErrorCode::Io, text),

@@ -1,11 +1,12 @@
 //! The part of the control API that is about trust.
 
 use data_encoding::HEXLOWER;
-use meshara_identity::UnixMillis;
+use meshara_identity::{IssuerGrant, UnixMillis};
 
 use super::control::{NodeControl, timestamp};
 use super::issuing::{self, GrantError};
-use super::standing;
+use super::renewal::{self, RenewalError};
+use super::{Inner, standing};
 use crate::api::trust::{IssuerAdded, IssuerInfo, OwnCertificate, TrustControl, TrustStatus};
 use crate::api::{ApiError, ErrorCode, Result};
 
@@ -16,8 +17,11 @@ impl TrustControl for NodeControl {
         let (membership, anchors) = (inner.standing.membership(), inner.standing.anchors());
         let member = membership.member();
         let me = member.node_id;
-        let count = anchors.issuers(now).len();
-        let issuers = anchors.grants().iter().filter(|grant| grant.statement.holds_at(now)).map(|grant| {
+        let count = inner.standing.issuers(now).len();
+        let issue = |grant: &&IssuerGrant| {
+            grant.statement.holds_at(now) && !inner.standing.revoked().contains(&grant.statement.issuer)
+        };
+        let issuers = anchors.grants().iter().filter(issue).map(|grant| {
             let issuer = grant.statement.issuer;
             IssuerInfo {
                 node_id: issuer.to_string(),
@@ -25,6 +29,7 @@ impl TrustControl for NodeControl {
                 number: grant.statement.number,
                 not_after: timestamp(grant.statement.not_after),
                 this_node: issuer == me,
+                log_forked: inner.logs.others.get(&issuer).is_some_and(|other| other.shown().fork.is_some()),
             }
         });
         let lives = anchors.grants().iter().find(|grant| grant.statement.holds_at(now));
@@ -34,7 +39,6 @@ impl TrustControl for NodeControl {
             (false, 0 | 1) => "the mesh has one issuer, which may be away for hours",
             (false, _) => "several issuers can renew",
         };
-        let issuer = anchors.issuer_of(membership.leaf_der());
         // Without a document the founder's key is the root.
         let (phase, roots) = inner.sets.view(|gossip| {
             gossip.root().map_or((0, 1), |root| (root.phase as u8, root.root.signers().count() as u64))
@@ -45,15 +49,7 @@ impl TrustControl for NodeControl {
             roots,
             issuers: issuers.collect(),
             log: inner.logs.status(),
-            certificate: OwnCertificate {
-                serial: HEXLOWER.encode(&member.serial),
-                not_before: timestamp(member.not_before),
-                not_after: timestamp(member.not_after),
-                renews_at: timestamp(standing::renews_at(member)),
-                issuer: issuer.map(|issuer| issuer.to_string()).unwrap_or_default(),
-                issuer_name: issuer.map(|issuer| inner.name_of(&issuer)).unwrap_or_default(),
-                roles: member.enrolled.roles.iter().map(ToString::to_string).collect(),
-            },
+            certificate: own_certificate(inner),
             valid: membership.valid_at(now).is_ok(),
             enrolled_until: timestamp(member.enrolled.until),
             leaf_life_s: lives.leaf(count).as_secs(),
@@ -62,6 +58,11 @@ impl TrustControl for NodeControl {
             signers_heard_at: inner.sets.heard().map(timestamp),
             stale: inner.sessions.is_stale(),
         })
+    }
+
+    async fn trust_renew(&self) -> Result<OwnCertificate> {
+        renewal::renew_now(&self.0).await.map_err(|error| renewal_error(&error))?;
+        Ok(own_certificate(&self.0))
     }
 
     async fn trust_issuer_add(&self, node: String) -> Result<IssuerAdded> {
@@ -76,11 +77,44 @@ impl TrustControl for NodeControl {
     }
 }
 
+/// This node's certificate, and how far its proof is.
+fn own_certificate(inner: &Inner) -> OwnCertificate {
+    let (membership, anchors) = (inner.standing.membership(), inner.standing.anchors());
+    let member = membership.member();
+    let issuer = anchors.issuer_of(membership.leaf_der());
+    OwnCertificate {
+        serial: HEXLOWER.encode(&member.serial),
+        not_before: timestamp(member.not_before),
+        not_after: timestamp(member.not_after),
+        renews_at: timestamp(standing::renews_at(member)),
+        issuer: issuer.map(|issuer| issuer.to_string()).unwrap_or_default(),
+        issuer_name: issuer.map(|issuer| inner.name_of(&issuer)).unwrap_or_default(),
+        roles: member.enrolled.roles.iter().map(ToString::to_string).collect(),
+        witnesses: inner.logs.attestations.witnesses(membership.leaf_der()),
+    }
+}
+
+fn renewal_error(error: &RenewalError) -> ApiError {
+    let text = format!("this node's certificate was not renewed: {error}");
+    match error {
+        RenewalError::NoIssuer | RenewalError::Silent(_) | RenewalError::Ended => {
+            ApiError::new(ErrorCode::Unreachable, text)
+                .hint("`meshara trust status` lists the issuers, `meshara routes` who is reachable")
+        }
+        RenewalError::Reply { .. } => {
+            ApiError::new(ErrorCode::JoinRefused, text).hint("the issuer's log says more")
+        }
+        _ => ApiError::new(ErrorCode::Internal, text).hint("this node's log says more"),
+    }
+}
+
 fn grant_error(error: &GrantError, name: &str) -> ApiError {
     let text = format!("{name} was not made an issuer: {error}");
     match error {
         GrantError::NoRoot => ApiError::new(ErrorCode::NotIssuer, text)
             .hint("run it on the node that made the mesh, or restore its root with `meshara root import`"),
+        GrantError::RootIsShared => ApiError::new(ErrorCode::NotIssuer, text)
+            .hint("issuers are added before the root becomes a quorum: those that were go on until their grants end"),
         GrantError::IssuesAlready => ApiError::new(ErrorCode::AlreadyInitialised, text)
             .hint("`meshara trust status` lists the issuers"),
         GrantError::Session(_) | GrantError::TimedOut | GrantError::Write(_) | GrantError::Read(_) => {

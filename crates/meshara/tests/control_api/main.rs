@@ -58,11 +58,20 @@ async fn questions_are_answered() {
     assert_eq!(r.client.doctor().await.unwrap().pid, 7);
     assert_eq!(r.client.resolve("bob").await.unwrap().node_id, "b0b");
     assert_eq!(r.client.trace("bob").await.unwrap().hops.len(), 2);
-    let invite =
-        r.client.invite(&InviteRequest { ttl_ms: 1000, uses: 2, roles: vec!["ops".into()] }).await.unwrap();
+    let invite = r
+        .client
+        .invite(&InviteRequest { ttl_ms: 1000, uses: 2, roles: vec!["ops".into()], attest: Vec::new() })
+        .await
+        .unwrap();
     assert_eq!((invite.expires_at.unix_ms(), invite.uses), (1000, 2));
     assert_eq!(r.client.add_peer("h:1").await, Ok(()));
     assert_eq!(r.client.trust_status().await, Ok(node::trust_status()));
+    assert_eq!(r.client.trust_renew().await, Ok(node::trust_status().certificate));
+    let request = meshara::api::PublishRequest::new(b"root", &[b"signature".to_vec()]);
+    let published = r.client.trust_publish(&request).await.unwrap();
+    assert_eq!((published.kind.as_str(), published.number, published.known), ("root", 2, false));
+    assert_eq!(r.client.trust_phase().await, Ok(node::phase()));
+    assert_eq!(r.client.trust_phase_advance().await.unwrap_err().code, ErrorCode::GateClosed);
     let audit = r.client.trust_audit().await.unwrap();
     assert_eq!((audit.ok, audit.entries), (true, 7));
     assert_eq!(r.client.trust_issuer_add("bob").await.unwrap().node_id, "b0b");
@@ -128,7 +137,8 @@ async fn impossible_requests_do_not_reach_the_node() {
     for result in [r.client.ping(&ping(0, 1.0)).await.err(), r.client.ping(&ping(1, 0.0)).await.err()] {
         assert_eq!(result.unwrap().code, ErrorCode::InvalidArgument);
     }
-    let invite = r.client.invite(&InviteRequest { ttl_ms: 0, uses: 1, roles: Vec::new() }).await;
+    let invite =
+        r.client.invite(&InviteRequest { ttl_ms: 0, uses: 1, roles: Vec::new(), attest: Vec::new() }).await;
     assert_eq!(invite.unwrap_err().code, ErrorCode::InvalidArgument);
     let bench = BenchRequest { node: "bob".into(), duration_ms: 1, streams: 0 };
     assert_eq!(r.client.bench(&bench).await.err().unwrap().code, ErrorCode::InvalidArgument);

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use meshara::api::{
-    ApiError, BenchEvent, FederationInfo, FederationRequest, BenchProgress, BenchRequest, Body, ConnectEvent, ConnectInfo, ConnectRequest,
-    Control, DoctorFacts, ErrorCode, Events, IdInfo, InterfaceControl, Invite, IssuerAdded, IssuerInfo,
-    LogStatus, MessageRef, NameInfo, NodeRef, NodeRevoked, OwnCertificate, PeerInfo, PeerState, PingEvent,
-    PingReply, PingRequest, PingSummary, PolicyApplied, PolicyCheck, PolicyCheckRequest, PolicyControl,
-    PolicyInfo, PolicyRequest, Received, ReinstateRequest, Result, RevokeRequest, RolesChanged, RolesRequest,
-    RouteInfo, SendReceipt, ServiceInfo, Status, Timestamp, Trace, TraceHop, TrustControl, TrustStatus,
-    WorkloadControl, WorkloadInfo, WorkloadRequest,
+    AdmissionControl, AllowedNode, ApiError, BenchEvent, BenchProgress, BenchRequest, Body, ConnectEvent, ConnectInfo, ConnectRequest,
+    Control, DoctorFacts, ErrorCode, Events, FederationInfo, FederationRequest, IdInfo, InterfaceControl,
+    Invite, InviteRequest, JoinApplication, JoinDecision, IssuerAdded, IssuerInfo, LogStatus, MessageRef, NameInfo, NodeRef, NodeRevoked, OwnCertificate,
+    PeerInfo, PeerState, PingEvent, PingReply, PingRequest, PingSummary, PolicyApplied, PolicyCheck,
+    PolicyCheckRequest, PolicyControl, PolicyInfo, PolicyRequest, Received, ReinstateRequest, Result,
+    RevokeRequest, RolesChanged, RolesRequest, RouteInfo, SendReceipt, ServiceInfo, Status, Timestamp, Trace,
+    TraceHop, TrustControl, TrustStatus, WorkloadControl, WorkloadInfo, WorkloadRequest,
 };
 use tokio::sync::{mpsc, watch};
 
@@ -68,6 +68,20 @@ pub(crate) fn status() -> Status {
     }
 }
 
+pub(crate) fn phase() -> meshara::api::PhaseInfo {
+    let predicate =
+        meshara::api::GatePredicate { what: "members".into(), value: 1, need: "at least 2".into(), holds: false };
+    meshara::api::PhaseInfo {
+        phase: 0,
+        name: "founder's key".into(),
+        version: 1,
+        next: Some(1),
+        next_name: Some("tickets and logged certificates".into()),
+        ready: false,
+        gate: vec![predicate],
+    }
+}
+
 pub(crate) fn trust_status() -> TrustStatus {
     let at = Timestamp::from_unix_ms(1_700_000_000_000);
     TrustStatus {
@@ -80,6 +94,7 @@ pub(crate) fn trust_status() -> TrustStatus {
             number: 1,
             not_after: at,
             this_node: true,
+            log_forked: false,
         }],
         log: LogStatus { size: 7, head: Some("00".into()), witnesses: 2 },
         certificate: OwnCertificate {
@@ -90,6 +105,7 @@ pub(crate) fn trust_status() -> TrustStatus {
             issuer: "a11ce".into(),
             issuer_name: "alice".into(),
             roles: vec!["ops".into()],
+            witnesses: Some(2),
         },
         valid: true,
         enrolled_until: at,
@@ -159,10 +175,6 @@ impl PolicyControl for TestNode {
         Ok(RolesChanged { node_id: "b0b".into(), name: request.node, roles: request.add })
     }
 
-    async fn invite_as(&self, ttl: Duration, uses: u32, _: Vec<String>) -> Result<Invite> {
-        self.invite(ttl, uses).await
-    }
-
     async fn policy_show(&self) -> Result<PolicyInfo> {
         Ok(PolicyInfo { number: 0, issued_at: None, rules: 0, text: "version = 1\n".into() })
     }
@@ -189,6 +201,10 @@ impl TrustControl for TestNode {
         Ok(trust_status())
     }
 
+    async fn trust_renew(&self) -> Result<OwnCertificate> {
+        Ok(trust_status().certificate)
+    }
+
     async fn trust_issuer_add(&self, node: String) -> Result<IssuerAdded> {
         if node != "bob" {
             return Err(ApiError::new(ErrorCode::UnknownNode, format!("no node called {node} is known")));
@@ -198,9 +214,55 @@ impl TrustControl for TestNode {
     }
 }
 
+impl meshara::api::RootControl for TestNode {
+    async fn trust_publish(
+        &self,
+        request: meshara::api::PublishRequest,
+    ) -> Result<meshara::api::PublishedInfo> {
+        let (statement, signatures) = request.files()?;
+        assert_eq!(signatures, [b"signature".to_vec()]);
+        let kind = String::from_utf8(statement).unwrap();
+        Ok(meshara::api::PublishedInfo { kind, number: 2, known: false })
+    }
+
+    async fn trust_phase(&self) -> Result<meshara::api::PhaseInfo> {
+        Ok(phase())
+    }
+
+    async fn trust_phase_advance(&self) -> Result<meshara::api::PublishedInfo> {
+        Err(ApiError::new(ErrorCode::GateClosed, "the gate of phase 1 is closed"))
+    }
+}
+
 impl meshara::api::LogControl for TestNode {
     async fn trust_audit(&self) -> Result<meshara::api::AuditInfo> {
         Ok(meshara::api::AuditInfo { ok: true, entries: 7, ..Default::default() })
+    }
+}
+
+impl AdmissionControl for TestNode {
+    async fn invite_as(&self, request: InviteRequest) -> Result<Invite> {
+        self.invite(Duration::from_millis(request.ttl_ms), request.uses).await
+    }
+
+    async fn join_requests(&self) -> Result<Vec<JoinApplication>> {
+        Ok(Vec::new())
+    }
+
+    async fn join_decide(&self, decision: JoinDecision) -> Result<JoinApplication> {
+        Err(ApiError::new(ErrorCode::UnknownNode, format!("no node `{}` waits for approval", decision.node)))
+    }
+
+    async fn allowed_list(&self) -> Result<Vec<AllowedNode>> {
+        Ok(Vec::new())
+    }
+
+    async fn allowed_add(&self, allowed: AllowedNode) -> Result<AllowedNode> {
+        Ok(allowed)
+    }
+
+    async fn allowed_remove(&self, node_id: String) -> Result<AllowedNode> {
+        Err(ApiError::new(ErrorCode::UnknownNode, format!("{node_id} is not on the list")))
     }
 }
 

@@ -34,12 +34,14 @@ fn name(kind: SetKind) -> &'static str {
 pub(crate) struct Files {
     directory: PathBuf,
     written: Have,
+    /// Of revocations and policy: the hash of the signed head that is written. Approvals change without the set.
+    signed: [Option<blake3::Hash>; 2],
 }
 
 /// What is to be written, taken from the core while it is locked.
 pub(crate) struct Unwritten {
     roots: Option<(u64, Vec<u8>)>,
-    sets: Vec<(SetKind, HeadRef, Vec<u8>)>,
+    sets: Vec<(SetKind, HeadRef, Option<blake3::Hash>, Vec<u8>)>,
     statements: Option<Vec<u8>>,
 }
 
@@ -60,13 +62,11 @@ impl Files {
             let set = SignedSet::decode(&bytes).map_err(|_| damaged(name(kind), "no signed set"))?;
             Ok(Some(set))
         };
-        let roots =
-            list(ROOTS, ROOT_MAX)?.iter().map(|bytes| SignedRoot::decode(bytes)).collect::<Result<_, _>>();
         let statements = list(STATEMENTS, FRESHNESS_MAX)?;
         let statements =
             statements.iter().map(|bytes| SignedFreshness::decode(bytes)).collect::<Result<_, _>>();
         let stored = Stored {
-            roots: roots.map_err(|_| damaged(ROOTS, "no root document"))?,
+            roots: read_roots(home)?,
             revocations: set(SetKind::Revocations)?,
             policy: set(SetKind::Policy)?,
             statements: statements.map_err(|_| damaged(STATEMENTS, "no statement"))?,
@@ -79,7 +79,8 @@ impl Files {
             revocations: reference(&stored.revocations),
             policy: reference(&stored.policy),
         };
-        Ok((Self { directory, written }, stored))
+        let signed = [&stored.revocations, &stored.policy].map(|set| set.as_ref().and_then(head_hash));
+        Ok((Self { directory, written, signed }, stored))
     }
 
     /// Where the file of a kind of set is.
@@ -99,8 +100,14 @@ impl Files {
         let sets = sets
             .into_iter()
             // A signer writes before the core holds it: then what is written is the newer one.
-            .filter(|(_, held, written)| held.number > written.number)
-            .filter_map(|(kind, held, _)| Some((kind, held, gossip.set(kind)?.encode().ok()?)));
+            .filter(|(kind, held, written)| {
+                held.number > written.number
+                    || held == written && gossip.set(*kind).and_then(head_hash) != self.signed_of(*kind)
+            })
+            .filter_map(|(kind, held, _)| {
+                let set = gossip.set(kind)?;
+                Some((kind, held, head_hash(set), set.encode().ok()?))
+            });
         let statements = join(gossip.revocations().statements().filter_map(|signed| signed.encode().ok()));
         Unwritten { roots, sets: sets.collect(), statements: Some(statements) }
     }
@@ -111,8 +118,8 @@ impl Files {
             replace(&self.directory.join(ROOTS), &bytes)?;
             self.written.root = version;
         }
-        for (kind, reference, bytes) in unwritten.sets {
-            self.write_encoded(kind, reference, &bytes)?;
+        for (kind, reference, signed, bytes) in unwritten.sets {
+            self.write_encoded(kind, reference, signed, &bytes)?;
         }
         if let Some(bytes) = unwritten.statements {
             replace(&self.directory.join(STATEMENTS), &bytes)?;
@@ -126,7 +133,7 @@ impl Files {
         let damaged = |_| FileError::Damaged { path: self.path(kind), what: "the set does not encode" };
         let reference = HeadRef::of(&set.signed.head).map_err(damaged)?;
         let bytes = set.encode().map_err(damaged)?;
-        self.write_encoded(kind, reference, &bytes)
+        self.write_encoded(kind, reference, head_hash(set), &bytes)
     }
 
     /// Writes the first version of the root document before anybody hears of it. Blocks.
@@ -139,14 +146,41 @@ impl Files {
         Ok(())
     }
 
-    fn write_encoded(&mut self, kind: SetKind, reference: HeadRef, bytes: &[u8]) -> Result<(), FileError> {
+    fn write_encoded(
+        &mut self,
+        kind: SetKind,
+        reference: HeadRef,
+        signed: Option<blake3::Hash>,
+        bytes: &[u8],
+    ) -> Result<(), FileError> {
         replace(&self.path(kind), bytes)?;
+        let [of_revocations, of_policy] = &mut self.signed;
         match kind {
-            SetKind::Policy => self.written.policy = reference,
-            _ => self.written.revocations = reference,
+            SetKind::Policy => (self.written.policy, *of_policy) = (reference, signed),
+            _ => (self.written.revocations, *of_revocations) = (reference, signed),
         }
         Ok(())
     }
+
+    fn signed_of(&self, kind: SetKind) -> Option<blake3::Hash> {
+        let [of_revocations, of_policy] = self.signed;
+        if kind == SetKind::Policy { of_policy } else { of_revocations }
+    }
+}
+
+/// The hash of a head with its approvals.
+fn head_hash(set: &SignedSet) -> Option<blake3::Hash> {
+    Some(blake3::hash(&set.signed.encode().ok()?))
+}
+
+/// The versions of the root document that a home holds, for who reads nothing else. Makes no directory.
+pub(super) fn read_roots(home: &Path) -> Result<Vec<SignedRoot>, FileError> {
+    let path = home.join(DIRECTORY).join(ROOTS);
+    let Some(bytes) = read(&path)? else { return Ok(Vec::new()) };
+    let damaged = |what| FileError::Damaged { path: path.clone(), what };
+    let parts = split(&bytes, ROOT_MAX).ok_or_else(|| damaged("a length"))?;
+    let decoded = parts.iter().map(|bytes| SignedRoot::decode(bytes)).collect::<Result<_, _>>();
+    decoded.map_err(|_| damaged("no root document"))
 }
 
 /// Each with its length before it.
@@ -172,7 +206,7 @@ fn split(mut bytes: &[u8], max: usize) -> Option<Vec<Vec<u8>>> {
 }
 
 /// The content of a file; `None` when there is none.
-fn read(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
+pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -207,7 +241,7 @@ pub fn decodes(bytes: &[u8]) -> bool {
 }
 
 /// Replaces a file in one step: after a crash there is the old one or the new one.
-fn replace(path: &Path, content: &[u8]) -> Result<(), FileError> {
+pub(super) fn replace(path: &Path, content: &[u8]) -> Result<(), FileError> {
     let aside = path.with_extension("new");
     let failed = |action| move |error: std::io::Error| FileError::io(path, action, &error);
     let mut file =

@@ -5,4 +5,5 @@ pub(crate) mod files;
 pub(crate) mod log;
 pub(crate) mod policy;
 pub(crate) mod revocation;
+pub(crate) mod root;
 pub(crate) mod sets;

@@ -1,28 +1,32 @@
 //! Signed sets in a running node: kept on the disk, exchanged with every neighbour, signed where the mesh root is.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use meshara_identity::sealed::FileError;
-use meshara_identity::{KeyError, MeshId, NodeName, RootKey, UnixMillis, WireError};
+use meshara_identity::{KeyError, MeshId, NodeName, Passphrase, RootKey, RootPublic, UnixMillis, WireError};
 use meshara_overlay::LinkId;
 use meshara_transport::tls::Revoked;
 use meshara_trust::audit::{Event, TrailError, Words};
 use meshara_trust::gossip::{Change, Gossip, GossipError, Misbehaviour, Moment, Output, Peer};
 use meshara_trust::policy::{Compiled, Evidence, PolicyError, PolicyTextError};
 use meshara_trust::revocation::{RevocationError, Revocations};
-use meshara_trust::root::{ROOT_LIFE_MAX, RootDocument, SignedRoot};
+use meshara_trust::root::{OfflineError, ROOT_LIFE_MAX, RootDocument, SignedRoot};
 use meshara_trust::sets::{
-    FRESHNESS_INTERVAL, KeyId, Offered, Quorum, QuorumError, SetBody, SetHead, SetKind, SignedHead,
-    SignedSet, Signer, StaleError,
+    FRESHNESS_INTERVAL, KeyId, Offered, Quorum, QuorumError, SetBody, SetKind, SignedSet, Signer, StaleError,
 };
 use quinn::{Connection, RecvStream};
 use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc};
 
 use super::files::Files;
+use super::root::keys::Keys;
+use super::root::proposals::Proposed;
+use super::root::publish;
+use super::root::signing::SigningError;
 use super::{policy, revocation};
 use crate::frames::write_frame;
 use crate::node::Inner;
@@ -75,9 +79,18 @@ pub(crate) enum PublishError {
     /// The mesh root is elsewhere.
     #[error("this node does not hold the key that signs for the mesh")]
     NoAuthority,
-    /// One signature isn't enough.
-    #[error("{0} signers must approve, and this node holds the key of one")]
-    Approvals(usize),
+    /// One signature isn't enough: the statement waits for others.
+    #[error(
+        "{needed} signers must approve, and this node is {given} of them: nothing has changed yet; the statement waits in {file}",
+        needed = .0.needed, given = .0.given, file = .0.file.display()
+    )]
+    Proposed(Proposed),
+    /// A statement or a signature from elsewhere.
+    #[error(transparent)]
+    Offline(#[from] OfflineError),
+    /// This node's key must not sign it.
+    #[error(transparent)]
+    Signing(#[from] SigningError),
     /// Revocations.
     #[error(transparent)]
     Revocation(#[from] RevocationError),
@@ -134,8 +147,12 @@ impl State {
 pub(crate) struct Sets {
     state: Mutex<State>,
     files: Mutex<Files>,
-    /// The key that signs for the mesh, where it is.
-    authority: Option<RootKey>,
+    home: PathBuf,
+    passphrase: Option<Passphrase>,
+    /// The keys with which this node signs for the mesh, if it does.
+    keys: ArcSwap<Keys>,
+    /// Told when the mesh has another root document: perhaps this node signs now.
+    signers: Notify,
     /// One at a time signs.
     signing: AsyncMutex<()>,
     pub(super) revoked: Arc<Revoked>,
@@ -157,13 +174,14 @@ impl Sets {
     pub(crate) fn open(
         home: &Path,
         mesh: MeshId,
-        authority: Option<RootKey>,
+        passphrase: Option<&Passphrase>,
         limit: Duration,
     ) -> Result<Self, SetsError> {
+        let keys = Keys::load(home, passphrase);
         let now = UnixMillis::now();
         let (mut files, stored) = Files::open(home)?;
         let mut gossip = Gossip::new(mesh, limit, stored, now)?;
-        if let Some(key) = authority.as_ref().filter(|key| key.public().fingerprint() == mesh)
+        if let Some(key) = keys.root().filter(|key| key.public().fingerprint() == mesh)
             && gossip.root().is_none()
         {
             let root = found(key, now)?;
@@ -175,7 +193,10 @@ impl Sets {
         Ok(Self {
             state: Mutex::new(state),
             files: Mutex::new(files),
-            authority,
+            home: home.to_owned(),
+            passphrase: passphrase.cloned(),
+            keys: ArcSwap::from_pointee(keys),
+            signers: Notify::new(),
             signing: AsyncMutex::default(),
             revoked: Arc::default(),
             enforcing: Mutex::default(),
@@ -195,6 +216,42 @@ impl Sets {
         revoked.replace(nodes.into_iter().flatten().map(|revocation| revocation.node).collect());
         self.revoked = revoked;
         self.since = since.map_or(self.since, |since| since.min(self.since));
+    }
+
+    /// The home.
+    pub(super) fn home(&self) -> &Path {
+        &self.home
+    }
+
+    /// The keys with which this node signs for the mesh.
+    pub(super) fn keys(&self) -> Arc<Keys> {
+        self.keys.load_full()
+    }
+
+    /// Held while this node signs: one at a time.
+    pub(super) async fn signing(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.signing.lock().await
+    }
+
+    /// Writes a set before anybody hears that it is done. Blocks.
+    pub(super) fn write(&self, set: &SignedSet) -> Result<(), FileError> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).write_set(set)
+    }
+
+    /// Writes what is new. Blocks.
+    pub(super) fn write_all(&self) -> Result<(), FileError> {
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let unwritten = self.view(|gossip| files.unwritten(gossip));
+        files.write(unwritten)
+    }
+
+    /// Whether this key alone signs for the mesh as root. Before the first root document the founder's does.
+    pub(crate) fn is_sole_root(&self, key: &RootPublic) -> bool {
+        self.view(|gossip| {
+            gossip.root().is_none_or(|document| {
+                document.root.threshold() == 1 && document.root.signer_of(&KeyId::of(key)).is_some()
+            })
+        })
     }
 
     /// Since when this home listens.
@@ -301,6 +358,7 @@ fn changed(inner: &Inner, change: Change) {
         Change::Root => {
             let version = inner.sets.view(|gossip| gossip.have().root);
             tracing::info!(version, "this node goes by a new root document");
+            inner.sets.signers.notify_one();
         }
         Change::Set(SetKind::Revocations) => revocation::enforce(inner),
         Change::Set(SetKind::Policy) => policy::enforce(inner),
@@ -463,11 +521,7 @@ async fn run_files(inner: &Arc<Inner>) {
     loop {
         inner.sets.dirty.notified().await;
         let work = inner.clone();
-        let written = tokio::task::spawn_blocking(move || {
-            let mut files = work.sets.files.lock().unwrap_or_else(PoisonError::into_inner);
-            let unwritten = work.sets.view(|gossip| files.unwritten(gossip));
-            files.write(unwritten)
-        });
+        let written = tokio::task::spawn_blocking(move || work.sets.write_all());
         if let Ok(Err(error)) = written.await {
             tracing::error!(%error, "signed sets could not be stored");
             tokio::time::sleep(WRITE_AGAIN).await;
@@ -476,19 +530,56 @@ async fn run_files(inner: &Arc<Inner>) {
     }
 }
 
-/// Says at once and then every minute which sets are the newest, where the mesh root is.
-async fn run_freshness(inner: &Inner) {
-    while inner.sets.authority.is_some() {
+/// Where this node is one of the signers: says at once and then every minute which sets are the newest, and approves them anew after the
+/// signers changed.
+async fn run_freshness(inner: &Arc<Inner>) {
+    let sets = &inner.sets;
+    loop {
+        if sets.keys().lacks(&sets.home) {
+            let work = inner.clone();
+            let loaded = tokio::task::spawn_blocking(move || {
+                Keys::load(&work.sets.home, work.sets.passphrase.as_ref())
+            });
+            if let Ok(keys) = loaded.await {
+                sets.keys.store(Arc::new(keys));
+            }
+        }
+        reapprove(inner).await;
         confirm(inner);
-        tokio::time::sleep(FRESHNESS_INTERVAL).await;
+        let _ = tokio::time::timeout(FRESHNESS_INTERVAL, sets.signers.notified()).await;
     }
 }
 
-/// Signs which sets are the newest.
-fn confirm(inner: &Inner) {
+/// Approves the sets held as one of the present signers, where they are not approved.
+async fn reapprove(inner: &Arc<Inner>) {
     let sets = &inner.sets;
-    let Some(key) = &sets.authority else { return };
-    let signed = sets.view(|gossip| gossip.freshness(UnixMillis::now())).sign(key);
+    let now = UnixMillis::now();
+    let lacking = sets.view(|gossip| {
+        gossip.authority(now).is_some_and(|quorum| {
+            sets.keys().of(quorum).is_some()
+                && !(gossip.revocations().is_approved(quorum) && gossip.policy().is_approved(quorum))
+        })
+    });
+    if !lacking {
+        return;
+    }
+    let _alone = sets.signing.lock().await;
+    let work = inner.clone();
+    let approved = tokio::task::spawn_blocking(move || publish::reapprove(&work)).await;
+    for set in approved.unwrap_or_default() {
+        if let Err(error) = sets.input(inner, |gossip, now| gossip.publish_set(now, set)) {
+            tracing::error!(%error, "the set that this node approved anew is not taken");
+        }
+    }
+}
+
+/// Signs which sets are the newest, if this node is one of the signers.
+pub(super) fn confirm(inner: &Inner) {
+    let sets = &inner.sets;
+    let (keys, now) = (sets.keys(), UnixMillis::now());
+    let quorum = sets.view(|gossip| gossip.authority(now).cloned());
+    let Some(key) = quorum.as_ref().and_then(|quorum| keys.of(quorum)) else { return };
+    let signed = sets.view(|gossip| gossip.freshness(now)).sign(key);
     let published =
         signed.map(|signed| sets.input(inner, |gossip, now| gossip.publish_freshness(now, signed)));
     match published {
@@ -498,49 +589,24 @@ fn confirm(inner: &Inner) {
     }
 }
 
-/// Signs the next set of a kind, stores it, then publishes it; its number.
+/// Signs the next set of a kind, stores it, then publishes it; its number. Where other signers must approve too, the error names the
+/// statement that waits for them.
 pub(crate) async fn publish(
     inner: &Arc<Inner>,
     kind: SetKind,
     body: impl FnOnce(&Gossip) -> Result<Vec<u8>, PublishError>,
 ) -> Result<u64, PublishError> {
     let sets = &inner.sets;
-    let key = sets.authority.as_ref().ok_or(PublishError::NoAuthority)?;
     let _alone = sets.signing.lock().await;
-    let set = sets.view(|gossip| next_set(gossip, kind, key, body))?;
+    let draft = publish::draft(inner, kind, body)?;
+    let work = inner.clone();
+    let approved = tokio::task::spawn_blocking(move || publish::approve(&work, draft));
+    let set = approved.await.map_err(|_| PublishError::Stopping)??;
     let number = set.signed.head.number;
-    let (work, stored) = (inner.clone(), set.clone());
-    let written = tokio::task::spawn_blocking(move || {
-        work.sets.files.lock().unwrap_or_else(PoisonError::into_inner).write_set(&stored)
-    });
-    written.await.map_err(|_| PublishError::Stopping)??;
     match sets.input(inner, |gossip, now| gossip.publish_set(now, set))? {
         Offered::Accepted => {}
         other => return Err(PublishError::NotNewest(Box::new(other))),
     }
     confirm(inner);
     Ok(number)
-}
-
-/// The set after the one held, approved.
-fn next_set(
-    gossip: &Gossip,
-    kind: SetKind,
-    key: &RootKey,
-    body: impl FnOnce(&Gossip) -> Result<Vec<u8>, PublishError>,
-) -> Result<SignedSet, PublishError> {
-    let now = UnixMillis::now();
-    let authority = gossip.authority(now).ok_or(GossipError::NoRoot)?;
-    if authority.signer_of(&KeyId::of(key.public())).is_none() {
-        return Err(PublishError::NoAuthority);
-    }
-    if authority.threshold() > 1 {
-        return Err(PublishError::Approvals(authority.threshold()));
-    }
-    let root = gossip.root().ok_or(GossipError::NoRoot)?;
-    let body = body(gossip)?;
-    let previous = gossip.set(kind).map(|set| &set.signed.head);
-    let mut signed = SignedHead::new(SetHead::following(previous, kind, root.mesh, now, &body)?);
-    signed.approve(key)?;
-    Ok(SignedSet { signed, body })
 }

@@ -1,0 +1,64 @@
+//! `meshara trust sign`: a signer's approval of a statement, by file.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use meshara::offline;
+use serde_json::json;
+
+use super::key::passphrase;
+use super::signer::{show, told};
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::output;
+
+/// Sign a statement file: a root document, revocations or a policy
+///
+/// Shows what the statement says, then writes a signature file. Needs neither a node nor a network. What can't be read is not signed, nor is
+/// a second content of a number that the key has signed: a journal beside the key remembers.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  meshara trust sign root-2.statement --key bob.key --sealed-with passphrase.txt
+  meshara trust sign revocations-5.statement               (with this home's own keys)
+  meshara trust sign root-2.statement --show")]
+pub(crate) struct SignArgs {
+    /// The statement file
+    file: PathBuf,
+    /// The signer's key file [default: this home's own keys, else its mesh root]
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// File with the passphrase of the key file [default: that of --passphrase-file]
+    #[arg(long, value_name = "FILE")]
+    sealed_with: Option<PathBuf>,
+    /// Where the signature goes [default: beside the statement]
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Only show what the statement says
+    #[arg(long)]
+    show: bool,
+    /// Sign this root document although the key signed another one of its version: only if that was never published, and never will be
+    #[arg(long)]
+    instead: bool,
+}
+
+pub(crate) fn run(args: SignArgs, context: &Context) -> Result<(), Failure> {
+    let SignArgs { file, key, sealed_with, out, show: only_show, instead } = args;
+    if only_show {
+        let info = offline::look(&file).map_err(|error| told(&error))?;
+        if context.json {
+            return Ok(output::json(&info)?);
+        }
+        return show(&info);
+    }
+    let passphrase = passphrase(sealed_with.as_deref(), context)?;
+    let signed =
+        offline::sign(&context.home, &file, key.as_deref(), passphrase.as_ref(), out.as_deref(), instead);
+    let (info, signature) = signed.map_err(|error| told(&error))?;
+    if context.json {
+        return Ok(output::json(&json!({ "statement": info, "signature": signature }))?);
+    }
+    show(&info)?;
+    let paint = output::stdout_paint();
+    let (key, file) = (&signature.key, signature.file.display());
+    Ok(output::line(format!("{} by {key}: {file}", paint.good("signed")))?)
+}

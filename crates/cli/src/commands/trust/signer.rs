@@ -1,0 +1,117 @@
+//! What the signers' commands have in common: their errors, and how a statement is shown.
+
+use std::path::Path;
+
+use meshara::api::{ApiError, ErrorCode, QuorumInfo, RootInfo, StatementInfo};
+use meshara::offline::{SignerError, SigningError};
+use meshara_identity::FileError;
+
+use crate::failure::Failure;
+use crate::identity;
+use crate::output;
+use crate::text;
+
+/// An error of a signer's command for people and programs.
+pub(super) fn told(error: &SignerError) -> ApiError {
+    let text = error.to_string();
+    match error {
+        SignerError::Home(error) => identity::home_error(error),
+        SignerError::File(FileError::Missing { path }) => {
+            ApiError::new(ErrorCode::NotFound, format!("{}: no such file", path.display())).hint("check its name")
+        }
+        SignerError::File(error) | SignerError::Signing(SigningError::File(error)) => identity::file_error(error),
+        SignerError::Content { .. } => ApiError::new(ErrorCode::InvalidArgument, text)
+            .hint("statements are written by `trust root rotate` and by nodes, signatures by `trust sign`"),
+        SignerError::Signing(_) => ApiError::new(ErrorCode::InvalidArgument, text).hint(
+            "a root document that was given up and never published is replaced with --instead; nothing else ever is",
+        ),
+        SignerError::NoKey { .. } => ApiError::new(ErrorCode::NotAuthority, text)
+            .hint("name a key file with --key, or make keys with `meshara trust key new`"),
+        SignerError::NoRoot { .. } => ApiError::new(ErrorCode::NotFound, text)
+            .hint("a node that ran once holds it; or name an exported one with --chain"),
+        _ => ApiError::new(ErrorCode::InvalidArgument, text)
+            .hint("`meshara trust root show` says what the mesh goes by"),
+    }
+}
+
+fn quorum(name: &str, threshold: u64, signers: &[meshara::api::SignerInfo]) -> Result<(), Failure> {
+    let paint = output::stdout_paint();
+    let count = signers.len();
+    output::line(format!(
+        "{}  {threshold} of these {count} keys' holders",
+        paint.dim(&format!("{name:<12}"))
+    ))?;
+    for signer in signers {
+        let (name, key) = (text::printable(&signer.name), text::printable(&signer.key));
+        output::line(format!("{:<12}    {} {}", "", paint.bold(&name), paint.dim(&key)))?;
+    }
+    Ok(())
+}
+
+/// A version of the root document in words.
+pub(super) fn show_root(root: &RootInfo) -> Result<(), Failure> {
+    let paint = output::stdout_paint();
+    let ended = if root.valid {
+        String::new()
+    } else {
+        format!(" {}", paint.bad("(ended: nothing but its next version counts)"))
+    };
+    for (name, value) in [
+        ("mesh id", root.mesh_id.clone()),
+        ("version", root.version.to_string()),
+        ("phase", format!("{} ({})", root.phase, root.phase_name)),
+        ("written", root.issued_at.to_string()),
+        ("ends", format!("{}{ended}", root.expires_at)),
+    ] {
+        output::line(format!("{}  {value}", paint.dim(&format!("{name:<12}"))))?;
+    }
+    quorum("root", root.threshold, &root.signers)?;
+    let QuorumInfo { threshold, signers } = &root.authority;
+    quorum("authority", *threshold, signers)
+}
+
+/// A statement in words.
+pub(super) fn show(info: &StatementInfo) -> Result<(), Failure> {
+    let paint = output::stdout_paint();
+    let what = match info.kind.as_str() {
+        "root" => "the mesh's root document",
+        "revocations" => "who is revoked",
+        _ => "who may do what",
+    };
+    output::line(format!("{} {}, number {}", paint.dim("says"), paint.bold(what), info.number))?;
+    if let Some(root) = &info.root {
+        return show_root(root);
+    }
+    output::line(format!("{} {}, written {}", paint.dim("mesh"), info.mesh_id, info.issued_at))?;
+    if let Some(previous) = &info.previous {
+        output::line(format!("{} {previous}", paint.dim("follows")))?;
+    }
+    if let Some(revoked) = info.revoked {
+        let shown = info.revocations.len();
+        output::line(format!("{revoked} nodes revoked; the newest {shown}:"))?;
+        for one in &info.revocations {
+            output::line(format!("  {} since {}: {}", one.node_id, one.since, text::printable(&one.reason)))?;
+        }
+        for one in &info.reinstated {
+            output::line(format!(
+                "  {} back since {}: {}",
+                one.node_id,
+                one.since,
+                text::printable(&one.reason)
+            ))?;
+        }
+    }
+    if let Some(policy) = &info.policy {
+        output::line(policy.trim_end())?;
+    }
+    Ok(())
+}
+
+/// The command that signs a file, and the one that publishes it, for whoever has to go on.
+pub(super) fn next(file: &Path) -> Result<(), Failure> {
+    let paint = output::stdout_paint();
+    let shown = file.display();
+    output::line(paint.dim(&format!("each signer: meshara trust sign {shown} --key KEY")))?;
+    output::line(paint.dim(&format!("then, on any node: meshara trust publish {shown} [SIGNATURES]")))?;
+    Ok(())
+}

@@ -1,0 +1,377 @@
+//! What signers do without a node and without a network: keys, looking at statements, signing, proposing versions of the root document.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use meshara_identity::home::{self, AUTHORITY_KEY, HomeError, ROOT_KEY};
+use meshara_identity::sealed::FileError;
+use meshara_identity::{MeshId, NodeName, Passphrase, RootPublic, UnixMillis, WireError};
+use meshara_trust::policy::write as policy_text;
+use meshara_trust::root::{
+    CHAIN_FILE_MAX, DetachedSignature, OfflineError, PUBLIC_KEY_FILE_MAX, ROOT_LIFE_MAX, RootDocument,
+    RootError, SIGNATURE_FILE_MAX, STATEMENT_FILE_MAX, SignedRoot, Statement, StatementFile, TrustedRoot,
+    decode_chain, decode_public_key, encode_chain, encode_public_key,
+};
+use meshara_trust::sets::{KeyId, Quorum, QuorumError, SetHead, Signer};
+
+pub use super::signing::SigningError;
+use super::{gates, proposals, signing};
+use crate::api::Timestamp;
+use crate::api::root::{
+    KeyInfo, QuorumInfo, RevocationInfo, RootInfo, SignatureInfo, SignerInfo, StatementInfo,
+};
+use crate::node::trust::files;
+
+/// Ending of a file with the public keys of a signer.
+const PUBLIC: &str = "pub";
+/// Revocations of a snapshot that are shown: the newest. The JSON form has all.
+const SHOWN: usize = 20;
+
+/// Why a signer's command did nothing.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SignerError {
+    /// A key.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// A file.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// What a file holds.
+    #[error("{path}: {error}", path = path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        error: OfflineError,
+    },
+    /// Nothing was signed.
+    #[error("nothing was signed: {0}")]
+    Signing(#[from] SigningError),
+    /// A home without keys.
+    #[error("{home}: holds no signer's keys", home = home.display())]
+    NoKey {
+        /// The home.
+        home: PathBuf,
+    },
+    /// A home without a root document.
+    #[error("{home}: holds no root document", home = home.display())]
+    NoRoot {
+        /// The home.
+        home: PathBuf,
+    },
+    /// The chain doesn't verify.
+    #[error("the root documents do not verify: {0}")]
+    Root(#[from] RootError),
+    /// Signers and threshold.
+    #[error(transparent)]
+    Quorum(#[from] QuorumError),
+    /// A signer that was named without keys, and isn't one.
+    #[error("{0} is no signer now: give the public keys as {0}=FILE")]
+    UnknownSigner(NodeName),
+    /// It doesn't encode.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+}
+
+fn read(path: &Path, max: usize) -> Result<Vec<u8>, SignerError> {
+    let file = fs::File::open(path).map_err(|error| FileError::io(path, "open", &error))?;
+    let mut bytes = Vec::new();
+    let limit = max as u64 + 1;
+    file.take(limit).read_to_end(&mut bytes).map_err(|error| FileError::io(path, "read", &error))?;
+    if bytes.len() > max {
+        let error = WireError::TooLarge { len: bytes.len(), max }.into();
+        return Err(SignerError::Content { path: path.to_owned(), error });
+    }
+    Ok(bytes)
+}
+
+fn content<T>(
+    path: &Path,
+    max: usize,
+    decode: impl FnOnce(&[u8]) -> Result<T, OfflineError>,
+) -> Result<T, SignerError> {
+    let bytes = read(path, max)?;
+    decode(&bytes).map_err(|error| SignerError::Content { path: path.to_owned(), error })
+}
+
+/// Makes a signer's keys: the secret ones in `path`, the public ones beside it. Without a path the home's own, with which its node signs.
+pub fn new_key(
+    home: &Path,
+    path: Option<&Path>,
+    passphrase: Option<&Passphrase>,
+) -> Result<KeyInfo, SignerError> {
+    let path = path.map_or_else(|| home.join(AUTHORITY_KEY), Path::to_owned);
+    let public = signing::beside(&path, PUBLIC);
+    let key = home::create_signer(&path, passphrase)?;
+    proposals::put(&public, &encode_public_key(key.public())?)?;
+    let id = KeyId::of(key.public()).to_string();
+    Ok(KeyInfo { key: id, file: path, public, sealed: passphrase.is_some() })
+}
+
+/// Writes the public keys of a key file (of the home's own without one) to `to`.
+pub fn write_public(
+    home: &Path,
+    path: Option<&Path>,
+    passphrase: Option<&Passphrase>,
+    to: &Path,
+) -> Result<KeyInfo, SignerError> {
+    let (path, key) = key_of(home, path, passphrase)?;
+    proposals::put(to, &encode_public_key(key.public())?)?;
+    let id = KeyId::of(key.public()).to_string();
+    Ok(KeyInfo { key: id, file: path, public: to.to_owned(), sealed: passphrase.is_some() })
+}
+
+/// The named key, else the home's own, else the mesh root of a home that made the mesh.
+fn key_of(
+    home: &Path,
+    path: Option<&Path>,
+    passphrase: Option<&Passphrase>,
+) -> Result<(PathBuf, meshara_identity::RootKey), SignerError> {
+    if let Some(path) = path {
+        return Ok((path.to_owned(), home::load_signer(path, passphrase)?));
+    }
+    for name in [AUTHORITY_KEY, ROOT_KEY] {
+        let path = home.join(name);
+        if path.exists() {
+            let key = home::load_signer(&path, passphrase)?;
+            return Ok((path, key));
+        }
+    }
+    Err(SignerError::NoKey { home: home.to_owned() })
+}
+
+/// What a statement file holds.
+pub fn look(path: &Path) -> Result<StatementInfo, SignerError> {
+    let file = content(path, STATEMENT_FILE_MAX, StatementFile::decode)?;
+    let statement =
+        file.statement().map_err(|error| SignerError::Content { path: path.to_owned(), error })?;
+    Ok(statement_info(path, &statement))
+}
+
+/// Signs a statement file; what it holds, and where the signature is. Nothing that can't be read is signed.
+pub fn sign(
+    home: &Path,
+    path: &Path,
+    key: Option<&Path>,
+    passphrase: Option<&Passphrase>,
+    to: Option<&Path>,
+    instead: bool,
+) -> Result<(StatementInfo, SignatureInfo), SignerError> {
+    let file = content(path, STATEMENT_FILE_MAX, StatementFile::decode)?;
+    let statement =
+        file.statement().map_err(|error| SignerError::Content { path: path.to_owned(), error })?;
+    let info = statement_info(path, &statement);
+    let own = key.is_none();
+    let (key_path, key) = key_of(home, key, passphrase)?;
+    let journal = if own { signing::home_journal(home) } else { signing::journal_of(&key_path) };
+    if own {
+        meshara_identity::sealed::private_directory(&home.join("trust"))?;
+    }
+    let signature = signing::sign(&file, &key, &journal, instead)?;
+    let to = to.map_or_else(|| proposals::signature_of(path, &signature), Path::to_owned);
+    proposals::put(&to, &signature.encode()?)?;
+    Ok((info, SignatureInfo { key: signature.key().to_string(), file: to }))
+}
+
+/// A statement file and its signatures as bytes, to be published by a node. Without names, the signatures that stand beside it.
+pub fn collect(path: &Path, signatures: &[PathBuf]) -> Result<(Vec<u8>, Vec<Vec<u8>>), SignerError> {
+    content(path, STATEMENT_FILE_MAX, StatementFile::decode)?;
+    let beside = proposals::signatures_beside(path);
+    let signatures = if signatures.is_empty() { beside.as_slice() } else { signatures };
+    let mut found = Vec::new();
+    for path in signatures {
+        content(path, SIGNATURE_FILE_MAX, DetachedSignature::decode)?;
+        found.push(read(path, SIGNATURE_FILE_MAX)?);
+    }
+    Ok((read(path, STATEMENT_FILE_MAX)?, found))
+}
+
+/// All versions that a home holds.
+fn chain_of(home: &Path) -> Result<Vec<SignedRoot>, SignerError> {
+    let roots = files::read_roots(home)?;
+    if roots.is_empty() { Err(SignerError::NoRoot { home: home.to_owned() }) } else { Ok(roots) }
+}
+
+/// The mesh of a chain that wasn't verified: its first version's root has that fingerprint, or it is none.
+fn walk(chain: &[SignedRoot], mesh: Option<MeshId>, now: UnixMillis) -> Result<TrustedRoot, SignerError> {
+    let claimed = chain.first().map(|first| first.document.mesh).ok_or(RootError::NotFounder)?;
+    Ok(TrustedRoot::walk(&mesh.unwrap_or(claimed), chain.iter().cloned(), now)?)
+}
+
+/// The root document: of an exported chain, else of the home. Every version is verified, from the mesh's id down.
+pub fn show_root(home: &Path, chain: Option<&Path>, mesh: Option<MeshId>) -> Result<RootInfo, SignerError> {
+    let now = UnixMillis::now();
+    Ok(root_info(walk(&chain_from(home, chain)?, mesh, now)?.document(), now))
+}
+
+fn chain_from(home: &Path, chain: Option<&Path>) -> Result<Vec<SignedRoot>, SignerError> {
+    chain.map_or_else(|| chain_of(home), |path| content(path, CHAIN_FILE_MAX, decode_chain))
+}
+
+/// Writes the chain of root documents that a home holds. Nothing in it is secret.
+pub fn export_root(home: &Path, to: &Path) -> Result<RootInfo, SignerError> {
+    let chain = chain_of(home)?;
+    let now = UnixMillis::now();
+    let info = root_info(walk(&chain, None, now)?.document(), now);
+    proposals::put(to, &encode_chain(&chain)?)?;
+    Ok(info)
+}
+
+/// What a proposed version says otherwise than the one held.
+#[derive(Debug, Clone, Default)]
+pub struct RootChanges {
+    /// Root signers: a name of a present one, or a name with its file of public keys. Empty: as they are.
+    pub signers: Vec<(NodeName, Option<PathBuf>)>,
+    /// How many of them must approve.
+    pub threshold: Option<u8>,
+    /// Signers of revocations, policy and freshness, likewise.
+    pub authority: Vec<(NodeName, Option<PathBuf>)>,
+    /// How many of those must approve.
+    pub approvals: Option<u8>,
+    /// For how long.
+    pub life: Option<Duration>,
+}
+
+/// Writes the next version of the root document as a statement to be signed, in the home's `proposals` without a path.
+pub fn propose_root(
+    home: &Path,
+    chain: Option<&Path>,
+    changes: &RootChanges,
+    to: Option<&Path>,
+) -> Result<StatementInfo, SignerError> {
+    let now = UnixMillis::now();
+    let trusted = walk(&chain_from(home, chain)?, None, now)?;
+    let held = trusted.document();
+    let life = changes.life.unwrap_or(ROOT_LIFE_MAX);
+    let document = RootDocument {
+        root: quorum(&held.root, &changes.signers, changes.threshold, held)?,
+        authority: quorum(&held.authority, &changes.authority, changes.approvals, held)?,
+        ..held.following(now, life)
+    };
+    trusted.could_follow(&document, now)?;
+    let file = StatementFile::root(&document)?;
+    let path = match to {
+        Some(to) => {
+            proposals::put(to, &file.encode()?)?;
+            to.to_owned()
+        }
+        None => proposals::write(home, &file, &[], document.root.threshold())?.file,
+    };
+    Ok(statement_info(&path, &Statement::Root(Box::new(document))))
+}
+
+/// Signers by name: those with files are new or have other keys than before.
+fn quorum(
+    before: &Quorum,
+    named: &[(NodeName, Option<PathBuf>)],
+    threshold: Option<u8>,
+    held: &RootDocument,
+) -> Result<Quorum, SignerError> {
+    let mut signers = Vec::new();
+    for (name, file) in named {
+        match file {
+            Some(file) => {
+                let key: RootPublic = content(file, PUBLIC_KEY_FILE_MAX, decode_public_key)?;
+                signers.push(Signer { name: name.clone(), key });
+            }
+            None => {
+                // Also one of the other quorum may be named.
+                let known = |quorum: &Quorum| -> Vec<Signer> {
+                    quorum.signers().filter(|signer| signer.name == *name).cloned().collect()
+                };
+                let found =
+                    [before, &held.root, &held.authority].map(known).into_iter().find(|f| !f.is_empty());
+                signers.extend(found.ok_or_else(|| SignerError::UnknownSigner(name.clone()))?);
+            }
+        }
+    }
+    if named.is_empty() {
+        signers = before.signers().cloned().collect();
+    }
+    let threshold = match threshold {
+        Some(threshold) => threshold,
+        None => u8::try_from(before.threshold()).unwrap_or(u8::MAX),
+    };
+    Ok(Quorum::new(threshold, signers)?)
+}
+
+fn quorum_info(quorum: &Quorum) -> QuorumInfo {
+    let signer = |signer: &Signer| SignerInfo {
+        name: signer.name.to_string(),
+        key: KeyId::of(&signer.key).to_string(),
+    };
+    QuorumInfo { threshold: quorum.threshold() as u64, signers: quorum.signers().map(signer).collect() }
+}
+
+fn timestamp(at: UnixMillis) -> Timestamp {
+    Timestamp::from_unix_ms(at.0)
+}
+
+fn root_info(document: &RootDocument, now: UnixMillis) -> RootInfo {
+    let QuorumInfo { threshold, signers } = quorum_info(&document.root);
+    RootInfo {
+        mesh_id: document.mesh.to_string(),
+        version: document.version,
+        phase: document.phase as u8,
+        phase_name: gates::name(document.phase).to_owned(),
+        threshold,
+        signers,
+        authority: quorum_info(&document.authority),
+        issued_at: timestamp(document.issued_at),
+        expires_at: timestamp(document.expires_at),
+        valid: now <= document.expires_at,
+    }
+}
+
+fn statement_info(path: &Path, statement: &Statement) -> StatementInfo {
+    let now = UnixMillis::now();
+    let head = |head: &SetHead| (Some(head.previous.to_string()), timestamp(head.issued_at));
+    let mut info = StatementInfo {
+        file: path.to_owned(),
+        kind: statement.word().to_owned(),
+        number: statement.number(),
+        mesh_id: statement.mesh().to_string(),
+        issued_at: timestamp(now),
+        previous: None,
+        root: None,
+        revoked: None,
+        revocations: Vec::new(),
+        reinstated: Vec::new(),
+        policy: None,
+    };
+    match statement {
+        Statement::Root(document) => {
+            info.issued_at = timestamp(document.issued_at);
+            info.root = Some(root_info(document, now));
+        }
+        Statement::Revocations(of, revocations) => {
+            (info.previous, info.issued_at) = head(of);
+            info.revoked = Some(revocations.len() as u64);
+            let mut newest = revocations.revoked();
+            newest.sort_by_key(|entry| std::cmp::Reverse(entry.since));
+            let entry = |entry: meshara_trust::revocation::Revocation| RevocationInfo {
+                node_id: entry.node.to_string(),
+                since: timestamp(entry.since),
+                reason: entry.reason.to_string(),
+            };
+            info.revocations = newest.into_iter().take(SHOWN).map(entry).collect();
+            let mut back = revocations.reinstated();
+            back.sort_by_key(|entry| std::cmp::Reverse(entry.at));
+            let entry = |entry: meshara_trust::revocation::Reinstatement| RevocationInfo {
+                node_id: entry.node.to_string(),
+                since: timestamp(entry.at),
+                reason: entry.reason.to_string(),
+            };
+            info.reinstated = back.into_iter().take(SHOWN).map(entry).collect();
+        }
+        Statement::Policy(of, policy) => {
+            (info.previous, info.issued_at) = head(of);
+            info.policy = Some(policy_text(policy));
+        }
+        _ => {}
+    }
+    info
+}
