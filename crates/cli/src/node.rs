@@ -64,6 +64,10 @@ pub(crate) async fn join(context: &Context, args: JoinArgs) -> Result<(), Failur
     let mut options = JoinOptions::new(context.home.clone(), args.ticket, args.name);
     options.peers = args.peer;
     options.passphrase = identity::passphrase(context)?;
+    options.wait = args.wait.0;
+    options.waiting = |node| {
+        eprintln!("waiting for an operator to approve node {node} (`meshara trust requests` on the node that made the ticket)");
+    };
     let sealed = options.passphrase.is_some();
     let outcome = meshara::join(options).await.map_err(|error| join_error(&error))?;
     let member = outcome.identity.membership.member();
@@ -184,6 +188,15 @@ fn refused(refusal: &Refusal, text: String) -> ApiError {
         Refusal::AlreadyNamed { .. } => {
             (ErrorCode::NameTaken, "this node has joined before: use its first name")
         }
+        Refusal::AwaitingApproval => (
+            ErrorCode::JoinRefused,
+            "join again with the same ticket once it is approved, or wait longer with --wait",
+        ),
+        Refusal::Declined => (ErrorCode::JoinRefused, "ask the operator"),
+        Refusal::NotListed => (
+            ErrorCode::JoinRefused,
+            "`meshara id --new` shows this node's id; `meshara trust allowed add` there puts it on the list",
+        ),
         Refusal::ClockSkew { .. } => (ErrorCode::JoinRefused, "set this machine's clock"),
         Refusal::UnsupportedVersion { .. } => (ErrorCode::NewerVersion, "update the older of the two"),
         _ => (ErrorCode::JoinRefused, "the log of the node that issues says more"),

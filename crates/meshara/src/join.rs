@@ -14,7 +14,7 @@ use std::time::Duration;
 use meshara_identity::home;
 use meshara_identity::join::REPLY_MAX;
 use meshara_identity::membership::MESH_INFO_MAX;
-use meshara_identity::{JoinClient, MeshInfo, NodeName, Passphrase, Ticket, UnixMillis};
+use meshara_identity::{JoinClient, MeshInfo, NodeId, NodeName, Passphrase, Refusal, Ticket, UnixMillis};
 use meshara_transport::{quic, tls};
 use quinn::{ClientConfig, Connection, Endpoint, RecvStream, SendStream};
 use tokio::task::JoinSet;
@@ -36,6 +36,9 @@ const PAUSE: Duration = Duration::from_millis(300);
 /// Members tried at once.
 const MAX_MEMBERS: usize = 64;
 
+/// Between two questions whether an operator has approved: he looks at the newcomer's id first, so seconds don't matter.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
+
 /// What to join with.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -50,12 +53,16 @@ pub struct JoinOptions {
     pub peers: Vec<PeerAddr>,
     /// Seals the new files.
     pub passphrase: Option<Passphrase>,
+    /// How long to wait for an operator's approval, if the ticket asks for one.
+    pub wait: Duration,
+    /// Called once when the node begins to wait for it, with its NodeId.
+    pub waiting: fn(&NodeId),
 }
 
 impl JoinOptions {
     /// Options without further members and passphrase.
     pub fn new(home: PathBuf, ticket: String, name: NodeName) -> Self {
-        Self { home, ticket, name, peers: Vec::new(), passphrase: None }
+        Self { home, ticket, name, peers: Vec::new(), passphrase: None, wait: Duration::ZERO, waiting: |_| {} }
     }
 }
 
@@ -74,20 +81,37 @@ pub struct JoinOutcome {
 /// # Errors
 /// [`JoinError`]; a refusal by the issuer ends the attempt at once and consumes no use of the ticket.
 pub async fn join(options: JoinOptions) -> Result<JoinOutcome, JoinError> {
-    let JoinOptions { home, ticket, name, peers, passphrase } = options;
+    let JoinOptions { home, ticket, name, peers, passphrase, wait, waiting } = options;
     let ticket: Ticket = ticket.parse()?;
     if ticket.addrs().is_empty() && peers.is_empty() {
         return Err(JoinError::NoAddress);
     }
     let addrs = ticket.addrs().to_vec();
-    let (client, node, routing) =
-        home::begin_join(&home, ticket, name, passphrase.as_ref(), UnixMillis::now())?;
-    let client = Arc::new(client);
     let endpoint = endpoint().map_err(JoinError::Socket)?;
     let resolve = |peer: PeerAddr| async move { peer.resolve().await };
-    let (reply, via) = ask_all(&endpoint, &client, &addrs, &peers, resolve, TRY_FOR).await?;
+    let until = Instant::now() + wait;
+    let mut told = false;
+    let (membership, node, routing, via) = loop {
+        // Made anew for each round: a request tells the time, and counts for ten minutes.
+        let (client, node, routing) =
+            home::begin_join(&home, ticket.clone(), name.clone(), passphrase.as_ref(), UnixMillis::now())?;
+        let client = Arc::new(client);
+        let (reply, via) = ask_all(&endpoint, &client, &addrs, &peers, resolve, TRY_FOR).await?;
+        match client.open_reply(&reply, UnixMillis::now()) {
+            Ok(membership) => break (membership, node, routing, via),
+            Err(meshara_identity::JoinError::Refused {
+                refusal: Refusal::AwaitingApproval,
+                authentic: true,
+            }) if Instant::now() + ASK_AGAIN < until => {
+                if !std::mem::replace(&mut told, true) {
+                    waiting(&node.node_id());
+                }
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    };
     endpoint.close(0_u32.into(), b"joined");
-    let membership = client.open_reply(&reply, UnixMillis::now())?;
     // First, since a home that joined and forgot whom to dial could be alone.
     let (store, _) = Store::open(&home.join(crate::store::FILE))?;
     remember_peers(&store, &peers).await?;

@@ -16,6 +16,7 @@ use crate::output;
   meshara invite
   meshara invite --ttl 24h --uses 1
   meshara invite --role ops --role backup
+  meshara invite --ttl 7d --uses 20 --approve
   meshara invite --json | jq -r .ticket")]
 pub(crate) struct InviteArgs {
     /// How long the ticket is good for, such as 30m, 24h or 7d
@@ -27,11 +28,19 @@ pub(crate) struct InviteArgs {
     /// Role of whoever joins with it, for policy; may be given again
     #[arg(long, value_name = "ROLE")]
     role: Vec<String>,
+    /// Who joins with it waits until an operator approves the node: `meshara trust requests`
+    #[arg(long)]
+    approve: bool,
+    /// Only nodes on this issuer's list join with it: `meshara trust allowed`
+    #[arg(long)]
+    listed: bool,
 }
 
 pub(crate) async fn run(args: InviteArgs, context: &Context) -> Result<(), Failure> {
     let ttl_ms = u64::try_from(args.ttl.0.as_millis()).unwrap_or(u64::MAX);
-    let request = InviteRequest { ttl_ms: ttl_ms.max(1), uses: args.uses, roles: args.role };
+    let asked = [(args.approve, "approval"), (args.listed, "listed")];
+    let attest = asked.into_iter().filter(|(asked, _)| *asked).map(|(_, kind)| kind.to_owned()).collect();
+    let request = InviteRequest { ttl_ms: ttl_ms.max(1), uses: args.uses, roles: args.role, attest };
     let invite = context.client().invite(&request).await?;
     if context.json {
         return Ok(output::json(&invite)?);

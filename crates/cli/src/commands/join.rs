@@ -5,13 +5,14 @@ use meshara::config::PeerAddr;
 use meshara_identity::NodeName;
 
 use crate::context::Context;
+use crate::duration::Span;
 use crate::failure::Failure;
 use crate::node;
 
 /// Join a mesh with a ticket
 ///
 /// Needs no running node. Tries the addresses in the ticket and every --peer for up to 20 seconds. The peers are remembered
-/// for `up`. A refused join consumes no use of the ticket.
+/// for `up`. A refused join consumes no use of the ticket. With a ticket that asks for approval it waits until an operator has given it.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   meshara join meshara1abc… --name bob && meshara up
@@ -25,6 +26,9 @@ pub(crate) struct JoinArgs {
     /// Member to join through, HOST:PORT; repeatable
     #[arg(long, value_name = "ADDR")]
     pub(crate) peer: Vec<PeerAddr>,
+    /// How long to wait for an operator's approval, if the ticket asks for one; a later join goes on where this one ended
+    #[arg(long, value_name = "TIME", default_value = "10m")]
+    pub(crate) wait: Span,
 }
 
 pub(crate) async fn run(args: JoinArgs, context: &Context) -> Result<(), Failure> {

@@ -38,7 +38,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<(), Failu
         Command::Status(_) => status::run(context).await,
         Command::Peers(_) => peers::run(context).await,
         Command::Routes(_) => routes::run(context).await,
-        Command::Id(_) => id::run(context).await,
+        Command::Id(args) => id::run(args, context).await,
         Command::Ping(args) => ping::run(args, context).await,
         Command::Policy(args) => policy::run(args, context).await,
         Command::Trace(args) => trace::run(args, context).await,

@@ -152,6 +152,9 @@ pub struct InviteRequest {
     /// Roles that their certificates name, for policy; at most 16.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub roles: Vec<String>,
+    /// What is asked of them beside the ticket: `approval` (an operator's), `listed` (on the issuer's list), or both.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attest: Vec<String>,
 }
 
 /// A ticket that was made.

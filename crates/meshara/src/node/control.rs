@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use data_encoding::BASE64;
-use meshara_identity::{IssuerError, NodeId, RoleName, UnixMillis};
+use meshara_identity::{NodeId, UnixMillis};
 use meshara_messaging::{InboxRow, SubmitError};
 use meshara_overlay::header::DEFAULT_TTL;
 use meshara_overlay::{LinkKind, LostView, Phase};
@@ -21,8 +21,8 @@ use super::streams::valid_service;
 use super::trust::policy;
 use super::{Inner, ResolveError, messages, services, standing, tiers};
 use crate::api::{
-    ApiError, BenchEvent, BenchRequest, BenchResult, Body, ConfiguredPeer, ConnectEvent, ConnectInfo,
-    ConnectRequest, Control, DoctorFacts, ErrorCode, Events, IdInfo, Invite, MAX_UNREAD_BATCH, MessageRef,
+    AdmissionControl, ApiError, BenchEvent, BenchRequest, BenchResult, Body, ConfiguredPeer, ConnectEvent, ConnectInfo,
+    ConnectRequest, Control, DoctorFacts, ErrorCode, Events, IdInfo, Invite, InviteRequest, MAX_UNREAD_BATCH, MessageRef,
     NodeRef, PathKind, PeerInfo, PeerState, PingEvent, PingReply, PingRequest, PingSummary, Received, Result,
     RouteInfo, SendReceipt, ServiceInfo, Status, Timestamp, Trace, TraceHop,
 };
@@ -44,7 +44,7 @@ const STRAGGLERS: Duration = Duration::from_millis(50);
 /// Messages of one unread answer.
 const UNREAD: usize = 512;
 /// Addresses put into a ticket.
-const TICKET_ADDRS: usize = 8;
+pub(super) const TICKET_ADDRS: usize = 8;
 
 /// The node's side of the control API.
 #[derive(Clone)]
@@ -53,34 +53,6 @@ pub(crate) struct NodeControl(pub(crate) Arc<Inner>);
 impl NodeControl {
     fn node(&self, text: &str) -> Result<(NodeId, String)> {
         Ok(self.0.resolve(text)?)
-    }
-
-    /// A ticket of this node's issuer; who joins with it has these roles, sorted, each once.
-    pub(super) async fn ticket(&self, ttl: Duration, uses: u32, roles: Vec<RoleName>) -> Result<Invite> {
-        let Some(issuer) = self.0.standing.issuer() else {
-            let error = ApiError::new(ErrorCode::NotIssuer, "this node issues no certificates");
-            return Err(
-                error.hint("run `meshara invite` on a node that issues: `meshara trust status` lists them")
-            );
-        };
-        let addrs = self.0.reachable_at().into_iter().take(TICKET_ADDRS).collect();
-        let made = tokio::task::spawn_blocking(move || {
-            issuer.invite_as(&roles, ttl, uses, addrs, UnixMillis::now())
-        })
-        .await;
-        let invite = made.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?;
-        let invite = invite.map_err(|error| match error {
-            IssuerError::EmptyTicket | IssuerError::Roles => {
-                ApiError::new(ErrorCode::InvalidArgument, error.to_string())
-            }
-            IssuerError::TooManyTickets => ApiError::new(ErrorCode::Busy, error.to_string()),
-            _ => ApiError::new(ErrorCode::Internal, error.to_string()),
-        })?;
-        Ok(Invite {
-            ticket: invite.ticket.to_string(),
-            expires_at: timestamp(invite.expires_at),
-            uses: invite.uses,
-        })
     }
 
     /// A node other than this one.
@@ -216,7 +188,8 @@ impl Control for NodeControl {
     }
 
     async fn invite(&self, ttl: Duration, uses: u32) -> Result<Invite> {
-        self.ticket(ttl, uses, Vec::new()).await
+        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        self.invite_as(InviteRequest { ttl_ms, uses, roles: Vec::new(), attest: Vec::new() }).await
     }
 
     async fn ping(&self, request: PingRequest) -> Result<Events<PingEvent>> {

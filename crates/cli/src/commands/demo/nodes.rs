@@ -76,7 +76,12 @@ impl Mesh {
         let uses = u32::try_from(NODES).unwrap_or(u32::MAX);
         Ok(self
             .client(NEAR)
-            .invite(&meshara::api::InviteRequest { ttl_ms: 600_000, uses, roles: Vec::new() })
+            .invite(&meshara::api::InviteRequest {
+                ttl_ms: 600_000,
+                uses,
+                roles: Vec::new(),
+                attest: Vec::new(),
+            })
             .await?)
     }
 
