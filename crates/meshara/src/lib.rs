@@ -51,9 +51,9 @@ mod store;
 
 pub use crate::join::{JoinError, JoinOptions, JoinOutcome, MemberError, join};
 pub use crate::node::{
-    BuildError, Builder, BundleError, LockError, Node, OpeningError, Receipt, ResolveError, SendError,
-    ServiceError, SessionError, SetsError, Stream, WorkloadError, audit_bundle, examine, mesh_of,
-    write_bundle,
+    BuildError, Builder, BundleError, LockError, Node, OpeningError, Receipt, ResolveError, STREAM_DENIED,
+    SendError, ServiceError, SessionError, SetsError, Stream, WorkloadError, audit_bundle, examine,
+    export_trail, mesh_of, verify_trail, write_bundle,
 };
 pub use crate::node::offline;
 #[doc(hidden)]
@@ -69,3 +69,4 @@ pub use meshara_identity::{
 pub use meshara_messaging::{InboxRow as Message, MessageId, SubmitError};
 pub use meshara_overlay::Event;
 pub use meshara_transport::quic::CongestionControl;
+pub use meshara_trust::audit::{Report as TrailReport, TrailError};

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use meshara::api::{
     BenchEvent, BenchRequest, ConnectEvent, ConnectRequest, Control, ErrorCode, PingEvent, PingRequest,
-    PolicyCheckRequest, PolicyControl, PolicyRequest, RevokeRequest, TrustControl,
+    PolicyCheckRequest, PolicyControl, PolicyRequest, ReinstateRequest, RevokeRequest, TrustControl,
 };
 use meshara::config::Config;
 use meshara::{CongestionControl, Event, Node, NodeId, SendError, SessionError};
@@ -16,6 +16,8 @@ use meshara_overlay::LinkKind;
 use meshara_transport::tls::{self, Expect, Tls};
 use meshara_transport::{DataPlane, Endpoints, Wire};
 use meshara_trust::audit::{Event as Audited, export};
+use meshara_trust::gossip::{Item, Message};
+use meshara_trust::sets::SignedSet;
 use quinn::{ConnectionError, Endpoint};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -203,12 +205,7 @@ async fn a_neighbour_that_talks_nonsense_about_sets_loses_the_link() {
     let dir = tempfile::tempdir().unwrap();
     let alice = first(dir.path(), Config { auto: false, ..config() }).await;
     let home = joined(&alice, dir.path(), "bob").await;
-    let wire = Wire::bind((std::net::Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-    let address = home::load(&home, None).unwrap().membership.member().address;
-    let (plane, mut events) = DataPlane::new(address, wire);
-    tokio::spawn(async move { while events.recv().await.is_some() {} });
-    let tls = std::sync::Arc::new(common::tls(&home));
-    let bob = Endpoints::new(plane, tls, CongestionControl::default(), &[7; 32]).unwrap();
+    let bob = stranger(&home).await;
     for nonsense in [&[0, 0, 0, 4, b'n', b'o', b'p', b'e'][..], &[0xff; 8], &[0, 0, 0, 0]] {
         let dial = bob.dial(alice.local_addr(), Expect::AnyMember, LinkKind::Routing);
         let link = soon(dial).await.unwrap();
@@ -224,6 +221,144 @@ async fn a_neighbour_that_talks_nonsense_about_sets_loses_the_link() {
     let metrics = alice.control().metrics_text().await.unwrap();
     assert!(metrics.contains("meshara_sets_refused_total 3"), "{metrics}");
     alice.shutdown().await;
+    assert_eq!(judged(&dir.path().join("alice")), 1, "a burst of misdeeds is one");
+}
+
+/// A member that speaks with `node` as it likes.
+async fn stranger(home: &Path) -> Endpoints {
+    let wire = Wire::bind((std::net::Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let address = home::load(home, None).unwrap().membership.member().address;
+    let (plane, mut events) = DataPlane::new(address, wire);
+    tokio::spawn(async move { while events.recv().await.is_some() {} });
+    let tls = std::sync::Arc::new(common::tls(home));
+    Endpoints::new(plane, tls, CongestionControl::default(), &[7; 32]).unwrap()
+}
+
+/// A message with its length before it.
+fn framed(message: &[u8]) -> Vec<u8> {
+    [&u32::try_from(message.len()).unwrap().to_be_bytes(), message].concat()
+}
+
+/// How the first member judged others.
+fn judged(home: &Path) -> usize {
+    audited(home).iter().filter(|event| matches!(event, Audited::Evidence { .. })).count()
+}
+
+#[tokio::test]
+async fn a_newer_version_is_told_to_both_sides_and_is_no_misdeed() {
+    let dir = tempfile::tempdir().unwrap();
+    let alice = first(dir.path(), Config { auto: false, ..config() }).await;
+    let home = joined(&alice, dir.path(), "bob").await;
+    let bob = stranger(&home).await;
+    // Of signed sets, and of the overlay's own messages.
+    for (code, on_control) in [(0x103_u32, false), (0x101, true)] {
+        for _ in 0..2 {
+            let dial = bob.dial(alice.local_addr(), Expect::AnyMember, LinkKind::Routing);
+            let link = soon(dial).await.unwrap();
+            let connection = link.hop.connection().clone();
+            let (mut control, _receiver) = link.claim();
+            if on_control {
+                control.send(&[2, 1]).await.unwrap();
+            } else {
+                let mut send = soon(connection.open_uni()).await.unwrap();
+                send.write_all(&framed(&[2, 1])).await.unwrap();
+            }
+            let closed = soon(connection.closed()).await;
+            let ConnectionError::ApplicationClosed(close) = closed else { panic!("{closed:?}") };
+            assert_eq!(close.error_code, code.into());
+            let told = String::from_utf8(close.reason.to_vec()).unwrap();
+            assert!(told.contains("newer version: update the node that closes this link"), "{told}");
+        }
+    }
+    alice.shutdown().await;
+    assert_eq!(judged(&dir.path().join("alice")), 0);
+}
+
+#[tokio::test]
+async fn an_old_snapshot_and_an_old_policy_that_a_member_replays_change_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let alice = first(dir.path(), Config { auto: false, ..config() }).await;
+    let home = joined(&alice, dir.path(), "bob").await;
+    let stored = |name: &str| {
+        // Behind magic, version and hash.
+        let bytes = std::fs::read(dir.path().join("alice/trust").join(name)).unwrap();
+        Message::Set(SignedSet::decode(&bytes[41..]).unwrap()).encode().unwrap()
+    };
+    for node in ["ab", "cd"] {
+        revoke(&alice, &node.repeat(32)).await;
+    }
+    apply(&alice, policy_against_bob("\"mesh:alice/ping\"")).await;
+    let old = [stored("revocations.set"), stored("policy.set")];
+    revoke(&alice, &"ef".repeat(32)).await;
+    apply(&alice, policy_against_bob("\"mesh:alice/*\"")).await;
+    let bob = stranger(&home).await;
+    let link = soon(bob.dial(alice.local_addr(), Expect::AnyMember, LinkKind::Routing)).await.unwrap();
+    let connection = link.hop.connection().clone();
+    let _halves = link.claim();
+    let mut receive = soon(connection.accept_uni()).await.unwrap();
+    let mut send = soon(connection.open_uni()).await.unwrap();
+    for message in old {
+        send.write_all(&framed(&message)).await.unwrap();
+    }
+    // What is asked behind them is answered after them: with the newest.
+    let want = Message::Want { item: Item::Policy, above: 1 };
+    send.write_all(&framed(&want.encode().unwrap())).await.unwrap();
+    let newest = soon(async {
+        loop {
+            let mut length = [0; 4];
+            receive.read_exact(&mut length).await.unwrap();
+            let mut message = vec![0; u32::from_be_bytes(length) as usize];
+            receive.read_exact(&mut message).await.unwrap();
+            if let Message::Set(set) = Message::decode(&message).unwrap() {
+                return set;
+            }
+        }
+    });
+    assert_eq!(newest.await.signed.head.number, 2);
+    assert_eq!(number(&alice).await, 3);
+    assert_eq!(alice.control().policy_show().await.unwrap().number, 2);
+    assert_eq!(connection.close_reason(), None, "an honest neighbour may be late");
+    alice.shutdown().await;
+    assert_eq!(judged(&dir.path().join("alice")), 0);
+}
+
+#[tokio::test]
+async fn a_reinstated_node_is_taken_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let alice = first(dir.path(), config()).await;
+    let home = joined(&alice, dir.path(), "bob").await;
+    let bob = build(&home, config()).await;
+    let (alices, bobs) = (alice.member().node_id, bob.member().node_id);
+    routes(&alice, 1).await;
+    routes(&bob, 1).await;
+    assert_eq!(revoke(&alice, "bob").await, 1);
+    routes(&alice, 0).await;
+    let reinstate = |node: &str| ReinstateRequest { node: node.to_owned(), reason: "found".to_owned() };
+    let nobody = alice.control().trust_reinstate(reinstate(&"ab".repeat(32))).await.unwrap_err();
+    assert_eq!(nobody.code, ErrorCode::InvalidArgument);
+    let stranger = bob.control().trust_reinstate(reinstate(&bobs.to_string())).await.unwrap_err();
+    assert_eq!(stranger.code, ErrorCode::NotAuthority);
+    // A prefix is enough among the few that are revoked.
+    let back = alice.control().trust_reinstate(reinstate(&bobs.to_string()[..8])).await.unwrap();
+    assert_eq!((back.number, back.node_id), (2, bobs.to_string()));
+    // It asks again a minute after it was refused, and when it starts.
+    bob.shutdown().await;
+    let bob = build(&home, config()).await;
+    routes(&alice, 1).await;
+    routes(&bob, 1).await;
+    soon(bob.send(alices, "back again", Duration::from_secs(10))).await.unwrap();
+    assert_eq!(number(&bob).await, 2);
+    let again = alice.control().trust_reinstate(reinstate(&bobs.to_string())).await.unwrap_err();
+    assert_eq!(again.code, ErrorCode::InvalidArgument);
+    for node in [alice, bob] {
+        node.shutdown().await;
+    }
+    let events = audited(&dir.path().join("alice"));
+    let told = events.iter().filter_map(|event| match event {
+        Audited::Revocation { number, node, revoked, .. } if *node == bobs => Some((*number, *revoked)),
+        _ => None,
+    });
+    assert_eq!(told.collect::<Vec<_>>(), [(1, true), (2, false)]);
 }
 
 /// Everything is allowed but what the rule says of bob.
@@ -286,6 +421,13 @@ async fn denials_come_from_the_node_that_is_asked_and_name_the_rule() {
     assert!(soon(tcp.read(&mut [0])).await.is_err(), "reset");
     let Some(Ok(ConnectEvent::Failed(failure))) = soon(connects.recv()).await else { panic!() };
     named(&failure.reason);
+
+    // A stream of an application is reset; whose rule it was, the opener finds in its own copy of the policy.
+    let mut stream = soon(bob.open_stream(alices, "db")).await.unwrap();
+    let reset = soon(stream.receive.read(&mut [0])).await.unwrap_err();
+    assert_eq!(reset, quinn::ReadError::Reset(meshara::STREAM_DENIED));
+    assert_eq!(bob.denied_by(&alices, "db").as_deref(), Some("no-bob"));
+    assert_eq!(bob.denied_by(&alices, "web"), None);
 
     // The other way nothing is denied, and a check says the same as the node that is asked.
     soon(alice.send(bob.member().node_id, "hello", Duration::from_secs(10))).await.unwrap();

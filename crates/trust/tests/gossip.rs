@@ -231,6 +231,17 @@ fn a_set_reaches_a_line_of_ten_and_crosses_each_link_once() {
 }
 
 #[test]
+fn without_a_root_document_nobody_is_silent() {
+    let mesh = key(0).public().fingerprint();
+    let mut gossip = Gossip::new(mesh, LIMIT, Stored::default(), NOW).unwrap();
+    let year = NOW.plus(Duration::from_secs(365 * 24 * 3600));
+    assert_eq!(gossip.current(year), Ok(()));
+    // From the first one on there are signers who must be heard.
+    gossip.publish_root(Moment { elapsed: Duration::ZERO, clock: NOW }, founding()).unwrap();
+    assert_eq!(gossip.current(NOW), Err(StaleError { confirmed: None, limit: LIMIT }));
+}
+
+#[test]
 fn a_healed_partition_learns_within_three_trips_and_newcomers_learn_all() {
     let mut world = World::new(6);
     line(&mut world);

@@ -16,6 +16,7 @@ fn a_revoked_node_is_out_and_a_policy_is_kept_everywhere() {
     assert_eq!(nodes[0].failure(&["trust", "revoke", "carol", "--reason", &long]).0, "invalid_argument");
     assert_eq!(nodes[1].object(&["trust", "status"])["revocations"], 0);
 
+    let before = nodes[0].ticket(4);
     let start = Instant::now();
     let revoked = nodes[0].object(&["trust", "revoke", "carol", "--reason", "laptop stolen"]);
     assert_eq!(keys(&revoked), ["node_id", "number"]);
@@ -35,10 +36,19 @@ fn a_revoked_node_is_out_and_a_policy_is_kept_everywhere() {
     let joined = dir.path().join("again");
     std::fs::create_dir(&joined).unwrap();
     std::fs::copy(nodes[2].home.join("keystore"), joined.join("keystore")).unwrap();
-    let ticket = nodes[0].ticket(1);
-    let (code, text) = failure(&joined, &["join", &ticket, "--name", "carol", "--peer", &nodes[0].addr]);
-    assert_eq!(code, "join_refused", "{text}");
+    for ticket in [before, nodes[0].ticket(1)] {
+        let (code, text) = failure(&joined, &["join", &ticket, "--name", "carol", "--peer", &nodes[0].addr]);
+        assert_eq!(code, "join_refused", "{text}");
+    }
     assert_eq!(nodes[1].status()["neighbours"], 1);
+    // What was refused is in the trail of the node that refused it.
+    let trail = nodes[0].lines(&["trust", "audit", "--trail", "--export", "-"]);
+    let refused = trail.iter().filter(|line| {
+        let event = &line["event"];
+        event["kind"] == "join" && event["name"] == "carol" && event["node"] == carol.as_str()
+    });
+    let refused: Vec<_> = refused.filter(|line| !line["event"]["outcome"]["refused"].is_null()).collect();
+    assert_eq!(refused.len(), 2, "{trail:?}");
     // A node that restarts still knows.
     nodes[1].stop("-KILL");
     nodes[1].up();
@@ -64,6 +74,14 @@ fn a_revoked_node_is_out_and_a_policy_is_kept_everywhere() {
     until("bob holds the policy", || (nodes[1].object(&["policy", "show"])["number"] == 1).then_some(()));
     let denied = nodes[1].object(&["policy", "check", "alice", "mesh:bob/ping"]);
     assert_eq!(denied, serde_json::json!({"allowed": false, "rule": "no-pings"}));
+    let explained = nodes[1].object(&["policy", "check", "alice", "mesh:bob/ping", "--explain"]);
+    assert_eq!((&explained["allowed"], &explained["rule"]), (&false.into(), &"no-pings".into()));
+    let says = explained["rules"].as_array().unwrap().iter().find(|rule| rule["rule"] == "no-pings");
+    let expected = serde_json::json!({"rule": "no-pings", "effect": "deny", "why": "matches"});
+    assert_eq!(says, Some(&expected));
+    let text = nodes[1].run(&["policy", "check", "alice", "mesh:bob/ping", "--explain"]);
+    let text = String::from_utf8(text.stdout).unwrap();
+    assert!(text.contains("denied") && text.contains("no-pings") && text.contains("members"), "{text}");
     let (code, text) = nodes[0].failure(&["ping", "bob", "--count", "2"]);
     assert_eq!(code, "denied");
     assert!(text.contains("no-pings"), "{text}");
@@ -76,4 +94,72 @@ fn a_revoked_node_is_out_and_a_policy_is_kept_everywhere() {
     let (code, text) = nodes[0].failure(&["policy", "apply", path]);
     assert_eq!(code, "invalid_argument");
     assert!(text.contains(path) && text.contains("line 4"), "{text}");
+
+    // The revocation is taken back, and she comes back by herself, with the node behind her.
+    assert_eq!(nodes[1].failure(&["trust", "reinstate", &carol, "--reason", "x"]).0, "not_authority");
+    let back = nodes[0].object(&["trust", "reinstate", &carol[..12], "--reason", "laptop found"]);
+    assert_eq!(back, serde_json::json!({"number": 2, "node_id": carol}));
+    for node in &nodes {
+        node.knows(3);
+    }
+    until("carol has the newest snapshot", || {
+        (nodes[2].object(&["trust", "status"])["revocations"] == 2).then_some(())
+    });
+    assert_eq!(nodes[0].failure(&["trust", "reinstate", &carol, "--reason", "x"]).0, "invalid_argument");
+}
+
+#[test]
+fn a_role_in_the_certificate_decides() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut alice = Node::at(&dir, "alice");
+    // The shortest life: new roles come with the next certificate.
+    object(&alice.home, &["init", "--mesh", "lab", "--name", "alice", "--leaf-life", "20s"]);
+    alice.up();
+    let invite = alice.object(&["invite", "--ttl", "1h", "--role", "ops", "--role", "backup"]);
+    let bob = Node::beside(&dir, "bob", &alice, invite["ticket"].as_str().unwrap());
+    let carol = Node::beside(&dir, "carol", &alice, &alice.ticket(1));
+    alice.knows(2);
+    let roles = |node: &Node| node.object(&["trust", "status"])["certificate"]["roles"].clone();
+    assert_eq!(roles(&bob), serde_json::json!(["backup", "ops"]));
+    assert_eq!(roles(&carol), serde_json::json!([]));
+    let peers = alice.lines(&["peers"]);
+    let peer = peers.iter().find(|peer| peer["name"] == "bob").unwrap();
+    assert_eq!(peer["roles"], serde_json::json!(["backup", "ops"]));
+    assert_eq!(alice.failure(&["invite", "--role", "No role"]).0, "invalid_argument");
+    assert_eq!(alice.failure(&["trust", "role", "nobody", "add", "ops"]).0, "unknown_node");
+    assert_eq!(bob.failure(&["trust", "role", "carol", "add", "ops"]).0, "not_issuer");
+
+    let file = dir.path().join("policy.toml");
+    let rule =
+        "version = 1\n[[rule]]\nname = \"ops\"\neffect = \"allow\"\nfrom = \"role:ops\"\nto = \"mesh:*\"\n";
+    std::fs::write(&file, rule).unwrap();
+    alice.object(&["policy", "apply", file.to_str().unwrap()]);
+    let check = |who| alice.object(&["policy", "check", who, "mesh:alice/ping"]);
+    assert_eq!(check("bob"), serde_json::json!({"allowed": true, "rule": "ops"}));
+    assert_eq!(check("carol"), serde_json::json!({"allowed": false, "rule": "default"}));
+    let ping = &["ping", "alice", "--count", "1"];
+    assert!(bob.run(ping).status.success());
+    assert_eq!(carol.failure(ping).0, "denied");
+    // Over sessions that begin now and go on.
+    let send = &["send", "alice", "hello"];
+    assert!(bob.run(send).status.success());
+    let (code, text) = carol.failure(send);
+    assert_eq!(code, "denied");
+    assert!(text.contains("default"), "{text}");
+
+    let given = alice.object(&["trust", "role", "carol", "add", "ops"]);
+    assert_eq!(given, serde_json::json!({"node_id": carol.id(), "name": "carol", "roles": ["ops"]}));
+    let taken = alice.object(&["trust", "role", "bob", "remove", "ops", "never-had"]);
+    assert_eq!(taken["roles"], serde_json::json!(["backup"]));
+    for (node, expected) in [(&carol, serde_json::json!(["ops"])), (&bob, serde_json::json!(["backup"]))] {
+        until("the next certificate", || (roles(node) == expected).then_some(()));
+    }
+    until("carol may", || carol.run(ping).status.success().then_some(()));
+    until("bob may no more", || (!bob.run(ping).status.success()).then_some(()));
+    assert_eq!(bob.failure(ping).0, "denied");
+    assert_eq!(bob.failure(send).0, "denied");
+    assert!(carol.run(send).status.success());
+    // Both enrolments, and those of the changed roles, are in the log.
+    let audit = alice.object(&["trust", "audit"]);
+    assert_eq!(audit["ok"], true, "{audit}");
 }

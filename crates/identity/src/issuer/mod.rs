@@ -127,6 +127,8 @@ pub struct Answer {
     pub fault: Option<IssuerError>,
     /// Whether a member asked for its next certificate, not a newcomer for its first.
     pub renewal: bool,
+    /// Who was refused to join, and under which name, as the request says: nothing of it is proved. `None` where nothing reads.
+    pub refused: Option<(NodeId, NodeName)>,
 }
 
 /// No certificate: refused, or failed.
@@ -639,7 +641,10 @@ impl Issuer {
             fault = Some(error.into());
             Vec::new()
         });
-        Answer { reply, outcome, fault, renewal: message::is_renewal(request) }
+        let renewal = message::is_renewal(request);
+        let refused = (outcome.is_err() && !renewal).then(|| message::decode_join(request).ok()).flatten();
+        let refused = refused.map(|request| (request.body.claim.node_id(), request.body.name));
+        Answer { reply, outcome, fault, renewal, refused }
     }
 }
 

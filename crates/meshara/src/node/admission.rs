@@ -234,7 +234,7 @@ async fn answer(inner: &Arc<Inner>, request: Vec<u8>, peer: Option<NodeId>) -> V
             None => issuer.handle_carried(&request, now),
         }
     });
-    let Ok(Answer { reply, outcome, fault, renewal }) = answered.await else { return Vec::new() };
+    let Ok(Answer { reply, outcome, fault, renewal, refused }) = answered.await else { return Vec::new() };
     if let Ok(admitted) = &outcome {
         inner.audit.admitted(admitted, renewal);
     }
@@ -243,7 +243,12 @@ async fn answer(inner: &Arc<Inner>, request: Vec<u8>, peer: Option<NodeId>) -> V
             tracing::debug!(name = %admitted.name, until = %admitted.not_after, "a certificate was renewed");
         }
         Ok(admitted) => tracing::info!(name = %admitted.name, node = %admitted.node_id, "a node joined"),
-        Err(refusal) => tracing::info!(%refusal, ?fault, renewal, "a request was refused"),
+        Err(refusal) => {
+            tracing::info!(%refusal, ?fault, renewal, "a request was refused");
+            if let Some((node, name)) = refused {
+                inner.audit.refused(node, name, refusal);
+            }
+        }
     }
     reply
 }

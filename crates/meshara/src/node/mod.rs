@@ -15,8 +15,8 @@ mod contests;
 mod control;
 mod direct;
 mod dns;
-mod federation;
 mod echo;
+mod federation;
 mod grants;
 mod home;
 mod issuing;
@@ -55,7 +55,7 @@ use bytes::Bytes;
 use meshara_identity::{Member, MeshName, NodeId, UnixMillis};
 use meshara_overlay::{DialTarget, Event, KnownNode, KnownOrigin};
 use meshara_transport::{ConnectError, Endpoints};
-use meshara_trust::policy::TargetKind;
+use meshara_trust::policy::{Asked, TargetKind};
 use quinn::VarInt;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
@@ -82,6 +82,7 @@ pub use self::streams::OpeningError;
 pub use self::streams::decode_opening;
 use self::streams::{Opening, read_opening};
 use self::trust::audit::Audit;
+pub use self::trust::audit::{export_trail, verify_trail};
 #[doc(hidden)]
 pub use self::trust::files::decodes as decodes_set_file;
 use self::trust::log::Logs;
@@ -99,8 +100,8 @@ const APPLICATION_STREAMS: usize = 256;
 /// Streams of one session served at once, as many as its peer may open.
 const SESSION_TASKS: usize = 1024;
 
-/// Stream error code: the policy denies the stream to its opener.
-const DENIED: VarInt = VarInt::from_u32(4);
+/// Stream error code: the other node's policy denies the stream to its opener. [`Node::denied_by`] names the rule.
+pub const STREAM_DENIED: VarInt = VarInt::from_u32(4);
 
 /// A stream between two nodes, end to end encrypted.
 #[derive(Debug)]
@@ -235,7 +236,8 @@ impl Node {
         self.inner.messages.send(to, body.into(), wait).await
     }
 
-    /// Opens a stream for `protocol`, a name of at most 63 bytes that both applications agree on.
+    /// Opens a stream for `protocol`, a name of at most 63 bytes that both applications agree on. It is a service to the policy of the other
+    /// node, which resets the stream with [`STREAM_DENIED`] where that denies it.
     ///
     /// # Errors
     /// [`SessionError`].
@@ -244,6 +246,16 @@ impl Node {
         let session = self.inner.sessions.get(to).await?;
         let (send, receive) = self.inner.sessions.open_stream(to, &opening).await?;
         Ok(Stream { peer: session.member, protocol: protocol.to_owned(), send, receive })
+    }
+
+    /// The rule by which the mesh's policy denies this node a stream to `to` for `protocol` now, `None` if it allows one. All nodes go by one
+    /// policy; rates and evidence, which the other node alone knows, are left out.
+    pub fn denied_by(&self, to: &NodeId, protocol: &str) -> Option<String> {
+        let name = format!("{}/{protocol}", self.inner.name_of(to));
+        let asked = Asked { kind: TargetKind::Service, name: &name, port: 0 };
+        let us = policy::who(&self.inner, &self.inner.member.node_id);
+        let checked = policy::check(&self.inner, &us, &asked);
+        (!checked.allowed).then_some(checked.rule)
     }
 
     /// Waits for the next stream that another node's application opens; `None` when the node has stopped.
@@ -622,8 +634,8 @@ async fn serve_stream(
         Opening::Application(protocol)
             if policy::ask(&inner, &who(), TargetKind::Service, &protocol).is_err() =>
         {
-            let _ = send.reset(DENIED);
-            let _ = receive.stop(DENIED);
+            let _ = send.reset(STREAM_DENIED);
+            let _ = receive.stop(STREAM_DENIED);
         }
         Opening::Application(protocol) => {
             let stream = Stream { peer: session.member, protocol, send, receive };

@@ -19,6 +19,7 @@ use crate::text;
 #[command(after_help = "Examples:
   meshara trust audit
   meshara trust audit --json | jq .ok
+  meshara trust audit --trail --export /tmp/trail.jsonl
   meshara trust log export /tmp/logs && meshara trust audit --offline /tmp/logs --witnesses 3")]
 pub(crate) struct AuditArgs {
     /// Verify the bundle in this directory instead; needs no node
@@ -27,9 +28,18 @@ pub(crate) struct AuditArgs {
     /// How many witnesses a log in the bundle must have
     #[arg(long, value_name = "NUMBER", default_value_t = 0, requires = "offline")]
     witnesses: u8,
+    /// Verify this node's own trail of security events alone, which the audit of the logs does besides; needs no node
+    #[arg(long, conflicts_with = "offline")]
+    trail: bool,
+    /// Also write the trail's lines, JSON, to this new file, or to standard output for `-`
+    #[arg(long, value_name = "FILE", requires = "trail")]
+    export: Option<PathBuf>,
 }
 
 pub(crate) async fn run(args: AuditArgs, context: &Context) -> Result<(), Failure> {
+    if args.trail {
+        return super::trail::run(args.export.as_deref(), context);
+    }
     let info = match args.offline {
         Some(bundle) => offline(&bundle, args.witnesses, context)?,
         None => context.client().trust_audit().await?,

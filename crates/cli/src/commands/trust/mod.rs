@@ -17,6 +17,7 @@ mod root;
 mod sign;
 mod signer;
 mod status;
+mod trail;
 mod workload;
 
 use clap::{Args, Subcommand};

@@ -32,8 +32,20 @@ pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
         ("issued by", text::node(&certificate.issuer_name, &certificate.issuer)),
         ("renews at", certificate.renews_at.to_string()),
         ("enrolled", format!("until {}", status.enrolled_until)),
+        (
+            "roles",
+            if certificate.roles.is_empty() { "none".to_owned() } else { certificate.roles.join(", ") },
+        ),
         ("leaf life", format!("{} ({})", text::seconds(status.leaf_life_s), status.leaf_life_reason)),
     ];
+    match status.signers_heard_at {
+        Some(at) if status.stale => {
+            rows.push(("signers", paint.bad(&format!("silent since {at}: this node accepts nothing"))));
+        }
+        Some(at) => rows.push(("signers", format!("heard at {at}"))),
+        None if status.stale => rows.push(("signers", paint.bad("never heard: this node accepts nothing"))),
+        None => rows.push(("signers", "not heard yet".to_owned())),
+    }
     if !status.valid {
         rows.push((
             "state",

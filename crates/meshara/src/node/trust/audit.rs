@@ -1,20 +1,30 @@
 //! Writes security events into the home's audit trail, on a thread of its own: the disk must not stop the node.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use meshara_identity::issuer::Admitted;
-use meshara_identity::{Member, NodeId, UnixMillis};
-use meshara_trust::audit::{DENIALS_EVERY, Denials, Event, Outcome, Repair, Trail, TrailError};
+use meshara_identity::{Member, NodeId, NodeName, Refusal, UnixMillis};
+use meshara_trust::audit::{
+    DENIALS_EVERY, Denials, Event, Outcome, Repair, Report, Trail, TrailError, Words, export, verify,
+};
 
 /// The trail's directory in the home.
 pub(crate) const DIRECTORY: &str = "audit";
 /// Events that wait for the disk. They are few but for a flood of joins, and those are limited where they come in; more are counted as lost.
 const QUEUE: usize = 4096;
+/// Refused joins that have a line of their own, at once and after that one in [`REFUSED_EVERY`]: whoever reaches the node can ask, and a line
+/// each would turn the trail over within hours. All others are counted together, a line a second at most.
+const REFUSED_BURST: u32 = 32;
+const REFUSED_EVERY: Duration = Duration::from_secs(10);
+/// Target and rule of the line that counts the others; the node is nobody's.
+const REFUSED_TARGET: &str = "join";
+const REFUSED_RULE: &str = "refused";
 /// Rules whose denials are counted: as many as a policy has. Those of policies before it make room.
 const RULES_MAX: usize = 10_000;
 
@@ -29,6 +39,8 @@ pub(crate) struct Audit {
     writer: Mutex<Option<(mpsc::SyncSender<Work>, JoinHandle<()>)>>,
     lost: AtomicU64,
     by_rule: Mutex<BTreeMap<String, u64>>,
+    /// Until when the lines of refused joins are used up, each for [`REFUSED_EVERY`].
+    refused: Mutex<Option<Instant>>,
 }
 
 impl Audit {
@@ -55,7 +67,12 @@ impl Audit {
                 None
             }
         };
-        Ok(Self { writer: Mutex::new(writer), lost: AtomicU64::new(0), by_rule: Mutex::default() })
+        Ok(Self {
+            writer: Mutex::new(writer),
+            lost: AtomicU64::new(0),
+            by_rule: Mutex::default(),
+            refused: Mutex::default(),
+        })
     }
 
     /// Waits until what came is on the disk, and takes no more. Blocks.
@@ -79,6 +96,26 @@ impl Audit {
             Event::Renewal { node, outcome, not_after: admitted.not_after }
         } else {
             Event::Join { node, name: admitted.name.clone(), outcome }
+        });
+    }
+
+    /// This node's issuer refused a join. Who asked is what the request says.
+    pub(crate) fn refused(&self, node: NodeId, name: NodeName, why: &Refusal) {
+        let has_line = {
+            let (now, mut used) =
+                (Instant::now(), self.refused.lock().unwrap_or_else(PoisonError::into_inner));
+            let until = used.map_or(now, |until| until.max(now)) + REFUSED_EVERY;
+            let fits = until.duration_since(now) <= REFUSED_EVERY * REFUSED_BURST;
+            if fits {
+                *used = Some(until);
+            }
+            fits
+        };
+        self.put(if has_line {
+            let outcome = Outcome::Refused(Words::clean(&why.to_string()));
+            Work::Write(Event::Join { node, name, outcome })
+        } else {
+            Work::Denied(NodeId([0; 32]), REFUSED_TARGET.to_owned(), REFUSED_RULE.to_owned())
         });
     }
 
@@ -119,6 +156,22 @@ impl Audit {
             tracing::error!("an event did not find its way into the audit trail: the disk is slow, or fails");
         }
     }
+}
+
+/// Verifies the audit trail of a home, whether its node runs or not: file by file and line by line, up to the first bad one.
+///
+/// # Errors
+/// [`TrailError`]: a file can't be read.
+pub fn verify_trail(home: &Path) -> Result<Report, TrailError> {
+    verify(&home.join(DIRECTORY))
+}
+
+/// Writes the good lines of a home's audit trail from number `from` on, as they are stored, and verifies on the way.
+///
+/// # Errors
+/// [`TrailError`]: a file can't be read, or `out` takes no more.
+pub fn export_trail(home: &Path, from: u64, out: &mut impl Write) -> Result<Report, TrailError> {
+    export(&home.join(DIRECTORY), from, out)
 }
 
 impl Drop for Audit {
@@ -167,9 +220,35 @@ fn append(trail: &mut Trail, event: Event) {
 
 #[cfg(test)]
 mod tests {
-    use meshara_trust::audit::verify;
-
     use super::*;
+
+    #[test]
+    fn a_flood_of_refused_joins_leaves_few_lines_and_a_count() {
+        let home = tempfile::tempdir().unwrap();
+        let audit = Audit::open(home.path()).unwrap();
+        for n in 0..200 {
+            audit.refused(NodeId([n; 32]), "mallory".parse().unwrap(), &Refusal::UnknownTicket);
+        }
+        // Together with the others, a second later.
+        let text = || {
+            let mut text = Vec::new();
+            assert_eq!(export_trail(home.path(), 1, &mut text).unwrap().bad, None);
+            String::from_utf8(text).unwrap()
+        };
+        let start = Instant::now();
+        let counted = |text: &str| -> u64 {
+            let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+            let denials = lines.filter(|line| line["event"]["target"] == "join");
+            denials.filter_map(|line| line["event"]["count"].as_u64()).sum()
+        };
+        while counted(&text()) < 200 - u64::from(REFUSED_BURST) {
+            assert!(start.elapsed() < Duration::from_secs(20), "{}", text());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let own = text().lines().filter(|line| line.contains("\"kind\":\"join\"")).count();
+        assert_eq!(own, REFUSED_BURST as usize);
+        assert_eq!(audit.by_rule(), [], "policy denied nothing");
+    }
 
     #[test]
     fn events_are_on_the_disk_and_denials_are_counted_by_rule() {

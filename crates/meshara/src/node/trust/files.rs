@@ -257,6 +257,14 @@ pub(super) fn replace(path: &Path, content: &[u8]) -> Result<(), FileError> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use meshara_identity::{RootKey, UnixMillis};
+    use meshara_trust::gossip::Moment;
+    use meshara_trust::revocation::Revocations;
+    use meshara_trust::root::RootDocument;
+    use meshara_trust::sets::{Quorum, SetHead, SignedHead, Signer};
+
     use super::*;
 
     #[test]
@@ -281,6 +289,46 @@ mod tests {
         let error = content(&path, &newer).unwrap_err();
         assert_eq!(error, FileError::UnknownVersion { path, found: 2, supported: 1 });
         assert_eq!(read(&dir.path().join("none.set")), Ok(None));
+    }
+
+    #[test]
+    fn what_a_signer_wrote_is_not_written_over_with_what_the_core_still_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = RootKey::generate().unwrap();
+        let mesh = key.public().fingerprint();
+        let now = UnixMillis::now();
+        let signer = Signer { name: "founder".parse().unwrap(), key: key.public().clone() };
+        let quorum = Quorum::new(1, vec![signer]).unwrap();
+        let name = "founder".parse().unwrap();
+        let document = RootDocument::founding(&key, name, quorum, now, Duration::from_secs(1000)).unwrap();
+        let mut root = SignedRoot::new(document);
+        root.approve(&key).unwrap();
+        let set = |previous: Option<&SignedSet>| {
+            let body = Revocations::default().encode().unwrap();
+            let previous = previous.map(|set| &set.signed.head);
+            let head = SetHead::following(previous, SetKind::Revocations, mesh, now, &body).unwrap();
+            let mut signed = SignedHead::new(head);
+            signed.approve(&key).unwrap();
+            SignedSet { signed, body }
+        };
+        let one = set(None);
+        let two = set(Some(&one));
+        let (mut files, stored) = Files::open(dir.path()).unwrap();
+        let mut gossip = Gossip::new(mesh, Duration::from_secs(60), stored, now).unwrap();
+        let moment = Moment { elapsed: Duration::ZERO, clock: now };
+        gossip.publish_root(moment, root).unwrap();
+        gossip.publish_set(moment, one).unwrap();
+        // A signer writes the next one; before the core has it, what the core holds is written.
+        files.write_set(&two).unwrap();
+        files.write(files.unwritten(&gossip)).unwrap();
+        let (mut files, stored) = Files::open(dir.path()).unwrap();
+        assert_eq!(stored.revocations.map(|set| set.signed.head.number), Some(2));
+        assert_eq!(stored.roots.len(), 1, "all else is written");
+        // What is newer is.
+        gossip.publish_set(moment, set(Some(&two))).unwrap();
+        files.write(files.unwritten(&gossip)).unwrap();
+        let (_, stored) = Files::open(dir.path()).unwrap();
+        assert_eq!(stored.revocations.map(|set| set.signed.head.number), Some(3));
     }
 
     #[test]
