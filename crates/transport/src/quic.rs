@@ -9,6 +9,7 @@ use quinn_proto::HashedConnectionIdGenerator;
 
 use crate::congestion::ModelConfig;
 use crate::hop_keys::BULK_OVERHEAD;
+use crate::wire::SOCKET_BUFFER;
 
 /// Largest UDP payload on the wire in bytes: Ethernet's 1,500 less IPv6 and UDP headers.
 pub const WIRE_MTU: u16 = 1452;
@@ -48,8 +49,9 @@ const SESSION_KEEP_ALIVE: Duration = Duration::from_secs(10);
 const SENT_DATAGRAMS: usize = 256 << 10;
 /// And over a long one, where 64 KiB are 50 ms at 10 Mbit/s.
 const SENT_DATAGRAMS_LONG: usize = 64 << 10;
-/// Bytes of datagrams that wait to be read: 3 ms at 5 Gbit/s, a time slice of the scheduler. The oldest goes first.
-const RECEIVED_DATAGRAMS: usize = 2 << 20;
+/// Bytes of datagrams that wait to be read: what waits in the socket may all come at once, when the process wasn't scheduled for a while.
+/// The oldest goes first.
+const RECEIVED_DATAGRAMS: usize = SOCKET_BUFFER;
 /// Links end much earlier by the overlay's probes; this only clears what the probes don't know, such as half-made links.
 const LINK_IDLE: Duration = Duration::from_secs(15);
 /// As for sessions.

@@ -191,6 +191,11 @@ fn members_have_names_and_nothing_else_is_answered() {
         let answer = ask(dns, "lab.mesh", kind);
         assert_eq!((answer.code, answer.answers.len()), (NOERROR, 1), "the zone itself");
     }
+
+    // A node that the mesh revoked has no name any more.
+    alice.object(&["trust", "revoke", "bob", "--reason", "a test"]);
+    until("bob's name goes", || (ask(dns, "bob.lab.mesh", AAAA).code == NXDOMAIN).then_some(()));
+    assert_eq!(alice.lines(&["name", "list"]).len(), 1);
 }
 
 #[test]

@@ -33,6 +33,42 @@ fn without_the_capability_a_node_says_so_and_does_the_rest() {
     assert_eq!(bob.lines(&["ping", "alice", "--count", "1"]).len(), 2);
 }
 
+/// The command in a network of its own, where everybody may make devices.
+fn alone(command: &mut Command) {
+    let mut alone = Command::new("unshare");
+    alone.args(["--net", "--map-root-user", "sh", "-c", "ip link set lo up && exec \"$@\"", "alone"]);
+    alone.arg(command.get_program()).args(command.get_args());
+    *command = alone;
+}
+
+#[test]
+fn the_interface_is_up_and_its_address_is_no_way_to_reach_the_node() {
+    let allowed = Command::new("unshare").args(["--net", "--map-root-user", "test", "-c", "/dev/net/tun"]);
+    if !allowed.status().is_ok_and(|status| status.success()) {
+        eprintln!("not run: this system lets nobody have a network of their own");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut alice = Node::at(&dir, "alice");
+    alice.addr = "[::]:0".to_owned();
+    object(&alice.home, &["init", "--mesh", "lab", "--name", "alice"]);
+    alice.up_with(|command| {
+        alone(command.arg("--tun=mesh7"));
+        command
+    });
+    let status = alice.status();
+    let address = &status["mesh_address"];
+    assert_eq!(status["tun"], serde_json::json!({ "name": "mesh7", "address": address, "mtu": 1325 }));
+    let log = || std::fs::read_to_string(alice.home.join("stderr")).unwrap();
+    // The addresses that the node tells others of are those that appeared. The kernel lists an interface's link-local one last.
+    let appeared = until("its addresses", || {
+        let lines: Vec<_> =
+            log().lines().filter(|line| line.contains("address appeared")).map(str::to_owned).collect();
+        lines.iter().any(|line| line.contains("addr=fe80::")).then_some(lines)
+    });
+    assert!(!appeared.iter().any(|line| line.contains(address.as_str().unwrap())), "{appeared:?}");
+}
+
 #[test]
 fn an_interface_has_a_name_that_interfaces_may_have() {
     let dir = tempfile::tempdir().unwrap();

@@ -35,6 +35,8 @@ counts! {
     not_carried,
     /// From another address than the node's.
     other_source,
+    /// Packets of the node itself, which must not travel over the sessions that they carry.
+    own,
     /// Nobody has the address, or no session comes about.
     unreachable,
     /// The peer has no interface.

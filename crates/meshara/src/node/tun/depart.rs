@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use meshara_identity::NodeId;
-use meshara_interface::{Departure, Flows, Problem, Queue, TooBig};
+use meshara_interface::packet::UDP;
+use meshara_interface::{Departure, Flow, Flows, Problem, Queue, TooBig};
 use quinn::SendDatagramError;
 use tokio::sync::Notify;
 
@@ -107,6 +108,11 @@ fn depart(inner: &Arc<Inner>, interface: &Arc<Interface>, packet: Bytes) {
         add(&counts.other_source, 1);
         return;
     }
+    if is_our_own(&flow, inner.bound.port()) {
+        add(&counts.own, 1);
+        complain(interface, &departure, Problem::NoRoute);
+        return;
+    }
     let Some(peer) = interface.peer(inner, flow.destination) else {
         add(&counts.unreachable, 1);
         complain(interface, &departure, Problem::NoRoute);
@@ -131,6 +137,11 @@ fn depart(inner: &Arc<Inner>, interface: &Arc<Interface>, packet: Bytes) {
     } else {
         inner.spawn(empty(inner.clone(), interface.clone(), peer));
     }
+}
+
+/// Whether the node itself sends it: somebody gave a mesh address for its neighbour's. Its links would run over themselves.
+fn is_our_own(flow: &Flow, port: u16) -> bool {
+    flow.protocol == UDP && flow.source_port == port
 }
 
 /// First byte of multicast addresses.
@@ -225,6 +236,30 @@ fn complain(interface: &Interface, departure: &Departure, problem: Problem) {
         let pieces = [std::io::IoSlice::new(&nothing_left), std::io::IoSlice::new(&error)];
         if interface.device.get_ref().send(&pieces).is_err() {
             add(&interface.counts.refused, 1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use meshara_identity::MeshAddress;
+    use meshara_interface::packet::TCP;
+
+    use super::*;
+
+    #[test]
+    fn the_nodes_own_packets_are_known_by_their_port() {
+        let [source, destination] = [1, 2].map(|last| MeshAddress([last; 16]));
+        let flow = |protocol, source_port, destination_port| Flow {
+            source,
+            destination,
+            protocol,
+            source_port,
+            destination_port,
+        };
+        assert!(is_our_own(&flow(UDP, 6374, 6374), 6374));
+        for other in [flow(UDP, 6375, 6374), flow(UDP, 40_000, 6374), flow(TCP, 6374, 6374)] {
+            assert!(!is_our_own(&other, 6374));
         }
     }
 }
