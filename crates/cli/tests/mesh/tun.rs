@@ -43,7 +43,8 @@ fn alone(command: &mut Command) {
 
 #[test]
 fn the_interface_is_up_and_its_address_is_no_way_to_reach_the_node() {
-    let allowed = Command::new("unshare").args(["--net", "--map-root-user", "test", "-c", "/dev/net/tun"]);
+    let mut allowed = Command::new("unshare");
+    allowed.args(["--net", "--map-root-user", "test", "-c", "/dev/net/tun"]);
     if !allowed.status().is_ok_and(|status| status.success()) {
         eprintln!("not run: this system lets nobody have a network of their own");
         return;
