@@ -42,13 +42,17 @@ pub enum MemberError {
     /// The mesh revoked it.
     #[error("the member record is revoked")]
     Revoked,
+    /// Its name is another node's.
+    #[error("the member record has another node's name")]
+    NameHeld,
 }
 
 impl MemberError {
-    /// Whether an honest peer may forward such a record: it may see another time, know another issuer or not know a revocation yet.
+    /// Whether an honest peer may forward such a record: it may see another time, know another issuer, not know a revocation yet, or have met
+    /// the other node of that name first.
     #[must_use]
     pub const fn excusable(self) -> bool {
-        matches!(self, Self::OutsideTime | Self::Revoked | Self::UnknownIssuer)
+        matches!(self, Self::OutsideTime | Self::Revoked | Self::UnknownIssuer | Self::NameHeld)
     }
 }
 

@@ -3,6 +3,7 @@
 //! TLS 1.3 with X25519MLKEM768, AES-128-GCM and ML-DSA-65, nothing else; see `docs/identity.md`, "TLS".
 
 mod gate;
+mod names;
 mod peer;
 mod revoked;
 mod verifier;
@@ -24,6 +25,7 @@ use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use rustls::{ClientConfig, ServerConfig, SignatureScheme};
 use zeroize::Zeroizing;
 
+pub use names::{Claim, Contest, Names};
 pub use peer::{PeerError, admit, alpn, peer_leaf, verified_member};
 pub use revoked::Revoked;
 use verifier::{MemberVerifier, PossessionVerifier};
@@ -106,6 +108,7 @@ impl std::fmt::Debug for TlsMaterial {
 pub struct Tls {
     state: ArcSwap<State>,
     revoked: Arc<Revoked>,
+    names: Arc<Names>,
     time: Arc<dyn TimeProvider>,
     /// Carries the address-token key, which must outlive each connection's own configuration.
     server: quinn::ServerConfig,
@@ -118,6 +121,7 @@ type Clients = BTreeMap<(Vec<u8>, NodeId), Arc<QuicClientConfig>>;
 struct State {
     anchors: Arc<TrustAnchors>,
     revoked: Arc<Revoked>,
+    names: Arc<Names>,
     own: Arc<SingleCertAndKey>,
     link_sessions: Arc<ServerSessionMemoryCache>,
     session_sessions: Arc<ServerSessionMemoryCache>,
@@ -143,15 +147,16 @@ impl Tls {
     /// Uses the given clock for every check of a certificate.
     pub fn with_time(material: &TlsMaterial, time: Arc<dyn TimeProvider>) -> Result<Self, TlsError> {
         let revoked = Arc::<Revoked>::default();
-        let state = State::new(material, &time, &revoked)?;
+        let names = Arc::<Names>::default();
+        let state = State::new(material, &time, &revoked, &names)?;
         let strict = gate::server_config(&state, &time, &[ALPN_LINK], &state.link_sessions)?;
         let server = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(strict)?));
-        Ok(Self { state: ArcSwap::from_pointee(state), revoked, time, server })
+        Ok(Self { state: ArcSwap::from_pointee(state), revoked, names, time, server })
     }
 
     /// Uses a new certificate from now on. Connections that live keep theirs; nothing old is resumed.
     pub fn replace(&self, material: &TlsMaterial) -> Result<(), TlsError> {
-        self.state.store(Arc::new(State::new(material, &self.time, &self.revoked)?));
+        self.state.store(Arc::new(State::new(material, &self.time, &self.revoked, &self.names)?));
         Ok(())
     }
 
@@ -163,6 +168,11 @@ impl Tls {
     /// Who is revoked: whatever is put in there is refused from then on.
     pub fn revoked(&self) -> &Arc<Revoked> {
         &self.revoked
+    }
+
+    /// Whose each name is.
+    pub fn names(&self) -> &Arc<Names> {
+        &self.names
     }
 
     /// Configuration for dialling a link or session: shows the own certificate, requires the expected peer's.
@@ -224,11 +234,19 @@ impl Tls {
 
     /// As [`member`](Self::member), and it must be the expected one.
     pub fn expected_member(&self, connection: &Connection, expect: Expect) -> Result<Member, PeerError> {
-        let member = admit(connection, &self.anchors(), expect, self.now()?)?;
-        if self.revoked.contains(&member.node_id) {
-            return Err(PeerError::Revoked { node: member.node_id }.close(connection));
-        }
-        Ok(member)
+        let now = self.now()?;
+        let member = admit(connection, &self.anchors(), expect, now)?;
+        let refused = if self.revoked.contains(&member.node_id) {
+            PeerError::Revoked { node: member.node_id }
+        } else if self.revoked.contains(&member.issuer) {
+            PeerError::IssuerRevoked { issuer: member.issuer }
+        } else {
+            match self.names.admit(&member, &self.revoked, now) {
+                Ok(()) => return Ok(member),
+                Err(holder) => PeerError::NameHeld { name: member.name, holder },
+            }
+        };
+        Err(refused.close(connection))
     }
 
     /// The time that certificates are checked at.
@@ -243,7 +261,11 @@ impl State {
         material: &TlsMaterial,
         time: &Arc<dyn TimeProvider>,
         revoked: &Arc<Revoked>,
+        names: &Arc<Names>,
     ) -> Result<Self, TlsError> {
+        if let Ok(own) = material.anchors.inspect_leaf(&material.leaf_der) {
+            names.own(&own);
+        }
         let provider = provider();
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(material.leaf_pkcs8.to_vec()));
         let chain = vec![CertificateDer::from(material.leaf_der.clone())];
@@ -258,6 +280,7 @@ impl State {
         Ok(Self {
             anchors: material.anchors.clone(),
             revoked: revoked.clone(),
+            names: names.clone(),
             own,
             link_sessions: ServerSessionMemoryCache::new(SERVER_SESSIONS),
             session_sessions: ServerSessionMemoryCache::new(SERVER_SESSIONS),
@@ -274,7 +297,7 @@ impl State {
             Expect::Node(_) => Resumption::in_memory_sessions(1),
             Expect::AnyMember => Resumption::disabled(),
         };
-        let verifier = MemberVerifier::new(self.anchors.clone(), self.revoked.clone(), expect);
+        let verifier = MemberVerifier::new(self, expect);
         config.dangerous().set_certificate_verifier(Arc::new(verifier));
         QuicClientConfig::try_from(config).map_or_else(|_| self.closed.clone(), Arc::new)
     }

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use meshara_identity::issuer::Answer;
-use meshara_identity::join::{REPLY_MAX, REQUEST_MAX};
-use meshara_identity::{NodeId, UnixMillis};
+use meshara_identity::join::{REPLY_MAX, REQUEST_MAX, refusal_in};
+use meshara_identity::{NodeId, Refusal, UnixMillis};
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::sync::Semaphore;
 
@@ -100,16 +100,38 @@ async fn exchange(connection: &Connection, inner: &Arc<Inner>) -> Option<()> {
 
 /// An issuer's reply; empty when none can be reached.
 async fn ask(inner: &Arc<Inner>, request: Vec<u8>) -> Vec<u8> {
+    let mut refused = Vec::new();
     if inner.standing.issuer().is_some() {
-        return answer(inner, request, None).await;
+        let reply = answer(inner, request.clone(), None).await;
+        if !asks_on(&reply) {
+            return reply;
+        }
+        refused = reply;
     }
     for issuer in inner.standing.other_issuers(UnixMillis::now()) {
         let attempt = tokio::time::timeout(ISSUER_TIMEOUT, carry(&inner.sessions, issuer, &request));
         if let Ok(Some(reply)) = attempt.await {
-            return reply;
+            if !asks_on(&reply) {
+                return reply;
+            }
+            refused = reply;
         }
     }
-    Vec::new()
+    refused
+}
+
+/// Whether another issuer may say something else: tickets and enrolments are known to the issuer that wrote them down, and one may be broken.
+fn asks_on(reply: &[u8]) -> bool {
+    let elsewhere = |refusal| {
+        matches!(
+            refusal,
+            Refusal::UnknownTicket
+                | Refusal::Internal
+                | Refusal::EnrolmentEnded { .. }
+                | Refusal::IssuerRevoked
+        )
+    };
+    reply.is_empty() || refusal_in(reply).is_some_and(elsewhere)
 }
 
 /// Serves a request that another member carries here.

@@ -9,18 +9,24 @@ use meshara_identity::{
 };
 use meshara_overlay::auth::SIGNATURE_LEN;
 use meshara_overlay::{Authenticator, Member, MemberError};
-use meshara_transport::tls::Revoked;
+use meshara_transport::tls::{Names, Revoked};
 
 /// Signs with the node's routing key and verifies members under the mesh's trust anchors.
 pub(crate) struct MeshAuth {
     key: RoutingKey,
     anchors: Arc<ArcSwap<TrustAnchors>>,
     revoked: Arc<Revoked>,
+    names: Arc<Names>,
 }
 
 impl MeshAuth {
-    pub(crate) fn new(key: RoutingKey, anchors: Arc<ArcSwap<TrustAnchors>>, revoked: Arc<Revoked>) -> Self {
-        Self { key, anchors, revoked }
+    pub(crate) fn new(
+        key: RoutingKey,
+        anchors: Arc<ArcSwap<TrustAnchors>>,
+        revoked: Arc<Revoked>,
+        names: Arc<Names>,
+    ) -> Self {
+        Self { key, anchors, revoked, names }
     }
 }
 
@@ -49,6 +55,10 @@ impl Authenticator for MeshAuth {
         if member.node_id != *origin {
             return Err(MemberError::WrongNode);
         }
+        if self.revoked.refuses(&member) {
+            return Err(MemberError::Revoked);
+        }
+        self.names.admit(&member, &self.revoked, now).map_err(|_| MemberError::NameHeld)?;
         Ok(Member {
             name: member.name.to_string(),
             routing_key: member.routing_key,

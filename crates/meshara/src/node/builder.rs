@@ -365,8 +365,7 @@ impl Opened {
         let (store, snapshot) = Store::open(&home.join(store::FILE))?;
         // After the store: its lock is what says that an earlier life of this home is over.
         let audit = Audit::open(home).map_err(SetsError::from)?;
-        let sets =
-            Sets::open(home, identity.membership.anchors().mesh_id(), passphrase, limit)?;
+        let sets = Sets::open(home, identity.membership.anchors().mesh_id(), passphrase, limit)?;
         Ok(Self { identity, lock, issuer, logs, store, snapshot, sets, audit })
     }
 }

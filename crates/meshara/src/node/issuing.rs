@@ -42,7 +42,9 @@ pub(crate) enum GrantError {
     #[error("this node does not hold the mesh root")]
     NoRoot,
     /// The founder's key doesn't sign for the mesh alone any more.
-    #[error("the root document demands other signers than the founder's key, and grants can only be signed by that")]
+    #[error(
+        "the root document demands other signers than the founder's key, and grants can only be signed by that"
+    )]
     RootIsShared,
     #[error(transparent)]
     Home(HomeError),

@@ -26,6 +26,11 @@ const LABEL: &[u8] = b"EXPORTER-meshara-leaf-v1";
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Shortest time between questions to a peer that has not renewed yet.
 const MIN_PAUSE: Duration = Duration::from_millis(500);
+/// A peer whose certificate's issuer was revoked has so long to show one of another: it asks each issuer for 2 s at most, and there are few. What
+/// it has open lives on meanwhile; nothing new is let in.
+const DISOWNED_GRACE: Duration = Duration::from_secs(10);
+/// Close code when it shows none: as the TLS alert `certificate_revoked`, with which its handshakes fail.
+const CLOSE_REVOKED: u32 = 0x12c;
 
 /// Why a peer's present certificate is not known.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +53,8 @@ enum RecheckError {
     OtherNode,
     #[error("the peer has not renewed yet")]
     NotRenewed,
+    #[error("the certificate, or its issuer's, is revoked")]
+    Revoked,
 }
 
 /// Answers a peer that asks for this node's present certificate. A signature takes half a millisecond: not on the network's thread.
@@ -73,7 +80,21 @@ pub(super) async fn show(
 /// Follows the certificate of a connection's peer: returns when the connection has ended, which it sees to when no valid one is shown.
 pub(super) async fn follow(inner: &Arc<Inner>, connection: &Connection, member: &Member) {
     let mut member = member.clone();
+    let mut revocations = inner.standing.revoked().changes();
     loop {
+        if inner.standing.revoked().contains(&member.issuer) {
+            let present =
+                tokio::time::timeout(DISOWNED_GRACE, other_issuer(inner, connection, &member)).await;
+            let Ok(present) = present else {
+                tracing::info!(peer = %member.name, issuer = %member.issuer, "the issuer of the peer's certificate was revoked, and it shows no other");
+                inner.standing.counts.cut.fetch_add(1, Relaxed);
+                connection.close(CLOSE_REVOKED.into(), b"certificate revoked");
+                return;
+            };
+            let Some(present) = present else { return };
+            inner.standing.counts.rechecked.fetch_add(1, Relaxed);
+            member = present;
+        }
         let now = UnixMillis::now();
         if now > member.not_after {
             tracing::info!(peer = %member.name, ended = %member.not_after, "the peer's certificate has ended, and it shows no other");
@@ -89,6 +110,7 @@ pub(super) async fn follow(inner: &Arc<Inner>, connection: &Connection, member: 
             let wait = tokio::time::sleep(due.distance(now).min(LOOK));
             tokio::select! {
                 () = wait => continue,
+                _ = revocations.changed() => continue,
                 _ = connection.closed() => return,
             }
         }
@@ -110,7 +132,18 @@ pub(super) async fn follow(inner: &Arc<Inner>, connection: &Connection, member: 
     }
 }
 
-/// What the peer's certificate is now: one that lasts longer than the one known.
+/// A certificate of the peer whose issuer isn't revoked, asked for until there is one; `None` when the connection has ended.
+async fn other_issuer(inner: &Inner, connection: &Connection, known: &Member) -> Option<Member> {
+    loop {
+        match tokio::time::timeout(ANSWER_TIMEOUT, ask(inner, connection, known)).await {
+            Ok(Ok(present)) => return Some(present),
+            _ if connection.close_reason().is_some() => return None,
+            _ => tokio::time::sleep(MIN_PAUSE).await,
+        }
+    }
+}
+
+/// What the peer's certificate is now: one that lasts longer than the one known, or that another issuer gave it after that one's was revoked.
 async fn ask(inner: &Inner, connection: &Connection, known: &Member) -> Result<Member, RecheckError> {
     let mut nonce = [0; NONCE_LEN];
     OsRng.try_fill_bytes(&mut nonce).map_err(|_| RecheckError::Random)?;
@@ -126,7 +159,15 @@ async fn ask(inner: &Inner, connection: &Connection, known: &Member) -> Result<M
     if present.node_id != known.node_id {
         return Err(RecheckError::OtherNode);
     }
-    if present.not_after > known.not_after { Ok(present) } else { Err(RecheckError::NotRenewed) }
+    if let Some(leaf) = leaf_proof::leaf(&proof) {
+        inner.logs.attestations.showed(present.node_id, leaf);
+    }
+    let revoked = inner.standing.revoked();
+    if revoked.refuses(&present) {
+        return Err(RecheckError::Revoked);
+    }
+    let newer = present.not_after > known.not_after || revoked.contains(&known.issuer);
+    if newer { Ok(present) } else { Err(RecheckError::NotRenewed) }
 }
 
 /// What only the two ends of this connection can know: of this answerer, to this nonce.

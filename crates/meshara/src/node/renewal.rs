@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use meshara_identity::join::REPLY_MAX;
-use meshara_identity::{JoinError, Member, NodeId, RenewClient, UnixMillis};
+use meshara_identity::{Issuer, JoinError, Member, NodeId, RenewClient, UnixMillis};
 
 use super::standing::{self, AdoptError, LOOK};
 use super::streams::Opening;
@@ -35,8 +35,12 @@ pub(super) enum RenewalError {
     Silent(String),
     #[error("no other node issues")]
     NoIssuer,
+    #[error("{0}: its certificate is from an issuer that the mesh revoked")]
+    RevokedIssuer(String),
     #[error(transparent)]
     Adopt(#[from] AdoptError),
+    #[error("this node's certificate has ended; it asks for another by itself")]
+    Ended,
     #[error("the runtime is stopping")]
     Interrupted,
 }
@@ -45,9 +49,21 @@ pub(super) enum RenewalError {
 pub(super) async fn run(inner: Arc<Inner>) {
     let mut round = 0;
     let mut back = FIRST_RETURN;
+    let mut revocations = inner.standing.revoked().changes();
     loop {
         let (now, member) = (UnixMillis::now(), inner.standing.member());
-        if now > member.not_after {
+        let disowned = inner.standing.is_disowned();
+        if disowned && now <= member.not_after && !inner.standing.is_silent() {
+            tracing::warn!(issuer = %member.issuer, "the issuer of this node's certificate was revoked; another one is asked");
+            round += 1;
+            // Over sessions that were open before, while peers still wait for another certificate.
+            let _alone = inner.standing.renewing.lock().await;
+            match renew(&inner, round).await {
+                Ok(_) => continue,
+                Err(error) => tracing::info!(%error, "no other issuer was reached over the mesh"),
+            }
+        }
+        if now > member.not_after || disowned {
             fall_silent(&inner, &member);
             match rejoin::renew(&inner).await {
                 Ok(renewed) => {
@@ -56,8 +72,9 @@ pub(super) async fn run(inner: Arc<Inner>) {
                     back = FIRST_RETURN;
                 }
                 Err(error) => {
-                    tracing::warn!(%error, ended = %member.not_after, "this node's certificate has ended, and no member gives it another yet");
-                    tokio::time::sleep(back).await;
+                    tracing::warn!(%error, ended = %member.not_after, "this node's certificate counts no more, and no member gives it another yet");
+                    // Reinstated, perhaps.
+                    let _ = tokio::time::timeout(back, revocations.changed()).await;
                     back = (back * 2).min(MAX_PAUSE);
                 }
             }
@@ -67,11 +84,18 @@ pub(super) async fn run(inner: Arc<Inner>) {
         speak(&inner);
         let due = standing::renews_at(&member);
         if now < due || now < member.not_before {
-            tokio::time::sleep(due.distance(now).min(LOOK)).await;
+            let _ = tokio::time::timeout(due.distance(now).min(LOOK), revocations.changed()).await;
             continue;
         }
         round += 1;
-        match renew(&inner, round).await {
+        let alone = inner.standing.renewing.lock().await;
+        if standing::renews_at(&inner.standing.member()) > due {
+            // Somebody asked for it meanwhile.
+            continue;
+        }
+        let renewed = renew(&inner, round).await;
+        drop(alone);
+        match renewed {
             Ok(renewed) => {
                 tracing::info!(until = %renewed.not_after, "this node's certificate was renewed");
             }
@@ -84,16 +108,27 @@ pub(super) async fn run(inner: Arc<Inner>) {
                     tracing::info!(%error, ends = %member.not_after, "this node's certificate was not renewed yet");
                 }
                 let left = member.not_after.plus(Duration::from_millis(1)).distance(now);
-                tokio::time::sleep((member.life() / 20).clamp(MIN_PAUSE, MAX_PAUSE).min(left)).await;
+                let pause = (member.life() / 20).clamp(MIN_PAUSE, MAX_PAUSE).min(left);
+                let _ = tokio::time::timeout(pause, revocations.changed()).await;
             }
         }
     }
 }
 
-/// Ends everything that speaks with this node's certificate. Nothing is dialled from then on.
+/// Renews before it is due, because somebody asked; the certificate in use from now on. Issuers are asked first in turn.
+pub(super) async fn renew_now(inner: &Arc<Inner>) -> Result<Member, RenewalError> {
+    let _alone = inner.standing.renewing.lock().await;
+    if UnixMillis::now() > inner.standing.member().not_after {
+        return Err(RenewalError::Ended);
+    }
+    let round = inner.standing.counts.renewed.load(Relaxed);
+    renew(inner, usize::try_from(round).unwrap_or_default()).await
+}
+
+/// Ends everything that speaks with this node's certificate, which has ended or whose issuer was revoked. Nothing is dialled from then on.
 fn fall_silent(inner: &Inner, member: &Member) {
     if inner.standing.set_silent(true) {
-        tracing::error!(ended = %member.not_after, "this node's certificate has ended; it talks to nobody until it has another");
+        tracing::error!(ended = %member.not_after, issuer = %member.issuer, "this node's certificate counts no more; it talks to nobody until it has another");
     }
     inner.workload.reconsider(inner);
     // Also those that were under way a moment ago.
@@ -114,16 +149,14 @@ fn speak(inner: &Inner) {
 async fn renew(inner: &Arc<Inner>, round: usize) -> Result<Member, RenewalError> {
     let client = request(inner).await?;
     let now = UnixMillis::now();
-    if let Some(reply) = of_own_issuer(inner, &client, now).await? {
-        return taken(inner, &client, &reply, "this node itself").await;
-    }
+    let mut last = match of_itself(inner, &client, now).await {
+        Some(Ok(member)) => return Ok(member),
+        Some(Err(error)) => error,
+        None => RenewalError::NoIssuer,
+    };
     let mut issuers = inner.standing.other_issuers(now);
-    if issuers.is_empty() {
-        return Err(RenewalError::NoIssuer);
-    }
-    let first = round % issuers.len();
+    let first = round.checked_rem(issuers.len()).unwrap_or_default();
     issuers.rotate_left(first);
-    let mut last = RenewalError::NoIssuer;
     for issuer in issuers {
         let name = inner.name_of(&issuer);
         let asked = tokio::time::timeout(ISSUER_TIMEOUT, ask(inner, issuer, client.request()));
@@ -146,20 +179,38 @@ pub(super) async fn request(inner: &Arc<Inner>) -> Result<RenewClient, RenewalEr
     made.await.map_err(|_| RenewalError::Interrupted)?.map_err(RenewalError::Request)
 }
 
-/// The reply of this node's own issuer, if it issues.
-pub(super) async fn of_own_issuer(
+/// The certificate that this node's own issuer gives it, if it issues. When that fails (its log is damaged, its grant has ended) others are to
+/// be asked.
+pub(super) async fn of_itself(
     inner: &Arc<Inner>,
     client: &RenewClient,
     now: UnixMillis,
-) -> Result<Option<Vec<u8>>, RenewalError> {
-    let Some(issuer) = inner.standing.issuer() else { return Ok(None) };
+) -> Option<Result<Member, RenewalError>> {
+    let issuer = inner.standing.issuer()?;
+    let reply = own_reply(inner, issuer, client, now).await;
+    let given = match reply {
+        Ok(reply) => taken(inner, client, &reply, "this node itself").await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = &given {
+        tracing::warn!(%error, "this node's own issuer gives it no certificate; others are asked");
+    }
+    Some(given)
+}
+
+async fn own_reply(
+    inner: &Inner,
+    issuer: Arc<Issuer>,
+    client: &RenewClient,
+    now: UnixMillis,
+) -> Result<Vec<u8>, RenewalError> {
     let (request, me) = (client.request().to_vec(), inner.member.node_id);
     let asked = tokio::task::spawn_blocking(move || issuer.renew(&request, Some(me), now));
     let answer = asked.await.map_err(|_| RenewalError::Interrupted)?;
     if let Some(fault) = answer.fault {
         tracing::error!(%fault, "this node's issuer failed");
     }
-    Ok(Some(answer.reply))
+    Ok(answer.reply)
 }
 
 /// Checks a reply and takes its certificate into use.
@@ -172,6 +223,9 @@ pub(super) async fn taken(
     let renewed = client
         .open_reply(reply, UnixMillis::now())
         .map_err(|error| RenewalError::Reply { issuer: issuer.to_owned(), error })?;
+    if inner.standing.revoked().refuses(renewed.member()) {
+        return Err(RenewalError::RevokedIssuer(issuer.to_owned()));
+    }
     let member = standing::renew(inner, renewed).await?;
     inner.audit.renewed(&member);
     Ok(member)

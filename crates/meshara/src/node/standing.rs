@@ -12,7 +12,7 @@ use meshara_identity::{
     Identity, Issuer, IssuerGrant, IssuerKey, JoinError, KeyError, LeafError, Member, Membership, MeshInfo,
     NodeId, NodeKey, Passphrase, RenewClient, RootKey, RoutingKey, TrustAnchors, TrustError, UnixMillis,
 };
-use meshara_transport::tls::{TlsError, TlsMaterial};
+use meshara_transport::tls::{Revoked, TlsError, TlsMaterial};
 use tokio::sync::{Mutex, watch};
 
 use super::Inner;
@@ -60,8 +60,11 @@ pub(crate) struct Standing {
     membership: ArcSwap<Membership>,
     anchors: Arc<ArcSwap<TrustAnchors>>,
     issuer: ArcSwapOption<Issuer>,
+    revoked: Arc<Revoked>,
     /// Held while the membership changes, on the disk and in use.
     changing: Mutex<()>,
+    /// Held while a certificate is asked for, so that this node asks for one at a time.
+    pub(super) renewing: Mutex<()>,
     /// Told when there are other grants.
     grants: watch::Sender<()>,
     /// The certificate has ended: nothing is sent but requests for another one.
@@ -76,9 +79,11 @@ impl Standing {
         passphrase: Option<Passphrase>,
         identity: Identity,
         issuer: Option<Arc<Issuer>>,
+        revoked: Arc<Revoked>,
     ) -> Self {
         let Identity { node, routing, membership } = identity;
-        let silent = AtomicBool::new(membership.valid_at(UnixMillis::now()).is_err());
+        let ended = membership.valid_at(UnixMillis::now()).is_err();
+        let silent = AtomicBool::new(ended || revoked.contains(&membership.member().issuer));
         let anchors = Arc::new(ArcSwap::from_pointee(membership.anchors().clone()));
         Self {
             home,
@@ -88,7 +93,9 @@ impl Standing {
             membership: ArcSwap::from_pointee(membership),
             anchors,
             issuer: ArcSwapOption::new(issuer),
+            revoked,
             changing: Mutex::default(),
+            renewing: Mutex::default(),
             grants: watch::channel(()).0,
             silent,
             counts: Counts::default(),
@@ -125,11 +132,28 @@ impl Standing {
         self.membership.load().mesh_info()
     }
 
+    /// Who issues at `now`: those with a grant that the mesh has not revoked.
+    pub(crate) fn issuers(&self, now: UnixMillis) -> Vec<NodeId> {
+        let mut issuers = self.anchors.load().issuers(now);
+        issuers.retain(|issuer| !self.revoked.contains(issuer));
+        issuers
+    }
+
     /// Who else issues at `now`.
     pub(super) fn other_issuers(&self, now: UnixMillis) -> Vec<NodeId> {
-        let mut issuers = self.anchors.load().issuers(now);
+        let mut issuers = self.issuers(now);
         issuers.retain(|issuer| *issuer != self.node.node_id());
         issuers
+    }
+
+    /// Who is revoked.
+    pub(super) fn revoked(&self) -> &Revoked {
+        &self.revoked
+    }
+
+    /// Whether the issuer of the certificate in use was revoked: no member that knows it takes the certificate for one any more.
+    pub(super) fn is_disowned(&self) -> bool {
+        self.revoked.contains(&self.membership.load().member().issuer)
     }
 
     /// Told when there are other grants.

@@ -30,7 +30,7 @@ pub(super) fn server_config(
     sessions: &Arc<ServerSessionMemoryCache>,
 ) -> Result<ServerConfig, TlsError> {
     let flag = JoinFlag::default();
-    let verifier = MemberVerifier::new(state.anchors.clone(), state.revoked.clone(), Expect::AnyMember);
+    let verifier = MemberVerifier::new(state, Expect::AnyMember);
     let verifier = verifier.with_flag(flag.clone());
     let resolver = Resolver { own: state.own.clone(), flag: flag.clone(), joins: alpns.contains(&ALPN_JOIN) };
     let mut config = ServerConfig::builder_with_details(provider(), time.clone())

@@ -1,6 +1,6 @@
 //! Who is at the other end of a connection, now. Resumption skips the verifiers, so this is asked of every connection.
 
-use meshara_identity::{LeafError, Member, NodeId, TrustAnchors, UnixMillis};
+use meshara_identity::{LeafError, Member, NodeId, NodeName, TrustAnchors, UnixMillis};
 use quinn::crypto::rustls::HandshakeData;
 use quinn::{Connection, VarInt};
 use rustls::pki_types::CertificateDer;
@@ -34,6 +34,20 @@ pub enum PeerError {
         /// The node.
         node: NodeId,
     },
+    /// The mesh revoked whoever issued its certificate.
+    #[error("node {issuer}, which issued the certificate, is revoked")]
+    IssuerRevoked {
+        /// The issuer.
+        issuer: NodeId,
+    },
+    /// Another node has its name.
+    #[error("the certificate is for the name {name}, which node {holder} has")]
+    NameHeld {
+        /// The name.
+        name: NodeName,
+        /// Whose it is.
+        holder: NodeId,
+    },
     /// A session from another mesh address than its certificate's.
     #[error("the peer's mesh address is not that of its certificate")]
     WrongAddress,
@@ -51,9 +65,12 @@ impl PeerError {
             Self::Leaf(
                 LeafError::Expired { .. } | LeafError::NotYetValid { .. } | LeafError::IssuerNotValid { .. },
             ) => 45,
-            Self::Revoked { .. } => 44,
+            Self::Revoked { .. } | Self::IssuerRevoked { .. } => 44,
             Self::Leaf(LeafError::UnknownIssuer) => 48,
-            Self::Leaf(LeafError::WrongMesh { .. }) | Self::WrongNode { .. } | Self::WrongAddress => 49,
+            Self::Leaf(LeafError::WrongMesh { .. })
+            | Self::WrongNode { .. }
+            | Self::NameHeld { .. }
+            | Self::WrongAddress => 49,
             Self::Leaf(LeafError::BadPurpose) => 43,
             Self::Leaf(_) | Self::Chain => 42,
             // internal_error
@@ -75,7 +92,8 @@ impl PeerError {
             Self::NoCertificate => b"no certificate",
             Self::Leaf(LeafError::Expired { .. }) => b"certificate expired",
             Self::Leaf(LeafError::NotYetValid { .. }) => b"certificate not yet valid",
-            Self::Revoked { .. } => b"certificate revoked",
+            Self::Revoked { .. } | Self::IssuerRevoked { .. } => b"certificate revoked",
+            Self::NameHeld { .. } => b"the name is another node's",
             Self::WrongNode { .. } => b"wrong node",
             Self::WrongAddress => b"wrong address",
             Self::NoClock => b"no clock",

@@ -13,25 +13,28 @@ use rustls::{
 };
 
 use super::gate::JoinFlag;
-use super::{Expect, ML_DSA_65, Revoked};
+use super::{Expect, ML_DSA_65, Names, Revoked, State};
 
 /// Accepts members of the mesh, or one of them.
 #[derive(Debug)]
 pub(super) struct MemberVerifier {
     anchors: Option<Arc<TrustAnchors>>,
     revoked: Arc<Revoked>,
+    names: Arc<Names>,
     expect: Expect,
     flag: JoinFlag,
 }
 
 impl MemberVerifier {
-    pub(super) fn new(anchors: Arc<TrustAnchors>, revoked: Arc<Revoked>, expect: Expect) -> Self {
-        Self { anchors: Some(anchors), revoked, expect, flag: JoinFlag::default() }
+    pub(super) fn new(state: &State, expect: Expect) -> Self {
+        let (revoked, names) = (state.revoked.clone(), state.names.clone());
+        Self { anchors: Some(state.anchors.clone()), revoked, names, expect, flag: JoinFlag::default() }
     }
 
     /// Refuses everyone.
     pub(super) fn nobody() -> Self {
-        Self { anchors: None, revoked: Arc::default(), expect: Expect::AnyMember, flag: JoinFlag::default() }
+        let (revoked, names, flag) = (Arc::default(), Arc::default(), JoinFlag::default());
+        Self { anchors: None, revoked, names, expect: Expect::AnyMember, flag }
     }
 
     pub(super) fn with_flag(self, flag: JoinFlag) -> Self {
@@ -51,15 +54,14 @@ impl MemberVerifier {
         let anchors = self.anchors.as_ref().ok_or(CertificateError::UnknownIssuer)?;
         let now = UnixMillis(0).plus(Duration::from_secs(now.as_secs()));
         let member = anchors.verify_leaf(leaf, now).map_err(|error| certificate_error(&error))?;
-        if self.revoked.contains(&member.node_id) {
+        if self.revoked.refuses(&member) {
             return Err(CertificateError::Revoked.into());
         }
-        match self.expect {
-            Expect::Node(node) if node != member.node_id => {
-                Err(CertificateError::ApplicationVerificationFailure.into())
-            }
-            _ => Ok(member),
+        let wrong = matches!(self.expect, Expect::Node(node) if node != member.node_id);
+        if wrong || self.names.admit(&member, &self.revoked, now).is_err() {
+            return Err(CertificateError::ApplicationVerificationFailure.into());
         }
+        Ok(member)
     }
 }
 

@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use meshara_identity::home::{self, Identity};
-use meshara_identity::{LeafError, MeshInfoError, UnixMillis};
+use meshara_identity::{
+    GrantOffer, Issuer, IssuerKey, LeafError, Lives, MeshInfoError, TrustAnchors, UnixMillis,
+};
 use meshara_transport::tls::{
     ALPN_JOIN, ALPN_LINK, ALPN_SESSION, Expect, PeerError, SERVER_NAME, Tls, TlsMaterial, alpn,
     join_client_config, peer_leaf,
@@ -352,6 +354,104 @@ async fn a_revoked_node_is_refused_in_every_handshake_and_when_it_resumes() {
         resume(&mesh, |_, alice| drop(alice.revoked().replace([ids[1]].into()))).await;
     assert_eq!(alice.member(&accepted), Err(PeerError::Revoked { node: ids[1] }));
     assert_eq!(code(Ok(client)).await, CERTIFICATE_REVOKED);
+}
+
+/// Bob with a CA key that the root granted him, and whom he gives certificates to.
+struct SecondIssuer {
+    anchors: Arc<TrustAnchors>,
+    issuer: Issuer,
+    dir: tempfile::TempDir,
+}
+
+impl SecondIssuer {
+    fn of(mesh: &Mesh) -> Self {
+        let root = home::load_root(&mesh.home_of_alice(), None).unwrap();
+        let granted = NOW.minus(LEAF_LIFE);
+        let offer =
+            GrantOffer::new("lab".parse().unwrap(), mesh.bob.node.node_id(), 1, Lives::default(), granted);
+        let key = IssuerKey::generate().unwrap();
+        let grant = offer.sign(key.ca_certificate(&offer).unwrap(), &root).unwrap();
+        let held = mesh.alice.membership.anchors();
+        let anchors = held.merged(std::slice::from_ref(&grant), NOW).unwrap().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let issuer = home::become_issuer(dir.path(), key, grant, anchors.clone(), None).unwrap();
+        Self { anchors: Arc::new(anchors), issuer, dir }
+    }
+
+    /// A node that nobody else knows, with a certificate for this name.
+    fn certify(&self, name: &str, now: UnixMillis) -> Identity {
+        let ticket = self.issuer.invite(Duration::from_secs(60), 1, vec![], now).unwrap().ticket;
+        let home = self.dir.path().join(name);
+        let (client, node, routing) =
+            home::begin_join(&home, ticket, name.parse().unwrap(), None, now).unwrap();
+        let membership =
+            client.open_reply(&self.issuer.handle_join(client.request(), now).reply, now).unwrap();
+        home::finish(&home, node, routing, membership, None).unwrap()
+    }
+
+    /// A member that knows both issuers.
+    fn tls(&self, identity: &Identity, clock: &Arc<Clock>) -> Tls {
+        let material = TlsMaterial::new(&identity.membership).unwrap();
+        let material = TlsMaterial { anchors: self.anchors.clone(), ..material };
+        Tls::with_time(&material, clock.clone()).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn what_a_revoked_issuer_certified_is_refused_in_every_handshake_and_later() {
+    let (mesh, clock) = (Mesh::new(NOW), Clock::at(NOW));
+    let rogue = SecondIssuer::of(&mesh);
+    let (bob, carol) = (mesh.bob.node.node_id(), rogue.certify("carol", NOW));
+    let alice = Arc::new(rogue.tls(&mesh.alice, &clock));
+    let of_server = alice.clone();
+    let server = Server::new(move || of_server.server_config());
+    let config =
+        |identity: &Identity| rogue.tls(identity, &clock).client_config(ALPN_LINK, Expect::AnyMember);
+    let endpoint = client_endpoint();
+    let (client, accepted) = meet(&endpoint, config(&carol), &server).await;
+    let (client, accepted) = (client.unwrap(), accepted.unwrap());
+    let member = alice.member(&accepted).unwrap();
+    assert_eq!((member.name.as_str(), member.issuer), ("carol", bob));
+
+    assert_eq!(alice.revoked().replace([bob].into()), [bob]);
+    assert!(alice.revoked().refuses(&member));
+    assert_eq!(alice.member(&accepted), Err(PeerError::IssuerRevoked { issuer: bob }));
+    assert_eq!(code(Ok(client)).await, CERTIFICATE_REVOKED);
+    refused(config(&carol), &server, CERTIFICATE_REVOKED).await;
+    // As a server too.
+    let carols = Server::link(rogue.tls(&carol, &clock));
+    refused(alice.client_config(ALPN_LINK, Expect::AnyMember), &carols, CERTIFICATE_REVOKED).await;
+}
+
+#[tokio::test]
+async fn a_certificate_for_the_name_of_another_node_is_refused_and_named() {
+    let (mesh, clock) = (Mesh::new(NOW), Clock::at(NOW));
+    let rogue = SecondIssuer::of(&mesh);
+    // Both begin their enrolment before those whose names they take.
+    let early = NOW.minus(Duration::from_secs(300));
+    let (alices, bobs) = (rogue.certify("alice", NOW), rogue.certify("bob", early));
+    let alice = Arc::new(rogue.tls(&mesh.alice, &clock));
+    let of_server = alice.clone();
+    let server = Server::new(move || of_server.server_config());
+    let config =
+        |identity: &Identity| rogue.tls(identity, &clock).client_config(ALPN_LINK, Expect::AnyMember);
+    // Nobody has this node's own name.
+    refused(config(&alices), &server, ACCESS_DENIED).await;
+    let contest = alice.names().contested().await;
+    let ids = |identity: &Identity| identity.node.node_id();
+    assert_eq!((contest.kept.node, contest.refused.node), (ids(&mesh.alice), ids(&alices)));
+    assert_eq!(contest.refused.issuer, ids(&mesh.bob));
+    // Bob has been here for ten minutes, so his is not taken from him by a beginning that somebody wrote.
+    let endpoint = client_endpoint();
+    let (_client, accepted) = meet(&endpoint, config(&mesh.bob), &server).await;
+    let accepted = accepted.unwrap();
+    alice.member(&accepted).unwrap();
+    clock.advance(Duration::from_secs(600));
+    refused(config(&bobs), &server, ACCESS_DENIED).await;
+    let contest = alice.names().contested().await;
+    assert_eq!((contest.kept.node, contest.kept.issuer), (ids(&mesh.bob), ids(&mesh.alice)));
+    assert_eq!((contest.refused.node, contest.refused.issuer), (ids(&bobs), ids(&mesh.bob)));
+    alice.member(&accepted).unwrap();
 }
 
 #[tokio::test]
