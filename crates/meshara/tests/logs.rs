@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::{build, config, first, joined, reached, soon};
-use meshara::api::{AuditInfo, Control, LogControl, LogStatus, TrustControl};
+use meshara::api::{AuditInfo, Control, LogControl, LogStatus, PolicyControl, RevokeRequest, TrustControl};
 use meshara::{BundleError, JoinError, JoinOptions, Node, UnixMillis, audit_bundle, join, write_bundle};
 use meshara_identity::{JoinError as Refused, Refusal, home};
 use meshara_trust::log::{
@@ -62,6 +62,62 @@ fn logged(home: &Path) -> (BTreeSet<Hash>, u64) {
         _ => None,
     });
     (leaves.collect(), size)
+}
+
+/// What the log in a home says, also while its node runs and replaces files.
+fn entries(home: &Path) -> Vec<Entry> {
+    let directory = home.join("log");
+    let files = DiskFiles::read_only(&directory);
+    loop {
+        let note = fs::read_to_string(directory.join("checkpoint")).unwrap();
+        let size: u64 = note.lines().nth(1).unwrap().parse().unwrap();
+        let tiles = Tiles::new(&files, size);
+        let read: Result<Vec<_>, _> = (0..size).map(|index| tiles.entry(index)).collect();
+        if let Ok(read) = read {
+            return read.iter().map(|bytes| Entry::decode(bytes).unwrap()).collect();
+        }
+    }
+}
+
+/// How many entries of each kind that is about the mesh: root, phase, grant, revocations, policy, ended.
+fn stated(home: &Path) -> [usize; 6] {
+    let mut counts = [0; 6];
+    for entry in entries(home) {
+        let kind = match entry {
+            Entry::Root(_) => 0,
+            Entry::Phase(_) => 1,
+            Entry::Grant { .. } => 2,
+            Entry::Revocations(_) => 3,
+            Entry::Policy(_) => 4,
+            Entry::Ended(_) => 5,
+            _ => continue,
+        };
+        counts[kind] += 1;
+    }
+    counts
+}
+
+async fn stated_as(home: &Path, counts: [usize; 6]) {
+    soon(async {
+        while stated(home) != counts {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+}
+
+/// The home of one who joins under this name at `member`; asked until it is let in.
+async fn let_in(member: &Node, home: &Path, name: &str) {
+    soon(async {
+        loop {
+            let ticket = member.control().invite(Duration::from_secs(60), 1).await.unwrap().ticket;
+            if join(JoinOptions::new(home.to_owned(), ticket, name.parse().unwrap())).await.is_ok() {
+                return;
+            }
+            let _ = fs::remove_dir_all(home);
+        }
+    })
+    .await;
 }
 
 fn leaf(home: &Path) -> Hash {
@@ -356,4 +412,164 @@ async fn a_certificate_that_is_in_no_log_is_found_and_shut_out_by_who_wants_proo
     mallory.shutdown().await;
     bob.shutdown().await;
     alice.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_log_says_what_its_issuer_goes_by_and_the_name_of_a_revoked_node_is_free_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().join("alice");
+    let alice = first(dir.path(), config()).await;
+    // Root document, phase and the issuer's own grant.
+    stated_as(&home, [1, 1, 1, 0, 0, 0]).await;
+    let mut events = alice.events();
+    let bob = build(&joined(&alice, dir.path(), "bob").await, config()).await;
+    reached(&mut events, bob.member().node_id).await;
+    let request = RevokeRequest { node: "bob".into(), reason: "laptop stolen".into() };
+    let revoked = alice.control().trust_revoke(request).await.unwrap();
+    stated_as(&home, [1, 1, 1, 1, 0, 1]).await;
+    let said = entries(&home);
+    let ended = said.iter().find_map(|entry| match entry {
+        Entry::Ended(ended) => Some((ended.node, ended.by)),
+        _ => None,
+    });
+    assert_eq!(ended, Some((bob.member().node_id, revoked.number)));
+    // Its name goes to another node.
+    let_in(&alice, &dir.path().join("bob-2"), "bob").await;
+    let info = alice.control().trust_audit().await.unwrap();
+    assert!(info.ok, "{info:?}");
+    bob.shutdown().await;
+    alice.shutdown().await;
+    // A later life says nothing twice.
+    let alice = build(&home, config()).await;
+    let before = entries(&home).len();
+    joined(&alice, dir.path(), "carol").await;
+    soon(async {
+        while entries(&home).len() < before + 2 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    let request = RevokeRequest { node: "carol".into(), reason: String::new() };
+    alice.control().trust_revoke(request).await.unwrap();
+    stated_as(&home, [1, 1, 1, 2, 0, 2]).await;
+    assert!(alice.control().trust_audit().await.unwrap().ok);
+    alice.shutdown().await;
+}
+
+#[tokio::test]
+async fn two_issuers_write_a_log_each_and_read_each_others_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let alice = first(dir.path(), config()).await;
+    let mut events = alice.events();
+    let bob = build(&joined(&alice, dir.path(), "bob").await, config()).await;
+    reached(&mut events, bob.member().node_id).await;
+    soon(async { while alice.control().trust_issuer_add("bob".into()).await.is_err() {} }).await;
+    let dave = joined(&bob, dir.path(), "dave").await;
+    let given = home::load(&dave, None).unwrap().membership;
+    assert_eq!(given.anchors().issuer_of(given.leaf_der()), Some(bob.member().node_id));
+    // Each says of both grants.
+    for name in ["alice", "bob"] {
+        stated_as(&dir.path().join(name), [1, 1, 2, 0, 0, 0]).await;
+    }
+    for node in [&alice, &bob] {
+        let info = soon(async {
+            loop {
+                let info = node.control().trust_audit().await.unwrap();
+                if info.ok && info.logs.len() == 2 && info.witnesses == 1 {
+                    return info;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+        let info = info.await;
+        assert!(info.logs.iter().all(|log| log.fetched), "{info:?}");
+    }
+    // Alice has read bob's log now: nobody gets the name of whom he enrolled.
+    let ticket = alice.control().invite(Duration::from_secs(60), 1).await.unwrap().ticket;
+    let options = JoinOptions::new(dir.path().join("other"), ticket, "dave".parse().unwrap());
+    let refused = soon(join(options)).await.unwrap_err();
+    let taken = Refusal::NameTaken { name: "dave".parse().unwrap() };
+    assert!(
+        matches!(&refused, JoinError::Join(Refused::Refused { refusal, .. }) if *refusal == taken),
+        "{refused:?}"
+    );
+    bob.shutdown().await;
+    alice.shutdown().await;
+}
+
+/// Waits until the node says that alice's log forked.
+async fn accuses(node: &Node) {
+    soon(async {
+        while !node.control().trust_status().await.unwrap().issuers.iter().any(|issuer| issuer.log_forked) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    let info = node.control().trust_audit().await.unwrap();
+    assert!(!info.ok && info.problems.iter().any(|problem| problem.contains("forked")), "{info:?}");
+}
+
+#[tokio::test]
+async fn an_issuer_that_shows_two_heads_is_named_by_two_members() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().join("alice");
+    let (log, old) = (home.join("log"), dir.path().join("old"));
+    let alice = first(dir.path(), config()).await;
+    let mut members = Vec::new();
+    for name in ["bob", "carol"] {
+        let mut events = alice.events();
+        let node = build(&joined(&alice, dir.path(), name).await, config()).await;
+        reached(&mut events, node.member().node_id).await;
+        members.push(node);
+    }
+    let before = witnessed(&alice, 2).await;
+    alice.shutdown().await;
+    copy(&log, &old);
+    let peers = members.iter().map(|node| node.local_addr().into()).collect();
+    let alice = build(&home, meshara::config::Config { peers, ..config() }).await;
+    joined(&alice, dir.path(), "dave").await;
+    for node in &members {
+        soon(async {
+            while log_status(node).await.size < before.size + 2 {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .await;
+    }
+    alice.shutdown().await;
+    let mut signed = 0;
+    for node in members {
+        signed = signed.max(log_status(&node).await.size);
+        node.shutdown().await;
+    }
+    // Alone, with an old copy, nobody tells her better: she goes on with another past.
+    fs::remove_dir_all(&log).unwrap();
+    copy(&old, &log);
+    let alice = build(&home, config()).await;
+    for number in 0.. {
+        if log_status(&alice).await.size > signed {
+            break;
+        }
+        let_in(&alice, &dir.path().join(format!("eve-{number}")), &format!("eve-{number}")).await;
+    }
+    alice.shutdown().await;
+    // Each of the two who saw the first past finds the second one in contradiction to it.
+    let bob = build(&dir.path().join("bob"), config()).await;
+    let carol = build(&dir.path().join("carol"), config()).await;
+    let peers = vec![bob.local_addr().into(), carol.local_addr().into()];
+    let alice = build(&home, meshara::config::Config { peers, ..config() }).await;
+    for node in [&bob, &carol] {
+        accuses(node).await;
+    }
+    // She issues nothing any more, now that members told her.
+    let ticket = alice.control().invite(Duration::from_secs(60), 1).await.unwrap().ticket;
+    let options = JoinOptions::new(dir.path().join("frank"), ticket, "frank".parse().unwrap());
+    assert!(soon(join(options)).await.is_err());
+    alice.shutdown().await;
+    carol.shutdown().await;
+    bob.shutdown().await;
+    // The evidence is kept.
+    let bob = build(&dir.path().join("bob"), config()).await;
+    accuses(&bob).await;
+    bob.shutdown().await;
 }

@@ -68,6 +68,9 @@ async fn look(inner: &Arc<Inner>) -> Audited {
         }
         let Some(other) = inner.logs.others.get(&issuer) else { continue };
         let copied = copy(inner, &other, &sources).await;
+        if inner.logs.own().is_some() {
+            follow::copied_names(inner, other.clone()).await;
+        }
         if let Err(error) = &copied {
             problems.push(format!("{}: not fetched: {error}", other.statement.public().origin()));
         }

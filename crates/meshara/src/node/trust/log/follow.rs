@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meshara_identity::NodeId;
+use meshara_trust::audit::{Event, Words};
 use meshara_trust::log::{Checkpoint, GrowthError, Head, Note, SeenError, verify_growth};
 use rand::rngs::OsRng;
 use rand::{Rng, SeedableRng, TryRngCore};
@@ -54,12 +55,16 @@ pub(crate) async fn run(inner: Arc<Inner>) {
 async fn read_names(inner: &Arc<Inner>, issuer: NodeId) {
     let Some(other) = inner.logs.others.get(&issuer) else { return };
     // What can't be fetched now is read later; what was kept is read all the same.
-    let copied = audit::copy(inner, &other, &[issuer]).await;
-    let work = inner.clone();
-    let read = tokio::task::spawn_blocking(move || work.logs.names.read(&other)).await;
-    if let Err(error) = copied {
+    if let Err(error) = audit::copy(inner, &other, &[issuer]).await {
         tracing::debug!(%issuer, %error, "this issuer's log was not copied");
     }
+    copied_names(inner, other).await;
+}
+
+/// Reads whom another issuer enrolled, as far as its log is copied here.
+pub(super) async fn copied_names(inner: &Arc<Inner>, other: Arc<Other>) {
+    let (work, issuer) = (inner.clone(), other.issuer);
+    let read = tokio::task::spawn_blocking(move || work.logs.names.read(&other)).await;
     if let Ok(Err(error)) = read {
         tracing::error!(%issuer, %error, "the copy of this issuer's log can't be read");
     }
@@ -103,6 +108,7 @@ async fn compare(inner: &Arc<Inner>, peer: NodeId) {
             let told = if known { None } else { other.using(|mirror| mirror.accuse(evidence)).await };
             if matches!(told, Some(Ok(()))) {
                 tracing::error!(%issuer, "another member proved that this issuer's log forked");
+                forked(inner, issuer);
             }
         }
         if let Some(note) = head.note.and_then(|note| Note::parse(note.as_bytes()).ok()) {
@@ -154,5 +160,17 @@ pub(super) async fn take(inner: &Arc<Inner>, other: &Arc<Other>, from: NodeId, n
         }
         result.is_ok()
     });
-    took.await.unwrap_or(false)
+    let took = took.await.unwrap_or(false);
+    if shown.fork.is_none() && other.shown().fork.is_some() {
+        forked(inner, issuer);
+    }
+    took
+}
+
+/// Writes into the audit trail that a log forked.
+pub(super) fn forked(inner: &Inner, issuer: NodeId) {
+    inner.audit.record(Event::Evidence {
+        against: Words::clean(&issuer.to_string()),
+        what: Words::clean("two heads of its log"),
+    });
 }

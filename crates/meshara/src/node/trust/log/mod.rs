@@ -56,7 +56,7 @@ pub(crate) struct Logs {
     /// Signs for other issuers' checkpoints, as a witness.
     routing: RoutingKey,
     own: OnceLock<Arc<OwnLog>>,
-    pub(super) others: Others,
+    pub(in crate::node) others: Others,
     pub(crate) attestations: Attestations,
     /// Whose names are, in the logs of others.
     pub(crate) names: Names,

@@ -396,3 +396,7 @@ pub(super) fn files(directory: &Path) -> Result<DiskFiles, LogError> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "own_tests.rs"]
+mod tests;

@@ -7,7 +7,7 @@ use meshara_trust::log::exchange::ASK_MAX;
 use meshara_trust::log::{Answer, Ask, Cosigner, Hash, Head, LogError, Note, SeenError, Tiles};
 use quinn::{RecvStream, SendStream};
 
-use super::{Logs, ask};
+use super::{Logs, ask, follow};
 use crate::frames::{read_frame, write_frame};
 use crate::node::Inner;
 
@@ -48,7 +48,9 @@ async fn answer(inner: &Arc<Inner>, asker: NodeId, question: Ask) -> Option<Answ
             }
             let other = inner.log_of(issuer, issuer).await?;
             let note = Note::parse(note.as_bytes()).ok()?;
-            blocking(inner, move |logs| {
+            let known = other.clone();
+            let before = known.shown().fork.is_some();
+            let answer = blocking(inner, move |logs| {
                 let cosigner = Cosigner::new(&logs.mesh, &logs.name, &logs.routing).ok()?;
                 other.mirror(|mirror| {
                     match mirror.cosign(&cosigner, &note, &path, UnixMillis::now()) {
@@ -66,7 +68,11 @@ async fn answer(inner: &Arc<Inner>, asker: NodeId, question: Ask) -> Option<Answ
                     Some(Answer::Seen(mirror.seen()?.encode()))
                 })
             })
-            .await
+            .await;
+            if !before && known.shown().fork.is_some() {
+                follow::forked(inner, issuer);
+            }
+            answer
         }
         // In memory: also while all places are taken.
         Ask::Heads => Some(Answer::Heads(inner.logs.heads())),
