@@ -175,7 +175,7 @@ pub(crate) enum Command {
     /// Renew over three hops: how soon the next certificate is in use, and how soon its proof has three witnesses
     Issue {
         /// Renewals of each kind
-        #[arg(long, default_value_t = 300)]
+        #[arg(long, default_value_t = 240)]
         count: usize,
         /// Round trip of each link in ms; several are measured one after the other
         #[arg(long, value_name = "MS", default_values_t = [0.0, 10.0])]

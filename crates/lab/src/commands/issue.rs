@@ -19,11 +19,14 @@ use crate::net::topology::Topology;
 use crate::net::wire::WireConfig;
 use crate::report::{Table, cells};
 
-/// The issuer is n0; n3, n4 and n5 are three hops away, through n1 and n2. So five members can witness.
-const EDGES: [(usize, usize); 5] = [(0, 1), (1, 2), (2, 3), (2, 4), (2, 5)];
-const NODES: usize = 6;
-const ASKING: [usize; 3] = [3, 4, 5];
+/// The issuer is n0; n3 to n8 are three hops away, through n1 and n2. Of the eight members it asks five to witness.
+const EDGES: [(usize, usize); 8] = [(0, 1), (1, 2), (2, 3), (2, 4), (2, 5), (2, 6), (2, 7), (2, 8)];
+const NODES: usize = 9;
+const ASKING: [usize; 6] = [3, 4, 5, 6, 7, 8];
 const HOPS: usize = 3;
+
+/// The shortest life: an issuer gives a node twenty certificates in the life of one, so six nodes may have six a second.
+const LIFE: &str = "20s";
 
 /// What is to be reached by 99 of 100: beyond the path's round trip, and until the proof is held.
 const ISSUE_BAR_MS: f64 = 35.0;
@@ -35,11 +38,12 @@ const WITNESSES: u64 = 3;
 /// Pings that measure the path.
 const PINGS: u32 = 50;
 
-/// Longest random pause between two requests: a checkpoint is made twice a second, and requests must not keep step with it.
-const PAUSE: Duration = Duration::from_millis(600);
+/// Random pause of a node between two requests of which the proof is waited for, in seconds: a checkpoint is made twice a second, and requests
+/// must not keep step with it.
+const PAUSE_S: std::ops::Range<f64> = 0.5..1.1;
 
 /// Pause between requests of which only the certificate is waited for.
-const APART: Duration = Duration::from_millis(50);
+const APART: Duration = Duration::from_millis(165);
 
 /// Between two looks for the proof.
 const LOOK: Duration = Duration::from_millis(4);
@@ -78,7 +82,7 @@ pub(crate) fn command(context: &Context, count: usize, rtts: &[f64]) -> Result<(
         } else {
             Medium::Veth
         };
-        let (mesh, _) = context.mesh(topology, medium)?;
+        let (mesh, _) = context.mesh_made(topology, medium, &["--leaf-life", LIFE])?;
         let mut series = Series { link_rtt_ms: *rtt, hops: HOPS, ..Series::default() };
         let measured = measure(context, &mesh, count, &mut series);
         context.clear(mesh);
@@ -129,8 +133,9 @@ impl Series {
 
 fn measure(context: &Context, mesh: &Mesh, count: usize, series: &mut Series) -> Result<()> {
     // Every node's first proof: sessions stand then, and witnesses are known.
-    for node in &mesh.nodes {
-        let serial = serial(&node.get("/v1/trust")?);
+    for node in ASKING {
+        let node = mesh.node(node)?;
+        let (_, serial) = renew(node)?;
         proved(node, &serial, Instant::now())?.with_context(|| format!("{} has no proof", node.name))?;
     }
     series.path_rtt_ms = path_rtt(mesh)?;
@@ -162,7 +167,7 @@ fn proofs(context: &Context, mesh: &Mesh, each: usize, failures: &mut Vec<String
                     let node = mesh.node(asking)?;
                     let mut times = Vec::new();
                     for _ in 0..each {
-                        thread::sleep(PAUSE.mul_f64(rng.random_range(0.0..1.0)));
+                        thread::sleep(Duration::from_secs_f64(rng.random_range(PAUSE_S)));
                         let (_, serial) = renew(node)?;
                         times.push(proved(node, &serial, Instant::now())?);
                     }
