@@ -148,6 +148,11 @@ impl Database {
         })
     }
 
+    /// Until when a record counts, unless it has expired.
+    pub(crate) fn until(&self, origin: &NodeId, kind: Kind) -> Option<Duration> {
+        self.origins.get(origin)?.slot(kind).filter(|stored| !stored.expired).map(|stored| stored.expires)
+    }
+
     /// The expired record of a kind whose sequence is still remembered.
     pub(crate) fn tombstone(&self, origin: &NodeId, kind: Kind) -> Option<&Record> {
         self.origins.get(origin)?.slot(kind).filter(|stored| stored.expired).map(|stored| &stored.record)

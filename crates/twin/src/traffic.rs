@@ -82,7 +82,7 @@ mod tests {
         let bytes = Message::Records(vec![member.clone(), links.clone()]).encode();
         let mut traffic = Traffic::default();
         traffic.control(bytes.len() + 64, &bytes);
-        assert_eq!(traffic.link_state, links.record.bytes().len() as u64);
+        assert_eq!(traffic.link_state, links.record.bytes().len() as u64 + 4, "with age and length");
         assert_eq!(traffic.member + traffic.link_state, bytes.len() as u64 + 64);
         let digest = Message::Digest([0; 32]).encode();
         traffic.control(digest.len(), &digest);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use meshara_identity::NodeId;
 
 use super::Core;
+use super::announce::Announcing;
 use crate::auth::MemberError;
 use crate::bucket::Bucket;
 use crate::config::Config;
@@ -16,6 +17,9 @@ use crate::database::MAX_ORIGINS;
 use crate::record::{Kind, LinkState, Neighbour, Record, encode_addresses};
 use crate::types::{CloseReason, Event, LinkId, LinkKind, Output};
 
+/// A member record of our own that nothing replaced is refreshed after this share of the lifetime: later than leaf certificates of an hour are
+/// renewed, which makes a new record by itself, and soon enough that every node has it long before the old one expires.
+const MEMBER_REFRESH: (u32, u32) = (2, 3);
 /// Own changes within this time go out together. The first goes at once.
 const BATCH: Duration = Duration::from_millis(10);
 /// News passes on at once this often in a row: more than any one failure makes …
@@ -44,6 +48,10 @@ pub(super) struct Flooding {
     link_state_due: Option<Duration>,
     link_state_sent: Option<Duration>,
     refresh_at: Duration,
+    member_made: Duration,
+    /// How old the own member record may become.
+    member_refresh: Duration,
+    pub(super) announcing: Announcing,
     compare_at: Duration,
     age_at: Duration,
     deferred: BTreeMap<(NodeId, Kind), (LinkId, Duration, Record)>,
@@ -60,6 +68,9 @@ impl Flooding {
             link_state_due: Some(now),
             link_state_sent: None,
             refresh_at: now + config.refresh,
+            member_made: now,
+            member_refresh: config.lifetime * MEMBER_REFRESH.0 / MEMBER_REFRESH.1,
+            announcing: Announcing::default(),
             compare_at: now + COMPARE_EVERY,
             age_at: now + AGE_EVERY,
             deferred: BTreeMap::new(),
@@ -75,6 +86,7 @@ impl Flooding {
     /// Passes on nothing of this origin that still waits.
     pub(super) fn forget(&mut self, origin: &NodeId) {
         self.queue.retain(|(_, record, _)| record.origin != *origin);
+        self.announcing.forget(origin);
         self.deferred.retain(|(waiting, _), _| waiting != origin);
     }
 
@@ -126,11 +138,12 @@ impl Core {
         match Message::decode(bytes)? {
             Message::Records(_) => {}
             Message::Summary(entries) => {
-                let missing: Vec<_> = entries
-                    .into_iter()
-                    .filter(|entry| self.database.wants(now, entry))
-                    .map(|entry| (entry.origin, entry.kind))
-                    .collect();
+                let mut missing = Vec::new();
+                for entry in entries {
+                    if self.database.wants(now, &entry) && !self.asked_lately(now, &entry) {
+                        missing.push((entry.origin, entry.kind));
+                    }
+                }
                 if !missing.is_empty() {
                     self.control_out(id, Message::Request(missing).encode());
                 }
@@ -175,7 +188,7 @@ impl Core {
         }
     }
 
-    fn control_out(&mut self, link: LinkId, bytes: Vec<u8>) {
+    pub(super) fn control_out(&mut self, link: LinkId, bytes: Vec<u8>) {
         self.outputs.push_back(Output::Control { link, bytes });
     }
 
@@ -309,6 +322,8 @@ impl Core {
     ) {
         self.metrics.accepted += 1;
         let (origin, kind) = (record.origin, record.kind);
+        let announced =
+            member.as_ref().is_some_and(|member| self.may_wait(now, &record, &member.routing_key));
         self.database.put(now, age, record.clone());
         let age_s = u16::try_from(age.as_secs()).unwrap_or(u16::MAX);
         match kind {
@@ -323,7 +338,11 @@ impl Core {
                 self.apply_link_state(now, origin, record.leaving(), record.neighbours());
             }
         }
-        self.flooding.queue.push((age_s, record, from));
+        if announced {
+            self.flooding.announcing.add(&record, from);
+        } else {
+            self.flooding.queue.push((age_s, record, from));
+        }
     }
 
     /// Notes an origin's member; what was signed with another key before no longer counts.
@@ -411,8 +430,20 @@ impl Core {
             return false;
         };
         self.metrics.originated += 1;
+        let mut announced = false;
+        if kind == Kind::Member {
+            self.flooding.member_made = now;
+            announced = self
+                .auth
+                .member(&record.origin, body)
+                .is_ok_and(|member| self.may_wait(now, &record, &member.routing_key));
+        }
         self.database.put(now, Duration::ZERO, record.clone());
-        self.flooding.queue.push((0, record, None));
+        if announced {
+            self.flooding.announcing.add(&record, None);
+        } else {
+            self.flooding.queue.push((0, record, None));
+        }
         true
     }
 
@@ -460,7 +491,7 @@ impl Core {
 
     /// Sends what was accepted or made to all routing links but the one it came from.
     pub(super) fn send_floods(&mut self, now: Duration) {
-        if self.flooding.queue.is_empty() {
+        if self.flooding.queue.is_empty() && self.flooding.announcing.is_empty() {
             return;
         }
         let waits = match self.flooding.queue_due {
@@ -503,6 +534,7 @@ impl Core {
                 self.control_out(id, message);
             }
         }
+        self.announce();
     }
 
     /// Ages the database and refreshes our own records.
@@ -510,12 +542,17 @@ impl Core {
         if now >= self.flooding.refresh_at {
             let refresh = self.config.refresh;
             self.flooding.refresh_at = now + refresh - refresh / 10 + self.jitter(refresh / 5);
-            for kind in [Kind::Member, Kind::Addresses] {
-                if let Some(body) = self.own_body(kind) {
-                    self.originate(now, kind, &body);
-                }
+            if let Some(body) = self.own_body(Kind::Addresses) {
+                self.originate(now, Kind::Addresses, &body);
             }
             self.flooding.link_state_changed(now);
+        }
+        if now >= self.flooding.member_made + self.flooding.member_refresh
+            && let Some(body) = self.own_body(Kind::Member)
+        {
+            let age = self.config.lifetime * MEMBER_REFRESH.0 / MEMBER_REFRESH.1;
+            self.flooding.member_refresh = age - age / 10 + self.jitter(age / 5);
+            self.originate(now, Kind::Member, &body);
         }
         if now < self.flooding.age_at {
             return;

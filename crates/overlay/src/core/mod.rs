@@ -1,5 +1,6 @@
 //! The overlay core: inputs with the time in, outputs out. See `docs/overlay.md`.
 
+mod announce;
 mod dial;
 mod flood;
 mod links;

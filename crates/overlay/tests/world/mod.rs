@@ -140,6 +140,8 @@ pub struct World {
     pub pongs: Vec<(u64, Duration)>,
     pub frames: u64,
     pub events: Vec<(Duration, usize, Event)>,
+    /// Control messages that came, if somebody looks.
+    pub heard: Option<Vec<Vec<u8>>>,
     trace: blake3::Hasher,
     pinging: Option<(usize, usize, Duration, u64)>,
 }
@@ -164,6 +166,7 @@ impl World {
             pongs: Vec::new(),
             frames: 0,
             events: Vec::new(),
+            heard: None,
             trace: blake3::Hasher::new(),
             pinging: None,
         };
@@ -237,6 +240,13 @@ impl World {
         let now = self.now;
         self.nodes[at].revoked.lock().unwrap().insert(node_id(other));
         self.core_mut(at).revoke(now, &node_id(other));
+        self.drain(at);
+    }
+
+    /// The node gets another certificate.
+    pub fn renew(&mut self, at: usize, name: &str) {
+        let (now, body) = (self.now, member_body(&node_id(at), name));
+        self.core_mut(at).set_member(now, body).unwrap();
         self.drain(at);
     }
 
@@ -336,6 +346,7 @@ impl World {
             }
             What::Probe(link, bytes) => drop(self.core_mut(at).handle_probe(now, link, &bytes)),
             What::Control(link, bytes) => {
+                self.heard.iter_mut().for_each(|heard| heard.push(bytes.clone()));
                 let result = self.core_mut(at).handle_control(now, link, &bytes);
                 if let Err(error) = result
                     && error != meshara_overlay::ControlError::UnknownLink
