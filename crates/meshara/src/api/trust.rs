@@ -60,6 +60,9 @@ pub struct IssuerInfo {
     pub not_after: Timestamp,
     /// Whether it is the node that was asked.
     pub this_node: bool,
+    /// Whether this node holds evidence that the issuer's log forked: it signed for two pasts.
+    #[serde(default)]
+    pub log_forked: bool,
 }
 
 /// What is known of the log.
@@ -91,6 +94,9 @@ pub struct OwnCertificate {
     /// Roles that it names, for policy.
     #[serde(default)]
     pub roles: Vec<String>,
+    /// Members that cosigned the head of the log to which the proof leads that this node shows for it; absent (null) until it holds one.
+    #[serde(default)]
+    pub witnesses: Option<u64>,
 }
 
 /// `POST /v1/trust/issuers`: who issues from now on.
@@ -111,6 +117,9 @@ pub trait TrustControl: Send + Sync + 'static {
     /// What the node holds of the mesh's trust.
     fn trust_status(&self) -> impl Future<Output = Result<TrustStatus>> + Send;
 
+    /// Renews this node's certificate now; the new one, once it is in use.
+    fn trust_renew(&self) -> impl Future<Output = Result<OwnCertificate>> + Send;
+
     /// Grants a running member the right to issue. Only on the node that holds the mesh root.
     fn trust_issuer_add(&self, node: String) -> impl Future<Output = Result<IssuerAdded>> + Send;
 }
@@ -119,6 +128,7 @@ pub trait TrustControl: Send + Sync + 'static {
 pub(super) fn routes<C: Control>() -> Router<Arc<C>> {
     Router::new()
         .route("/v1/trust", get(async |State(c): State<Arc<C>>| json(c.trust_status().await)))
+        .route("/v1/trust/renewals", post(async |State(c): State<Arc<C>>| json(c.trust_renew().await)))
         .route("/v1/trust/issuers", post(issuer_add::<C>))
 }
 
@@ -134,6 +144,15 @@ impl Client {
     /// See [`Client::status`].
     pub async fn trust_status(&self) -> Result<TrustStatus> {
         self.get("/v1/trust").await
+    }
+
+    /// `POST /v1/trust/renewals`.
+    ///
+    /// # Errors
+    /// See [`Client::status`]; [`Unreachable`](super::ErrorCode::Unreachable) where no issuer answers,
+    /// [`JoinRefused`](super::ErrorCode::JoinRefused) where one refuses.
+    pub async fn trust_renew(&self) -> Result<OwnCertificate> {
+        self.post("/v1/trust/renewals", &serde_json::Map::new(), MESH_TIMEOUT).await
     }
 
     /// `POST /v1/trust/issuers`.
