@@ -135,3 +135,26 @@ fn a_second_issuer_carries_the_mesh_alone() {
     alice.up();
     alice.knows(4);
 }
+
+#[test]
+fn a_certificate_is_renewed_when_asked_and_its_proof_follows() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut alice = Node::first(&dir, "alice");
+    let bob = Node::beside(&dir, "bob", &alice, &alice.ticket(1));
+    bob.knows(1);
+    let before = serial(&bob);
+    let renewed = bob.object(&["trust", "renew"]);
+    has(&renewed, &["serial", "not_before", "not_after", "renews_at", "issuer", "issuer_name", "witnesses"]);
+    assert_ne!(renewed["serial"], before);
+    assert_eq!(
+        (renewed["serial"].as_str(), renewed["issuer_name"].as_str()),
+        (Some(&*serial(&bob)), Some("alice"))
+    );
+    // Bob himself is the only witness there can be.
+    until("the proof of the new certificate has its witness", || {
+        (bob.object(&["trust", "status"])["certificate"]["witnesses"] == 1).then_some(())
+    });
+    alice.stop("-TERM");
+    assert_eq!(bob.failure(&["trust", "renew"]).0, "unreachable");
+    assert_eq!(serial(&bob), renewed["serial"], "the certificate in use stays");
+}
