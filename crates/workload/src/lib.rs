@@ -26,6 +26,7 @@ pub mod registry;
 pub mod roots;
 mod server;
 mod svids;
+mod uds;
 pub mod wire;
 
 pub use authority::{Authority, AuthorityError, Lives};

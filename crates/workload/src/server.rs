@@ -16,6 +16,7 @@ use crate::caller::Caller;
 use crate::grpc::Api;
 use crate::pb::spiffe_workload_api_server::SpiffeWorkloadApiServer;
 use crate::svids::{Issuers, Workloads};
+use crate::uds::Uds;
 
 /// Connections at once. Each program holds one or two for its whole life.
 const MAX_CONNECTIONS: usize = 512;
@@ -100,7 +101,7 @@ async fn serve_connection<I: Issuers>(
         .max_header_list_size(MAX_HEADERS)
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(Uds::new(stream)), service)
         .await;
     if let Err(error) = served {
         // A client that goes away in the middle is everyday life.

@@ -208,3 +208,53 @@ async fn the_mandatory_metadata_is_mandatory() {
     // An optional profile that isn't there.
     assert_eq!(status(&api, "FetchWITSVID", Some("true")).await, "12");
 }
+
+/// One frame of HTTP/2 (RFC 9113, 4.1).
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(payload.len()).unwrap();
+    [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
+}
+
+/// The type of the first frame that answers a stream: 1 headers, 3 a reset.
+async fn answer_on(socket: &mut tokio::net::UnixStream, stream: u8) -> u8 {
+    use tokio::io::AsyncReadExt;
+    loop {
+        let mut head = [0; 9];
+        soon(socket.read_exact(&mut head)).await.unwrap();
+        let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+        soon(socket.read_exact(&mut payload)).await.unwrap();
+        if head[8] == stream {
+            return head[3];
+        }
+    }
+}
+
+/// gRPC in Python, C++, Java and Swift sends the socket's path as `:authority`, which is none.
+#[tokio::test]
+async fn a_client_that_takes_the_path_for_an_authority_is_served() {
+    use tokio::io::AsyncWriteExt;
+    let api = api(Lives::default(), own_uid());
+    let mut socket = tokio::net::UnixStream::connect(api.path()).await.unwrap();
+    let literal = |name: &[u8], value: &[u8]| {
+        let length = u8::try_from(value.len()).unwrap();
+        [name, &[length], value].concat()
+    };
+    let path = literal(&[0x04], b"/SpiffeWorkloadAPI/FetchX509SVID");
+    let rest = [
+        literal(&[0x0f, 0x10], b"application/grpc"),
+        literal(b"\x00\x02te", b"trailers"),
+        literal(b"\x00\x12workload.spiffe.io", b"true"),
+    ]
+    .concat();
+    // The second request refers to the authority of the first by its place in the table.
+    for (stream, authority) in [(1, literal(&[0x41], b"%2Frun%2Fworkload.sock")), (3, vec![0xbe])] {
+        if stream == 1 {
+            socket.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+            socket.write_all(&frame(4, 0, 0, &[])).await.unwrap();
+        }
+        let block = [&[0x83, 0x86], &path[..], &authority, &rest].concat();
+        socket.write_all(&frame(1, 4, stream, &block)).await.unwrap();
+        socket.write_all(&frame(0, 1, stream, &[0; 5])).await.unwrap();
+        assert_eq!(answer_on(&mut socket, stream).await, 1, "stream {stream}");
+    }
+}
