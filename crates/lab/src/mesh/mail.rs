@@ -17,8 +17,8 @@ use super::node::Node;
 use crate::measure::stall::ms;
 use crate::measure::stats::Summary;
 
-/// Messages of one sender under way at once: enough for 100 a second at 60 ms each.
-const LANES: usize = 6;
+/// Messages of one sender under way at once: enough for 100 a second at 160 ms each, as long as twenty nodes that sync to one disk may take.
+const LANES: usize = 16;
 
 /// Bytes of a message.
 const SIZE: usize = 100;
@@ -28,7 +28,7 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Messages marked as read at once, at most as many as the API takes; and how often.
 const CONSUME: usize = 256;
-const CONSUME_EVERY: Duration = Duration::from_millis(100);
+const CONSUME_EVERY: Duration = Duration::from_millis(250);
 
 /// A receiver without a message for longer is noted.
 const GAP_MS: f64 = 100.0;
@@ -153,7 +153,7 @@ impl Mail {
             thread::sleep(CONSUME_EVERY);
         }
         // A second arrival comes a moment after the first.
-        thread::sleep(CONSUME_EVERY * 5);
+        thread::sleep(CONSUME_EVERY * 2);
         self.stop.store(true, Relaxed);
         for (ender, reader) in self.receivers.drain(..) {
             ender.end();
