@@ -19,7 +19,7 @@ fn a_newcomer_waits_until_it_is_approved() {
     let join = |wait: &str| -> Vec<String> {
         ["join", ticket, "--name", "bob", "--peer", &alice.addr, "--wait", wait].map(str::to_owned).to_vec()
     };
-    let args = join("0s");
+    let args = join("1s");
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let (code, text) = failure(&home, &args);
     assert_eq!(code, "join_refused", "{text}");
@@ -48,7 +48,7 @@ fn a_newcomer_waits_until_it_is_approved() {
     let other = dir.path().join("carol");
     let ticket = alice.object(&["invite", "--approve"]);
     let ticket = ticket["ticket"].as_str().unwrap();
-    let join = ["join", ticket, "--name", "carol", "--peer", &alice.addr, "--wait", "0s"];
+    let join = ["join", ticket, "--name", "carol", "--peer", &alice.addr, "--wait", "1s"];
     assert_eq!(failure(&other, &join).0, "join_refused");
     alice.object(&["trust", "requests", "decline", "carol"]);
     let (code, text) = failure(&other, &join);
