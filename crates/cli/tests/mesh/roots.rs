@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use meshara_identity::home;
+use meshara_trust::root::{StatementFile, decode_chain};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -12,10 +14,7 @@ fn signer(dir: &TempDir, name: &str) -> Signer {
     let pass = dir.path().join("passphrase");
     std::fs::write(&pass, "correct horse\n").unwrap();
     let file = dir.path().join(format!("{name}.key"));
-    let made = object(
-        &nowhere(dir),
-        &["trust", "key", "new", text(&file), "--seal-with", text(&pass)],
-    );
+    let made = object(&nowhere(dir), &["trust", "key", "new", text(&file), "--seal-with", text(&pass)]);
     assert_eq!((&made["sealed"], made["file"].as_str()), (&json!(true), Some(text(&file))));
     let public = made["public"].as_str().unwrap().to_owned();
     Signer { named: format!("{name}={public}"), file, pass, key: made["key"].as_str().unwrap().to_owned() }
@@ -68,17 +67,14 @@ fn a_quorum_takes_over_the_root_and_approves_revocations() {
     assert_eq!(alice.object(&["trust", "revoke", &"ab".repeat(32), "--reason", "never seen"])["number"], 1);
 
     let [anna, bert, cora] = ["anna", "bert", "cora"].map(|name| signer(&dir, name));
-    let (code, _) = failure(
-        &nowhere(&dir),
-        &["trust", "key", "new", text(&anna.file), "--seal-with", text(&anna.pass)],
-    );
+    let (code, _) =
+        failure(&nowhere(&dir), &["trust", "key", "new", text(&anna.file), "--seal-with", text(&anna.pass)]);
     assert_eq!(code, "already_initialised");
 
     // One key under two names makes no quorum, and neither does one signer for two.
     let twice = anna.named.replace("anna=", "annas-twin=");
     let rotate = ["trust", "root", "rotate", "--threshold", "2"];
-    let (code, said) =
-        alice.failure(&[&rotate[..], &["--signer", &anna.named, "--signer", &twice]].concat());
+    let (code, said) = alice.failure(&[&rotate[..], &["--signer", &anna.named, "--signer", &twice]].concat());
     assert!(code == "invalid_argument" && said.contains("share a key"), "{code}: {said}");
     let (code, said) = alice.failure(&[&rotate[..], &["--signer", &anna.named]].concat());
     assert!(code == "invalid_argument" && said.contains("distinct"), "{code}: {said}");
@@ -91,8 +87,10 @@ fn a_quorum_takes_over_the_root_and_approves_revocations() {
     let two = text(&dir.path().join("root-2.statement")).to_owned();
     let signers = ["--signer", &anna.named, "--signer", &bert.named, "--signer", &cora.named];
     let (alices, bobs) = (own(alice), own(bob));
-    let authority = ["--authority", &alices, "--authority", &bobs, "--authority", &cora.named, "--approvals", "2"];
-    let proposed = alice.object(&[&rotate[..], &signers, &authority, &["--life", "300d", "--out", &two]].concat());
+    let authority =
+        ["--authority", &alices, "--authority", &bobs, "--authority", &cora.named, "--approvals", "2"];
+    let proposed =
+        alice.object(&[&rotate[..], &signers, &authority, &["--life", "300d", "--out", &two]].concat());
     assert_eq!((&proposed["kind"], &proposed["number"]), (&json!("root"), &json!(2)));
     assert_eq!(proposed["root"]["authority"]["threshold"], 2);
     // Anybody can look at it; the words name the signers.
@@ -128,7 +126,17 @@ fn a_quorum_takes_over_the_root_and_approves_revocations() {
     assert_eq!(version(bob), 1);
 
     let berts = bert.sign(&two);
-    let published = bob.object(&["trust", "root", "rotate", "--statement", &two, "--signatures", &founders, &annas, &berts]);
+    let published = bob.object(&[
+        "trust",
+        "root",
+        "rotate",
+        "--statement",
+        &two,
+        "--signatures",
+        &founders,
+        &annas,
+        &berts,
+    ]);
     assert_eq!(published, json!({"kind": "root", "number": 2, "known": false}));
     for node in &nodes {
         until("the new root arrives", || (node.object(&["trust", "status"])["roots"] == 3).then_some(()));
@@ -140,12 +148,23 @@ fn a_quorum_takes_over_the_root_and_approves_revocations() {
     let chain = text(&dir.path().join("roots")).to_owned();
     until("it is on carol's disk", || (version(&nodes[2]) == 2).then_some(()));
     nodes[2].object(&["trust", "root", "export", &chain]);
-    let offline = object(&nowhere(&dir), &["trust", "root", "show", "--chain", &chain, "--mesh-id", &mesh_id]);
+    let offline =
+        object(&nowhere(&dir), &["trust", "root", "show", "--chain", &chain, "--mesh-id", &mesh_id]);
     assert_eq!((&offline["version"], &offline["threshold"]), (&json!(2), &json!(2)));
     let other = "00".repeat(32);
-    let (code, said) = failure(&nowhere(&dir), &["trust", "root", "show", "--chain", &chain, "--mesh-id", &other]);
+    let (code, said) =
+        failure(&nowhere(&dir), &["trust", "root", "show", "--chain", &chain, "--mesh-id", &other]);
     assert!(code == "invalid_argument" && said.contains("another mesh"), "{code}: {said}");
-    // The first version again is a rollback; the founder alone can't make a third.
+    // The first version again is a rollback, though its signer signs it again.
+    let founder = home::load_root(&alice.home, None).unwrap();
+    let versions = decode_chain(&std::fs::read(&chain).unwrap()).unwrap();
+    let old = StatementFile::root(&versions[0].document).unwrap();
+    let (one, signature) = (dir.path().join("root-1.statement"), dir.path().join("root-1.signature"));
+    std::fs::write(&one, old.encode().unwrap()).unwrap();
+    std::fs::write(&signature, old.sign(&founder).unwrap().encode().unwrap()).unwrap();
+    let (code, said) = bob.failure(&["trust", "publish", text(&one), text(&signature)]);
+    assert!(code == "invalid_argument" && said.contains("older than version 2"), "{code}: {said}");
+    // The founder alone can't make a third.
     let third = text(&dir.path().join("root-3.statement")).to_owned();
     alice.object(&["trust", "root", "rotate", "--out", &third]);
     let (code, said) = {
@@ -186,7 +205,8 @@ fn a_quorum_takes_over_the_root_and_approves_revocations() {
     // Policy likewise: bob's node signs with its own keys.
     let policy = text(&dir.path().join("policy.toml")).to_owned();
     let shown = alice.object(&["policy", "show"]);
-    let deny = "\n[[rule]]\nname = \"no-pings\"\neffect = \"deny\"\nfrom = \"alice\"\nto = \"mesh:bob/ping\"\n";
+    let deny =
+        "\n[[rule]]\nname = \"no-pings\"\neffect = \"deny\"\nfrom = \"alice\"\nto = \"mesh:bob/ping\"\n";
     std::fs::write(&policy, format!("{}{deny}", shown["text"].as_str().unwrap())).unwrap();
     assert_eq!(alice.failure(&["policy", "apply", &policy]).0, "needs_approvals");
     let statement = alice.home.join("proposals/policy-1.statement");
@@ -237,7 +257,8 @@ fn phases_wait_for_their_gates() {
     assert_eq!(alice.object(&["trust", "phase", "advance"])["number"], 3);
 
     let phase = gate(&alice);
-    let missing: Vec<_> = phase["gate"].as_array().unwrap().iter().filter(|one| one["holds"] == false).collect();
+    let missing: Vec<_> =
+        phase["gate"].as_array().unwrap().iter().filter(|one| one["holds"] == false).collect();
     assert_eq!(missing.len(), 3, "{phase}");
     // Other signers, and no key of the founder's any more.
     let signers = ["anna", "bert", "cora"].map(|name| signer(&dir, name));

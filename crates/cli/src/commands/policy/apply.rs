@@ -15,7 +15,8 @@ const FILE_MAX: u64 = 9 << 20;
 
 /// Bring a policy file into force on every node
 ///
-/// Run it on the node that holds the mesh root. What no rule allows is denied from then on.
+/// Run it on a node that holds a signer's keys, at first the one that made the mesh; where several must approve, it writes a statement for
+/// the others to sign. What no rule allows is denied from then on.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   meshara policy apply policy.toml --dry-run

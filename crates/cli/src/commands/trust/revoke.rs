@@ -10,7 +10,8 @@ use crate::text;
 
 /// Take a node's membership away, at once and everywhere
 ///
-/// Run it on the node that holds the mesh root. Every node closes its links and sessions with the revoked node, refuses its handshakes and
+/// Run it on a node that holds a signer's keys, at first the one that made the mesh; where several must approve, it writes a statement for
+/// the others to sign. Every node closes its links and sessions with the revoked node, refuses its handshakes and
 /// renewals, and forgets its routes. A node that is cut off learns of it as soon as it is back.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:

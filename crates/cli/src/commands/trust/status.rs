@@ -23,7 +23,7 @@ pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
     let certificate = &status.certificate;
     let head = status.log.head.as_deref().map_or_else(|| "none".to_owned(), text::short);
     let mut rows = vec![
-        ("phase", status.phase.to_string()),
+        ("phase", format!("{} of 3", status.phase)),
         ("mesh id", status.mesh_id),
         ("roots", status.roots.to_string()),
         ("log", format!("{} entries, head {head}, {} witnesses", status.log.size, status.log.witnesses)),
@@ -57,8 +57,9 @@ pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
     }
     for issuer in status.issuers {
         let this = if issuer.this_node { ", this node" } else { "" };
+        let forked = if issuer.log_forked { paint.bad("; its log forked") } else { String::new() };
         output::line(format!(
-            "{}  {} (grant {} until {}{this})",
+            "{}  {} (grant {} until {}{this}){forked}",
             paint.dim(&format!("{:<11}", "issuer")),
             text::node(&issuer.name, &issuer.node_id),
             issuer.number,

@@ -41,6 +41,10 @@ const EVERY: Duration = Duration::from_millis(50);
 const LOOK: Duration = Duration::from_secs(1);
 /// Before writing is tried again after the disk failed.
 const WRITE_AGAIN: Duration = Duration::from_secs(5);
+/// From so long before its end on, a root document that ends is worth a warning: its signers may have to meet.
+const ROOT_ENDS: Duration = Duration::from_secs(60 * 24 * 3600);
+/// How often that is said.
+const SAY_AGAIN: Duration = Duration::from_secs(24 * 3600);
 /// Close code of a link whose neighbour misbehaves. Above the overlay's own codes, beside that of control messages.
 const CLOSE_SETS: u32 = 0x103;
 /// The signer of a mesh that only its founder signs for.
@@ -534,7 +538,11 @@ async fn run_files(inner: &Arc<Inner>) {
 /// signers changed.
 async fn run_freshness(inner: &Arc<Inner>) {
     let sets = &inner.sets;
+    let mut said: Option<Instant> = None;
     loop {
+        if said.is_none_or(|at| at.elapsed() > SAY_AGAIN) && warn_of_end(inner) {
+            said = Some(Instant::now());
+        }
         if sets.keys().lacks(&sets.home) {
             let work = inner.clone();
             let loaded = tokio::task::spawn_blocking(move || {
@@ -547,6 +555,23 @@ async fn run_freshness(inner: &Arc<Inner>) {
         reapprove(inner).await;
         confirm(inner);
         let _ = tokio::time::timeout(FRESHNESS_INTERVAL, sets.signers.notified()).await;
+    }
+}
+
+/// Says when the root document is about to end, or has ended; whether it was said.
+fn warn_of_end(inner: &Inner) -> bool {
+    let now = UnixMillis::now();
+    let end = inner.sets.view(|gossip| gossip.root().map(|root| root.expires_at));
+    match end {
+        Some(end) if now > end => {
+            tracing::error!(%end, "the root document has ended: nothing new that the mesh's signers sign counts until there is a next version; see `meshara trust root rotate`");
+            true
+        }
+        Some(end) if now.plus(ROOT_ENDS) > end => {
+            tracing::warn!(%end, "the root document ends soon: renew it with `meshara trust root rotate`");
+            true
+        }
+        _ => false,
     }
 }
 

@@ -6,7 +6,7 @@ use meshara_identity::UnixMillis;
 use meshara_trust::audit::{Event, Outcome};
 use meshara_trust::gossip::{Gossip, GossipError};
 use meshara_trust::root::{
-    Advanced, DetachedSignature, OfflineError, RootDocument, RootError, SignedRoot, Statement, StatementFile,
+    DetachedSignature, OfflineError, RootDocument, RootError, SignedRoot, Statement, StatementFile,
 };
 use meshara_trust::sets::{
     Approvals, HeadRef, KeyId, Offered, Quorum, SetHead, SetKind, SignedHead, SignedSet,
@@ -159,6 +159,10 @@ async fn root(
     if document.mesh != held.mesh {
         return Err(GossipError::Root(RootError::WrongMesh).into());
     }
+    if document == held {
+        // Its approvals are of the signers before, of whom nothing is held any more.
+        return Ok(Published { kind: "root", number: held.version, known: true });
+    }
     let mut approvals = Approvals::default();
     for signature in signatures {
         file.join(signature, &[&held.root, &document.root], &mut approvals)?;
@@ -166,14 +170,14 @@ async fn root(
     let number = document.version;
     let (before, phase) = (held.phase, document.phase);
     let signed = SignedRoot { document, approvals };
-    let advanced = inner.sets.input(inner, |gossip, now| gossip.publish_root(now, signed))?;
+    inner.sets.input(inner, |gossip, now| gossip.publish_root(now, signed))?;
     let work = inner.clone();
     let written = tokio::task::spawn_blocking(move || work.sets.write_all());
     written.await.map_err(|_| PublishError::Stopping)??;
     if phase != before {
         inner.audit.record(Event::Phase { version: number, phase: phase as u8, outcome: Outcome::Done });
     }
-    Ok(Published { kind: "root", number, known: advanced == Advanced::Same })
+    Ok(Published { kind: "root", number, known: false })
 }
 
 /// Approves the sets held anew as one of the present signers, after the signers changed. Where this node's approval is not enough, it writes

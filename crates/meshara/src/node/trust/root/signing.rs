@@ -78,6 +78,7 @@ pub(crate) fn sign(
     Ok(file.sign(key)?)
 }
 
+/// Held while the journal is read and written.
 fn lock(journal: &Path) -> Result<File, FileError> {
     let path = beside(journal, "lock");
     let failed = |action| move |error: std::io::Error| (action, error);
@@ -89,4 +90,58 @@ fn lock(journal: &Path) -> Result<File, FileError> {
         .map_err(failed("open"))
         .and_then(|file| file.lock().map(|()| file).map_err(failed("lock")));
     locked.map_err(|(action, error)| FileError::io(&path, action, &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use meshara_identity::UnixMillis;
+    use meshara_trust::revocation::Revocations;
+    use meshara_trust::sets::{SetHead, SetKind};
+
+    use super::*;
+
+    fn statement(key: &RootKey, at: u64) -> StatementFile {
+        let body = Revocations::default().encode().unwrap();
+        let mesh = key.public().fingerprint();
+        let head = SetHead::following(None, SetKind::Revocations, mesh, UnixMillis(at), &body).unwrap();
+        StatementFile::set(&head, body).unwrap()
+    }
+
+    #[test]
+    fn one_content_of_a_number_is_signed_whoever_asks_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = journal_of(&dir.path().join("bob.key"));
+        let key = RootKey::generate().unwrap();
+        let signed: Vec<_> = thread::scope(|scope| {
+            let sign = |at| {
+                let (key, journal) = (&key, &journal);
+                scope.spawn(move || sign(&statement(key, at), key, journal, false))
+            };
+            let threads: Vec<_> = (0..4).map(sign).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(signed.iter().filter(|signed| signed.is_ok()).count(), 1);
+        let winner = signed.iter().position(Result::is_ok).unwrap() as u64;
+        // Again the same: yes, also in a later life. Another one: no.
+        sign(&statement(&key, winner), &key, &journal, false).unwrap();
+        let other = sign(&statement(&key, 9), &key, &journal, true).unwrap_err();
+        let contradiction = JournalError::Contradiction { word: "revocations", number: 1 };
+        assert!(matches!(other, SigningError::Journal(error) if error == contradiction));
+    }
+
+    #[test]
+    fn nothing_is_signed_with_a_damaged_journal() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = dir.path().join("signed.set");
+        let key = RootKey::generate().unwrap();
+        sign(&statement(&key, 1), &key, &journal, false).unwrap();
+        let mut bytes = std::fs::read(&journal).unwrap();
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        std::fs::write(&journal, bytes).unwrap();
+        let error = sign(&statement(&key, 1), &key, &journal, false).unwrap_err();
+        assert!(matches!(error, SigningError::File(FileError::Damaged { what: "checksum", .. })));
+    }
 }
