@@ -138,8 +138,10 @@ async fn predicates(inner: &Arc<Inner>, next: Phase, root: &RootDocument) -> Vec
 /// Enters the next phase, if its gate holds: signed here where this node's keys suffice, else as a proposal.
 pub(crate) async fn advance(inner: &Arc<Inner>) -> Result<Published, AdvanceError> {
     let measured = measure(inner).await?;
-    let held =
-        inner.sets.view(|gossip| gossip.root().cloned()).ok_or(PublishError::from(GossipError::NoRoot))?;
+    let held = inner
+        .sets
+        .view(|gossip| gossip.root().cloned())
+        .ok_or_else(|| PublishError::from(GossipError::NoRoot))?;
     let next = held.phase.next().ok_or(AdvanceError::Last)?;
     if !measured.ready {
         let closed = measured.gate.iter().filter(|predicate| !predicate.holds);
