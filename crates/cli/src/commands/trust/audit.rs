@@ -85,11 +85,11 @@ fn show(info: &AuditInfo) -> Result<(), Failure> {
     for log in &info.logs {
         let kept = if log.fetched { "" } else { ", as kept" };
         output::line(format!(
-            "{}  {} entries, {} witnesses of {}{kept}",
+            "{}  {} entries, the first {} with {} witnesses{kept}",
             paint.dim(&text::printable(&log.origin)),
             log.size,
-            log.witnesses,
-            log.witnessed
+            log.witnessed,
+            log.witnesses
         ))?;
     }
     for problem in &info.problems {

@@ -48,7 +48,8 @@ pub(crate) async fn run(args: LogArgs, context: &Context) -> Result<(), Failure>
     if context.json {
         return Ok(output::json(&json!({ "dir": to, "logs": logs, "mesh_id": mesh_id }))?);
     }
-    output::line(format!("wrote {logs} logs to {}", to.display()))?;
+    let s = if logs == 1 { "" } else { "s" };
+    output::line(format!("wrote {logs} log{s} to {}", to.display()))?;
     let paint = output::stdout_paint();
     output::line(paint.dim(&format!("verify it anywhere: meshara trust audit --offline {}", to.display())))?;
     Ok(())
