@@ -210,7 +210,7 @@ impl Node {
         let Some(root) = rotated(&trust.gossip, at.clock) else { return };
         let advanced = trust.gossip.publish_root(at, root);
         let approved = reapproved(&trust.gossip, at.clock).map(|set| trust.gossip.publish_set(at, set));
-        let problem = advanced.err().or(approved.and_then(Result::err));
+        let problem = advanced.err().or_else(|| approved.and_then(Result::err));
         let stored = trust.stored();
         self.keep(now, stored);
         if let Some(error) = problem {
