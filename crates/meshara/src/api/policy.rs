@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -13,7 +12,6 @@ use super::client::{Client, MESH_TIMEOUT};
 use super::control::{Control, Result};
 use super::routes::{Answer, json, read_json, read_json_up_to};
 use super::timestamp::Timestamp;
-use super::types::Invite;
 
 /// Largest request to apply a policy: 10,000 rules of 800 bytes, every byte escaped.
 const MAX_POLICY: usize = 16 << 20;
@@ -159,14 +157,6 @@ pub trait PolicyControl: Send + Sync + 'static {
 
     /// Changes the roles of a member that this node's issuer knows.
     fn trust_roles(&self, request: RolesRequest) -> impl Future<Output = Result<RolesChanged>> + Send;
-
-    /// A new ticket; who joins with it has these roles.
-    fn invite_as(
-        &self,
-        ttl: Duration,
-        uses: u32,
-        roles: Vec<String>,
-    ) -> impl Future<Output = Result<Invite>> + Send;
 
     /// The policy in force.
     fn policy_show(&self) -> impl Future<Output = Result<PolicyInfo>> + Send;

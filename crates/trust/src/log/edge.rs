@@ -22,7 +22,7 @@ impl Edge {
         append_to_bundle(&mut self.bundle, entry)?;
         let mut full: Vec<FullTile> = Vec::new();
         self.tree.push(Hash::leaf(entry), &mut full);
-        if self.tree.size() % u64::from(WIDTH) == 0 {
+        if self.tree.size().is_multiple_of(u64::from(WIDTH)) {
             let tile = TileId::full(Row::Entries, self.tree.size() / u64::from(WIDTH) - 1);
             writer.create(&tile.to_string(), &self.bundle)?;
             self.bundle.clear();
