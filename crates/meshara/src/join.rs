@@ -62,7 +62,15 @@ pub struct JoinOptions {
 impl JoinOptions {
     /// Options without further members and passphrase.
     pub fn new(home: PathBuf, ticket: String, name: NodeName) -> Self {
-        Self { home, ticket, name, peers: Vec::new(), passphrase: None, wait: Duration::ZERO, waiting: |_| {} }
+        Self {
+            home,
+            ticket,
+            name,
+            peers: Vec::new(),
+            passphrase: None,
+            wait: Duration::ZERO,
+            waiting: |_| {},
+        }
     }
 }
 

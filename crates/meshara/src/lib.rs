@@ -50,12 +50,12 @@ mod node;
 mod store;
 
 pub use crate::join::{JoinError, JoinOptions, JoinOutcome, MemberError, join};
+pub use crate::node::offline;
 pub use crate::node::{
     BuildError, Builder, BundleError, LockError, Node, OpeningError, Receipt, ResolveError, STREAM_DENIED,
     SendError, ServiceError, SessionError, SetsError, Stream, WorkloadError, audit_bundle, examine,
     export_trail, mesh_of, verify_trail, write_bundle,
 };
-pub use crate::node::offline;
 #[doc(hidden)]
 pub use crate::node::{decode_announcement, decode_opening, decodes_set_file};
 pub use crate::store::StoreError;

@@ -30,7 +30,7 @@ pub trait Control:
     AdmissionControl
     + InterfaceControl
     + PolicyControl
-        + RootControl
+    + RootControl
     + TrustControl
     + LogControl
     + WorkloadControl

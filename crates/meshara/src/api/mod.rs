@@ -28,8 +28,8 @@ pub use policy::{
     PolicyRequest, ReinstateRequest, RevokeRequest, RolesChanged, RolesRequest,
 };
 pub use root::{
-    GatePredicate, KeyInfo, PhaseInfo, PublishRequest, PublishedInfo, QuorumInfo, RevocationInfo, RootControl,
-    RootInfo, SignatureInfo, SignerInfo, StatementInfo,
+    GatePredicate, KeyInfo, PhaseInfo, PublishRequest, PublishedInfo, QuorumInfo, RevocationInfo,
+    RootControl, RootInfo, SignatureInfo, SignerInfo, StatementInfo,
 };
 pub use routes::router;
 pub use server::serve;
@@ -38,9 +38,7 @@ pub use socket::{bind, socket_path};
 pub use timestamp::{ParseTimestampError, Timestamp};
 pub use trust::{IssuerAdded, IssuerInfo, LogStatus, OwnCertificate, TrustControl, TrustStatus};
 pub use types::*;
-pub use workload::{
-    FederationInfo, FederationRequest, WorkloadControl, WorkloadInfo, WorkloadRequest,
-};
+pub use workload::{FederationInfo, FederationRequest, WorkloadControl, WorkloadInfo, WorkloadRequest};
 
 /// Name of the control socket inside a home.
 pub const SOCKET_NAME: &str = "control.sock";

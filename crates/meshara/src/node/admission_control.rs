@@ -8,7 +8,8 @@ use meshara_identity::{Issuer, IssuerError, NodeId, RoleName, UnixMillis};
 
 use super::control::{NodeControl, TICKET_ADDRS, timestamp};
 use crate::api::{
-    AdmissionControl, AllowedNode, ApiError, ErrorCode, Invite, InviteRequest, JoinApplication, JoinDecision, Result,
+    AdmissionControl, AllowedNode, ApiError, ErrorCode, Invite, InviteRequest, JoinApplication, JoinDecision,
+    Result,
 };
 
 impl NodeControl {
@@ -69,7 +70,8 @@ impl AdmissionControl for NodeControl {
 
     async fn allowed_add(&self, allowed: AllowedNode) -> Result<AllowedNode> {
         let AllowedNode { node_id, name, roles } = allowed;
-        let wrong = |error: &dyn std::fmt::Display| ApiError::new(ErrorCode::InvalidArgument, error.to_string());
+        let wrong =
+            |error: &dyn std::fmt::Display| ApiError::new(ErrorCode::InvalidArgument, error.to_string());
         let name = name.map(|name| name.parse()).transpose().map_err(|error| wrong(&error))?;
         let allowed = Allowed { node: whole(&node_id)?, name, roles: role_names(roles)? };
         let kept = allowed.clone();
@@ -123,10 +125,11 @@ fn chosen(asked: &[Application], text: &str) -> Result<NodeId> {
         _ if text.is_empty() => Err(unknown(text)),
         (Some(node), None) => Ok(node),
         (None, _) => Err(unknown(text)),
-        (Some(_), Some(_)) => {
-            Err(ApiError::new(ErrorCode::AmbiguousNode, format!("`{text}` fits several nodes that wait"))
-                .hint("name it by its NodeId: `meshara trust requests` shows them; compare with `meshara id` there"))
-        }
+        (Some(_), Some(_)) => Err(ApiError::new(
+            ErrorCode::AmbiguousNode,
+            format!("`{text}` fits several nodes that wait"),
+        )
+        .hint("name it by its NodeId: `meshara trust requests` shows them; compare with `meshara id` there")),
     }
 }
 

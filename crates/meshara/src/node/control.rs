@@ -21,10 +21,10 @@ use super::streams::valid_service;
 use super::trust::policy;
 use super::{Inner, ResolveError, messages, services, standing, tiers};
 use crate::api::{
-    AdmissionControl, ApiError, BenchEvent, BenchRequest, BenchResult, Body, ConfiguredPeer, ConnectEvent, ConnectInfo,
-    ConnectRequest, Control, DoctorFacts, ErrorCode, Events, IdInfo, Invite, InviteRequest, MAX_UNREAD_BATCH, MessageRef,
-    NodeRef, PathKind, PeerInfo, PeerState, PingEvent, PingReply, PingRequest, PingSummary, Received, Result,
-    RouteInfo, SendReceipt, ServiceInfo, Status, Timestamp, Trace, TraceHop,
+    AdmissionControl, ApiError, BenchEvent, BenchRequest, BenchResult, Body, ConfiguredPeer, ConnectEvent,
+    ConnectInfo, ConnectRequest, Control, DoctorFacts, ErrorCode, Events, IdInfo, Invite, InviteRequest,
+    MAX_UNREAD_BATCH, MessageRef, NodeRef, PathKind, PeerInfo, PeerState, PingEvent, PingReply, PingRequest,
+    PingSummary, Received, Result, RouteInfo, SendReceipt, ServiceInfo, Status, Timestamp, Trace, TraceHop,
 };
 use crate::config::PeerAddr;
 use crate::store::{Bucket, StoreError, TakeLimit};

@@ -160,12 +160,10 @@ impl From<PublishError> for ApiError {
             PublishError::Proposed(_)
             | PublishError::Offline(_)
             | PublishError::Signing(_)
-            | PublishError::Gossip(GossipError::Root(_)) => {
-                super::root_control::refused(&error)
-            }
-            PublishError::NoAuthority => {
-                Self::new(ErrorCode::NotAuthority, text).hint("run it on a node that holds a signer's keys: `meshara trust root show` lists the signers")
-            }
+            | PublishError::Gossip(GossipError::Root(_)) => super::root_control::refused(&error),
+            PublishError::NoAuthority => Self::new(ErrorCode::NotAuthority, text).hint(
+                "run it on a node that holds a signer's keys: `meshara trust root show` lists the signers",
+            ),
             PublishError::Stopping => Self::new(ErrorCode::ShuttingDown, text),
             PublishError::File(_) => Self::new(ErrorCode::Io, text),
             PublishError::NotNewest(_) => Self::new(ErrorCode::Busy, text).hint("try again in a moment"),

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use meshara::api::{
-    AdmissionControl, AllowedNode, ApiError, BenchEvent, BenchProgress, BenchRequest, Body, ConnectEvent, ConnectInfo, ConnectRequest,
-    Control, DoctorFacts, ErrorCode, Events, FederationInfo, FederationRequest, IdInfo, InterfaceControl,
-    Invite, InviteRequest, JoinApplication, JoinDecision, IssuerAdded, IssuerInfo, LogStatus, MessageRef, NameInfo, NodeRef, NodeRevoked, OwnCertificate,
-    PeerInfo, PeerState, PingEvent, PingReply, PingRequest, PingSummary, PolicyApplied, PolicyCheck,
-    PolicyCheckRequest, PolicyControl, PolicyInfo, PolicyRequest, Received, ReinstateRequest, Result,
-    RevokeRequest, RolesChanged, RolesRequest, RouteInfo, SendReceipt, ServiceInfo, Status, Timestamp, Trace,
-    TraceHop, TrustControl, TrustStatus, WorkloadControl, WorkloadInfo, WorkloadRequest,
+    AdmissionControl, AllowedNode, ApiError, BenchEvent, BenchProgress, BenchRequest, Body, ConnectEvent,
+    ConnectInfo, ConnectRequest, Control, DoctorFacts, ErrorCode, Events, FederationInfo, FederationRequest,
+    IdInfo, InterfaceControl, Invite, InviteRequest, IssuerAdded, IssuerInfo, JoinApplication, JoinDecision,
+    LogStatus, MessageRef, NameInfo, NodeRef, NodeRevoked, OwnCertificate, PeerInfo, PeerState, PingEvent,
+    PingReply, PingRequest, PingSummary, PolicyApplied, PolicyCheck, PolicyCheckRequest, PolicyControl,
+    PolicyInfo, PolicyRequest, Received, ReinstateRequest, Result, RevokeRequest, RolesChanged, RolesRequest,
+    RouteInfo, SendReceipt, ServiceInfo, Status, Timestamp, Trace, TraceHop, TrustControl, TrustStatus,
+    WorkloadControl, WorkloadInfo, WorkloadRequest,
 };
 use tokio::sync::{mpsc, watch};
 
@@ -69,8 +70,12 @@ pub(crate) fn status() -> Status {
 }
 
 pub(crate) fn phase() -> meshara::api::PhaseInfo {
-    let predicate =
-        meshara::api::GatePredicate { what: "members".into(), value: 1, need: "at least 2".into(), holds: false };
+    let predicate = meshara::api::GatePredicate {
+        what: "members".into(),
+        value: 1,
+        need: "at least 2".into(),
+        holds: false,
+    };
     meshara::api::PhaseInfo {
         phase: 0,
         name: "founder's key".into(),
