@@ -37,6 +37,9 @@ const AWAY: Duration = Duration::from_secs(4);
 /// Streams of a node that is revoked, each to another node.
 const STREAMS: usize = 3;
 
+/// Partitions tried until one has a node that may be revoked.
+const PLANS: usize = 50;
+
 /// First local port of the services and listeners of those streams.
 const SERVED: u16 = 7000;
 const LISTENED: u16 = 8000;
@@ -86,7 +89,7 @@ pub(crate) fn command(context: &Context, nodes: usize, count: usize, heals: usiz
     let topology = Topology::parse(&format!("random-{nodes}"), context.seed)?;
     let (mesh, formed) = context.mesh(topology, Medium::Veth)?;
     println!("{nodes} processes joined in {:.1} s", formed.joining_ms / 1e3);
-    let (found, measured) = measure(context, &mesh, count, heals);
+    let (found, measured) = measure(context, &mesh, &[], count, heals);
     context.clear(mesh);
     context.write("revoke", &found)?;
     measured?;
@@ -99,13 +102,20 @@ pub(crate) fn command(context: &Context, nodes: usize, count: usize, heals: usiz
     Ok(())
 }
 
-/// Revokes `count` nodes of a mesh and then `heals` while the mesh is in two. What was found so far, also where it could not go on.
-pub(crate) fn measure(context: &Context, mesh: &Mesh, count: usize, heals: usize) -> (Revoked, Result<()>) {
+/// Revokes `count` nodes of a mesh, none of `spared`, and then `heals` while the mesh is in two. What was found so far, also where it could not
+/// go on.
+pub(crate) fn measure(
+    context: &Context,
+    mesh: &Mesh,
+    spared: &[usize],
+    count: usize,
+    heals: usize,
+) -> (Revoked, Result<()>) {
     let mut rng = SmallRng::seed_from_u64(context.seed);
     let mut found = Revoked { nodes: mesh.nodes.len(), ..Revoked::default() };
     let mut gone = BTreeSet::new();
     for round in 0..count + heals {
-        if let Err(error) = revoke(context, mesh, &mut rng, &mut gone, round >= count, &mut found) {
+        if let Err(error) = revoke(context, mesh, &mut rng, spared, &mut gone, round >= count, &mut found) {
             return (found, Err(error));
         }
     }
@@ -169,13 +179,13 @@ fn revoke(
     context: &Context,
     mesh: &Mesh,
     rng: &mut SmallRng,
+    spared: &[usize],
     gone: &mut BTreeSet<usize>,
     divided: bool,
     found: &mut Revoked,
 ) -> Result<()> {
-    let partition = divided.then(|| Partition::plan(mesh, gone, rng)).transpose()?;
+    let (partition, victim) = choose(mesh, rng, spared, gone, divided)?;
     let side = partition.as_ref().map(|partition| partition.side.clone()).unwrap_or_default();
-    let victim = spare(mesh, rng, gone, |node| !divided || side.contains(&node))?;
     let alive: BTreeSet<usize> =
         (0..mesh.nodes.len()).filter(|node| !gone.contains(node) && *node != victim).collect();
     // Its streams are with nodes that are on its side, so that they go on while the mesh is in two.
@@ -231,6 +241,27 @@ fn revoke(
     }
     found.rounds.push(round);
     settle(mesh, gone)
+}
+
+/// Whom to revoke, and how the mesh falls in two if it does: the side that cannot hear of it has a node that may be revoked.
+fn choose(
+    mesh: &Mesh,
+    rng: &mut SmallRng,
+    spared: &[usize],
+    gone: &BTreeSet<usize>,
+    divided: bool,
+) -> Result<(Option<Partition>, usize)> {
+    if !divided {
+        return Ok((None, spare(mesh, rng, gone, |node| !spared.contains(&node))?));
+    }
+    for _ in 0..PLANS {
+        let partition = Partition::plan(mesh, gone, rng)?;
+        let able = |node: usize| partition.side.contains(&node) && !spared.contains(&node);
+        if let Ok(victim) = spare(mesh, rng, gone, able) {
+            return Ok((Some(partition), victim));
+        }
+    }
+    bail!("no side has a node that may be revoked")
 }
 
 impl Round {

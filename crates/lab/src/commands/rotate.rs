@@ -151,6 +151,11 @@ impl Rotated {
         &self.failures
     }
 
+    /// Who issued.
+    pub(crate) fn issuers(&self) -> &[usize] {
+        &self.issuers
+    }
+
     fn renewals_of(&self, node: usize) -> Vec<f64> {
         self.renewals.iter().filter(|renewal| renewal.node == node).map(|renewal| renewal.at_ms).collect()
     }

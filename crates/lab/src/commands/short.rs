@@ -30,8 +30,8 @@ const ROTATION: rotate::Plan = rotate::Plan {
     kills: false,
 };
 
-/// Nodes of that mesh, and how many are revoked: plainly, and while it is in two.
-const SHAPE: &str = "random-6";
+/// Nodes of that mesh, and how many are revoked, none of them issuers: plainly, and while it is in two.
+const SHAPE: &str = "random-8";
 const REVOKED: (usize, usize) = (1, 1);
 
 /// Nodes may be slow to hear of a revocation on a CI machine, but all must. The bar itself (2 s) is measured by `revoke`.
@@ -85,7 +85,7 @@ fn trust(context: &Context) -> Result<(Rotated, Revoked)> {
     let mut mesh = rotate::form(context, SHAPE, &ROTATION)?;
     let (rotated, measured) = rotate::measure(context, &mut mesh, &ROTATION);
     let (revoked, done) = match measured {
-        Ok(()) => revoke::measure(context, &mesh, REVOKED.0, REVOKED.1),
+        Ok(()) => revoke::measure(context, &mesh, rotated.issuers(), REVOKED.0, REVOKED.1),
         Err(error) => (Revoked::default(), Err(error)),
     };
     context.clear(mesh);
