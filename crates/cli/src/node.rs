@@ -66,7 +66,9 @@ pub(crate) async fn join(context: &Context, args: JoinArgs) -> Result<(), Failur
     options.passphrase = identity::passphrase(context)?;
     options.wait = args.wait.0;
     options.waiting = |node| {
-        eprintln!("waiting for an operator to approve node {node} (`meshara trust requests` on the node that made the ticket)");
+        eprintln!(
+            "waiting for an operator to approve node {node} (`meshara trust requests` on the node that made the ticket)"
+        );
     };
     let sealed = options.passphrase.is_some();
     let outcome = meshara::join(options).await.map_err(|error| join_error(&error))?;
