@@ -457,10 +457,18 @@ mod tests {
 
     #[test]
     fn anything_lost_or_dropped_fails() {
-        let mut found = Rotated::default();
-        found.messages = Outcome { lost: 1, doubled: 2, failed: 3, rate: 94.0, ..Outcome::default() };
-        found.streams =
-            vec![Stream { from: 0, to: 1, echoes: 1, dropped: 1, longest_gap_ms: 0.0, gaps: Vec::new() }];
+        let mut found = Rotated {
+            messages: Outcome { lost: 1, doubled: 2, failed: 3, rate: 94.0, ..Outcome::default() },
+            streams: vec![Stream {
+                from: 0,
+                to: 1,
+                echoes: 1,
+                dropped: 1,
+                longest_gap_ms: 0.0,
+                gaps: Vec::new(),
+            }],
+            ..Rotated::default()
+        };
         found.judge(&PLAN, 0.0, 60e3);
         assert_eq!(found.failures.len(), 5, "{:?}", found.failures);
     }
