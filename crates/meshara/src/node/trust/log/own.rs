@@ -148,7 +148,7 @@ impl OwnLog {
         let key = LogKey::from_seeds(origin.clone(), &seeds)?;
         let public = key.public().clone();
         let files = Box::new(files(&directory)?);
-        let statement = statement(&*files, issuer, &public)?;
+        let statement = statement(&files, issuer, &public)?;
         let log = if content.begun || there { Log::open(files, key)? } else { Log::create(files, key)? };
         let members = issuer.members()?;
         let shared = content.begun && members.iter().any(|(_, node)| *node != me);
