@@ -17,7 +17,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use meshara_identity::MeshAddress;
 
 use crate::checksum;
-use crate::packet::{Flow, IPV6_LEN, Packet, PacketError, TCP, UDP, UDP_LEN};
+use crate::packet::{Flow, IPV6_LEN, Packet, PacketError, TCP, TCP_LEN, UDP, UDP_LEN};
 use crate::vnet::{Segments, VNET_LEN, VnetHeader};
 
 /// Bytes in front of the packet.
@@ -33,6 +33,8 @@ const TCP_FLAGS: usize = 13;
 const FIN: u8 = 0x01;
 const PUSH: u8 = 0x08;
 const ACK: u8 = 0x10;
+/// How options that are timestamps alone begin: two of no meaning, then kind and length.
+const TIMESTAMPS: [u8; 4] = [1, 1, 8, 10];
 /// Largest payload length of an IPv6 packet.
 const MAX_PAYLOAD: usize = u16::MAX as usize;
 /// Datagrams put together at once: the kernel takes 1,024 pieces in one write, a packet of 65 KB has five of the largest.
@@ -131,6 +133,29 @@ impl Departure {
     #[must_use]
     pub const fn is_rest(&self) -> bool {
         self.read.rest
+    }
+
+    /// Whether it says all that `older`, which waits, says and more: both are acknowledgements of one TCP connection without anything
+    /// else, and this one acknowledges more bytes. Those with options other than timestamps (RFC 7323 appendix A) say something of
+    /// their own, as do repeated ones.
+    #[must_use]
+    pub fn supersedes(&self, older: &Self) -> bool {
+        let (Some(ours), Some(theirs)) = (self.acknowledges(), older.acknowledges()) else { return false };
+        let advance = ours.wrapping_sub(theirs);
+        self.read.flow == older.read.flow && advance > 0 && advance < 1 << 31
+    }
+
+    /// What it acknowledges, when it does nothing but that.
+    fn acknowledges(&self) -> Option<u32> {
+        if self.read.flow.protocol != TCP || self.read.transport != IPV6_LEN || self.read.rest {
+            return None;
+        }
+        let tcp = self.packet.get(IPV6_LEN..)?;
+        let (header, options) = tcp.split_first_chunk::<TCP_LEN>()?;
+        let [_, _, _, _, _, _, _, _, a0, a1, a2, a3, length, flags, ..] = *header;
+        let plain = options.is_empty() || (options.len() == 12 && options.starts_with(&TIMESTAMPS));
+        let is_whole = usize::from(length >> 4) * 4 == tcp.len() && length & 0x0f == 0;
+        (plain && is_whole && flags == ACK).then(|| u32::from_be_bytes([a0, a1, a2, a3]))
     }
 
     /// Datagrams of at most `room` bytes that carry it, as many segments in each as fit.

@@ -62,6 +62,24 @@ impl<T> Queue<T> {
         self.waiting.push_back(Waiting { since: now, bytes, item });
     }
 
+    /// The last in line.
+    #[must_use]
+    pub fn last(&self) -> Option<&T> {
+        self.waiting.back().map(|last| &last.item)
+    }
+
+    /// Puts `item` in the place of the last in line, which has waited for it; appends it when there is none.
+    pub fn replace_last(&mut self, now: Duration, bytes: usize, item: T) {
+        match self.waiting.back_mut() {
+            None => self.push(now, bytes, item),
+            Some(last) => {
+                self.bytes = self.bytes - last.bytes + bytes;
+                last.bytes = bytes;
+                last.item = item;
+            }
+        }
+    }
+
     /// What goes next. Drops some of what has waited too long for a while.
     pub fn pop(&mut self, now: Duration) -> Option<T> {
         let (mut item, mut late) = self.take(now)?;
@@ -196,6 +214,18 @@ mod tests {
         assert_eq!(queue.pop(MS * 5000), Some('a'));
         assert_eq!(queue.pop(MS * 9000), Some('b'));
         assert_eq!(queue.take_dropped(), 0);
+    }
+
+    #[test]
+    fn the_last_in_line_can_be_replaced() {
+        let mut queue = Queue::default();
+        queue.replace_last(MS, 10, 'a');
+        queue.push(MS, 20, 'b');
+        assert_eq!(queue.last(), Some(&'b'));
+        queue.replace_last(MS, 30, 'c');
+        assert_eq!(queue.bytes(), 40);
+        assert_eq!((queue.pop(MS), queue.pop(MS), queue.pop(MS)), (Some('a'), Some('c'), None));
+        assert_eq!((queue.bytes(), queue.take_dropped()), (0, 0));
     }
 
     #[test]

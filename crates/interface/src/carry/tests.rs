@@ -166,6 +166,38 @@ fn what_the_device_never_gives_is_refused() {
 }
 
 #[test]
+fn of_acknowledgements_that_wait_the_newest_says_it_all() {
+    let with = |flags, options: &[u8], acknowledged: u32, data: &[u8]| {
+        let mut packet = tcp(7, flags, options.len(), data);
+        packet[48..52].copy_from_slice(&acknowledged.to_be_bytes());
+        packet[60..60 + options.len()].copy_from_slice(options);
+        departure(&packet, 1253)
+    };
+    let timestamps = |time| [1, 1, 8, 10, 0, 0, 0, time, 0, 0, 0, 9];
+    let plain = |acknowledged| with(ACK, &[], acknowledged, b"");
+    assert!(plain(1000).supersedes(&plain(999)));
+    assert!(plain(5).supersedes(&plain(u32::MAX)), "numbers wrap");
+    assert!(!plain(999).supersedes(&plain(1000)), "the order has changed");
+    assert!(!plain(999).supersedes(&plain(999)), "a repeated one says that something is missing");
+    let later = with(ACK, &timestamps(2), 1000, b"");
+    assert!(later.supersedes(&with(ACK, &timestamps(1), 900, b"")));
+    let selective = [1, 1, 5, 10, 0, 0, 0, 1, 0, 0, 0, 9];
+    assert!(!later.supersedes(&with(ACK, &selective, 900, b"")), "it names what came out of order");
+    assert!(!with(ACK, &selective, 1000, b"").supersedes(&plain(900)));
+    for flags in [ACK | PUSH, ACK | FIN, ACK | 0x02, ACK | 0x40] {
+        assert!(!later.supersedes(&with(flags, &[], 900, b"")), "{flags}");
+    }
+    assert!(!later.supersedes(&with(ACK, &[], 900, b"data")));
+    let other = {
+        let mut packet = tcp(7, ACK, 0, b"");
+        packet[41] += 1;
+        packet[48..52].copy_from_slice(&900_u32.to_be_bytes());
+        departure(&packet, 1253)
+    };
+    assert!(!plain(1000).supersedes(&other), "another connection's");
+}
+
+#[test]
 fn what_contradicts_itself_is_refused() {
     let refused = |bytes: Vec<u8>| Arrival::decode(bytes.into()).unwrap_err();
     let with = |front: [u8; 4], packet: &[u8]| [&front, packet].concat();

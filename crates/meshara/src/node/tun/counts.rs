@@ -29,6 +29,8 @@ counts! {
     sent_bytes,
     /// Bytes of packets given to the device.
     received_bytes,
+    /// TCP acknowledgements that waited until one came that says more.
+    merged,
     /// Dropped because they waited too long, or too many waited.
     queue_full,
     /// The device gave what isn't carried: other protocols than IPv6, for one.
