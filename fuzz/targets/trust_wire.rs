@@ -6,8 +6,8 @@ use libfuzzer_sys::fuzz_target;
 use meshara_trust::policy::{Compiled, Policy};
 use meshara_trust::revocation::Revocations;
 use meshara_trust::root::{
-    DetachedSignature, Journal, RootDocument, SignedRoot, StatementFile, decode_chain, decode_public_key, encode_chain,
-    encode_public_key,
+    DetachedSignature, Journal, RootDocument, SignedRoot, StatementFile, decode_chain, decode_public_key,
+    encode_chain, encode_public_key,
 };
 use meshara_trust::sets::{ForkEvidence, SetBody, SetHead, SignedFreshness, SignedHead, SignedSet};
 
@@ -21,7 +21,16 @@ macro_rules! round_trip {
 
 fuzz_target!(|data: &[u8]| {
     round_trip!(data, SetHead, SignedHead, SignedSet, SignedFreshness, ForkEvidence);
-    round_trip!(data, Revocations, Policy, RootDocument, SignedRoot, StatementFile, DetachedSignature, Journal);
+    round_trip!(
+        data,
+        Revocations,
+        Policy,
+        RootDocument,
+        SignedRoot,
+        StatementFile,
+        DetachedSignature,
+        Journal
+    );
     if let Ok(key) = decode_public_key(data) {
         assert_eq!(encode_public_key(&key).unwrap(), data);
     }

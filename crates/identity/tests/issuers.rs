@@ -214,7 +214,7 @@ fn what_an_interrupted_grant_leaves_is_no_issuer() {
     assert!(home::open_issuer(&home, held, None).unwrap().is_none(), "the membership doesn't hold the grant");
     // The next grant writes over it, and counts once the membership holds it.
     let (key, grant) = mesh.grant(&bob, NOW);
-    let anchors = held.merged(&[grant.clone()], NOW).unwrap().unwrap();
+    let anchors = held.merged(std::slice::from_ref(&grant), NOW).unwrap().unwrap();
     drop(home::become_issuer(&home, key, grant, anchors.clone(), None).unwrap());
     assert!(home::open_issuer(&home, &anchors, None).unwrap().is_some());
 }

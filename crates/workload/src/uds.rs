@@ -23,6 +23,8 @@ const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
 /// `:authority` in HPACK's static table (RFC 7541, appendix A).
 const AUTHORITY: u32 = 1;
+/// The same name spelt out, as the C core does.
+const SPELT_OUT: &[u8] = b"\x0a:authority";
 /// What takes the value's place. Its one byte is no more than any value has, so an entry of h2's dynamic table is never larger than the
 /// client counts it (RFC 7541, 4.1): h2 evicts nothing that the client still refers to.
 const NAME: u8 = b'w';
@@ -130,12 +132,15 @@ fn renamed_block(block: &[u8]) -> Option<Vec<u8>> {
             _ => (4, true),
         };
         let index = integer(&mut rest, bits)?;
+        let mut named = index == AUTHORITY;
         if literal && index == 0 {
+            let name = rest;
             string(&mut rest)?;
+            named = name.get(..name.len() - rest.len()) == Some(SPELT_OUT);
         }
         let before = begin.len() - rest.len();
         let empty = literal && string(&mut rest)? == 0;
-        if literal && index == AUTHORITY && !empty {
+        if literal && named && !empty {
             made.extend(begin.get(..before)?);
             made.extend([1, NAME]);
             found = true;
@@ -298,6 +303,12 @@ mod tests {
             let coded = frame(HEADERS, END_HEADERS, &[first, 0x82, 0xff, 0xff]);
             assert_eq!(rewritten(&coded), frame(HEADERS, END_HEADERS, &[first, 1, b'w']));
         }
+        // As the C core sends it.
+        let spelt = |value: &[u8]| [b"\x40\x05:path\x01/\x40\x0a:authority", value, b"\x83\x86"].concat();
+        assert_eq!(
+            rewritten(&frame(HEADERS, END_HEADERS, &spelt(b"\x12tmp%2FD%2Fcap.sock"))),
+            frame(HEADERS, END_HEADERS, &spelt(b"\x01w"))
+        );
         // Frames before and after it, of other kinds.
         let data = frame(0, 1, &[0x41; 40]);
         let all = [&data[..], &frame(HEADERS, END_HEADERS, &block(path)), &data].concat();

@@ -247,7 +247,8 @@ async fn a_client_that_takes_the_path_for_an_authority_is_served() {
     ]
     .concat();
     // The second request refers to the authority of the first by its place in the table.
-    for (stream, authority) in [(1, literal(&[0x41], b"%2Frun%2Fworkload.sock")), (3, vec![0xbe])] {
+    let first = literal(b"\x40\x0a:authority", b"%2Frun%2Fworkload.sock");
+    for (stream, authority) in [(1, first), (3, vec![0xbe]), (5, literal(&[0x41], b"/run/workload.sock"))] {
         if stream == 1 {
             socket.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
             socket.write_all(&frame(4, 0, 0, &[])).await.unwrap();

@@ -60,6 +60,15 @@ pub(crate) struct Outcome {
     pub(crate) reasons: Vec<String>,
 }
 
+/// What one pair measured.
+#[derive(Debug, Default)]
+struct Times {
+    /// From request to acknowledgement, ms.
+    acked: Vec<f32>,
+    /// Gaps between arrivals: when one began, from the start, and how long it was; ms.
+    gaps: Vec<(f64, f64)>,
+}
+
 /// One sender and its receiver.
 #[derive(Debug)]
 struct Pair {
@@ -70,8 +79,7 @@ struct Pair {
     next: AtomicUsize,
     acked: Vec<AtomicBool>,
     arrived: Vec<AtomicU8>,
-    /// Times of messages, from request to acknowledgement, and gaps.
-    times: Mutex<(Vec<f32>, Vec<(f64, f64)>)>,
+    times: Mutex<Times>,
     reasons: Mutex<Vec<String>>,
 }
 
@@ -195,7 +203,7 @@ impl Pair {
             match post(&mut kept, &self.from_socket, &path, text.as_bytes()) {
                 Ok(()) => {
                     acked.store(true, Relaxed);
-                    lock(&self.times).0.push(ms(sent.elapsed()) as f32);
+                    lock(&self.times).acked.push(ms(sent.elapsed()) as f32);
                 }
                 Err(error) => {
                     kept = None;
@@ -226,7 +234,7 @@ impl Pair {
             }
             lock(into).push(json!({ "from": received.from, "id": received.id }));
             if let Some(before) = last.replace(now).filter(|before| now - before > GAP_MS) {
-                lock(&self.times).1.push((before, now - before));
+                lock(&self.times).gaps.push((before, now - before));
             }
         }
         if !stop.load(Relaxed) {
@@ -280,8 +288,8 @@ impl Pair {
             outcome.doubled += u64::from(arrived > 1);
         }
         let own = lock(&self.times);
-        times.extend(own.0.iter().map(|time| f64::from(*time)));
-        outcome.gaps.extend(own.1.iter().map(|(at, length)| (self.to.clone(), *at, *length)));
+        times.extend(own.acked.iter().map(|time| f64::from(*time)));
+        outcome.gaps.extend(own.gaps.iter().map(|(at, length)| (self.to.clone(), *at, *length)));
         outcome.reasons.extend(lock(&self.reasons).iter().cloned());
         outcome.reasons.truncate(REASONS);
     }

@@ -35,7 +35,7 @@ use crate::store::{Bucket, Store, StoreError};
 const ISSUER_TIMEOUT: Duration = Duration::from_secs(4);
 /// How often issuers are asked for their roots: a new root signs a day after it was stated.
 const REFRESH: Duration = Duration::from_secs(600);
-/// The same while none is known, after a first start.
+/// The same after a start, and when another issuer was made, until all have told; twice as long after each try.
 const REFRESH_FIRST: Duration = Duration::from_secs(2);
 /// Setting that remembers the number of the bundle and what it was.
 const SEQUENCE_KEY: &str = "workload bundle";
@@ -205,7 +205,8 @@ impl Workload {
     /// Keeps roots known and known roots on the disk, for ever.
     pub(crate) async fn run(inner: Arc<Inner>) {
         let workload = &inner.workload;
-        let mut bundle = workload.workloads.bundle();
+        let (mut bundle, mut grants) = (workload.workloads.bundle(), inner.standing.grant_changes());
+        let mut pause = REFRESH_FIRST;
         loop {
             workload.reconsider(&inner);
             workload.refresh(&inner).await;
@@ -213,10 +214,23 @@ impl Workload {
             if let Err(error) = workload.keep().await {
                 tracing::warn!(%error, "workload roots were not kept");
             }
-            let known = !bundle.borrow().is_empty_at(UnixMillis::now());
-            let wait = if known { REFRESH } else { REFRESH_FIRST };
-            let _ = tokio::time::timeout(wait, bundle.changed()).await;
+            let wait = if workload.knows_all(&inner) { REFRESH } else { pause };
+            pause = (pause * 2).min(REFRESH);
+            tokio::select! {
+                Ok(()) = bundle.changed() => {}
+                Ok(()) = grants.changed() => pause = REFRESH_FIRST,
+                () = tokio::time::sleep(wait) => {}
+            }
         }
+    }
+
+    /// Whether every issuer has told its roots.
+    fn knows_all(&self, inner: &Inner) -> bool {
+        let bundle = self.workloads.bundle().borrow().clone();
+        let told = |issuer| bundle.statements().any(|signed| signed.statement.issuer == issuer);
+        let revoked = inner.endpoints.tls().revoked();
+        let issuers = inner.standing.anchors().issuers(UnixMillis::now());
+        issuers.into_iter().all(|issuer| told(issuer) || revoked.contains(&issuer))
     }
 
     async fn refresh(&self, inner: &Inner) {

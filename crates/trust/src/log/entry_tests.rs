@@ -61,6 +61,7 @@ fn a_leaf_says_what_its_entry_is() {
     let (mesh, name): (MeshName, NodeName) = ("lab".parse().unwrap(), "alice".parse().unwrap());
     let member = Member {
         node_id: entry.node,
+        issuer: entry.node,
         spiffe_id: SpiffeId::node(&mesh, &name),
         address: MeshAddress::derive(&MeshId([1; 32]), &entry.node),
         name,
