@@ -2,12 +2,13 @@
 #![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use meshara_identity::home::{self, Identity};
 use meshara_identity::issuer::{
-    APPLICANTS_MAX, Allowed, Applicant, AttestationKind, Attestor, EVIDENCE_MAX, Evidence, Unattested,
-    Verdict,
+    APPLICANTS_MAX, Allowed, Applicant, Asking, AttestationKind, Attestor, EVIDENCE_MAX, Evidence, Gate,
+    Unattested, Verdict,
 };
 use meshara_identity::*;
 use tempfile::TempDir;
@@ -101,6 +102,42 @@ fn a_node_waits_until_an_operator_approves_it_under_its_name() {
     assert_eq!(left, [carol.node.node_id()]);
     // A lost reply is fetched again without a further decision, and the ticket's only use was not spent by waiting.
     bob.join(&mesh, &ticket, "bob").unwrap();
+}
+
+/// Lets one certificate through.
+#[derive(Debug, Default)]
+struct One(AtomicUsize);
+
+impl Gate for One {
+    fn admit(&self, _: &Asking<'_>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn count(&self, _: &NodeId, _: UnixMillis) -> Result<(), Refusal> {
+        if self.0.fetch_add(1, Ordering::Relaxed) == 0 { Ok(()) } else { Err(Refusal::TooOften) }
+    }
+
+    fn distrusts(&self, _: &NodeId) -> bool {
+        false
+    }
+}
+
+#[test]
+fn only_certificates_count_against_a_nodes_rate_and_one_too_many_spends_nothing() {
+    let mesh = Mesh::new();
+    mesh.issuer.guard_with(Arc::new(One::default()));
+    let ticket = mesh.ticket(&[AttestationKind::APPROVAL], 2);
+    let (bob, carol) = (Node::new(), Node::new());
+    for _ in 0..20 {
+        assert_eq!(bob.join(&mesh, &ticket, "bob").unwrap_err(), refused(Refusal::AwaitingApproval));
+    }
+    carol.join(&mesh, &ticket, "carol").unwrap_err();
+    for node in [&bob, &carol] {
+        mesh.issuer.answer_application(&node.node.node_id(), true, &[]).unwrap().unwrap();
+    }
+    bob.join(&mesh, &ticket, "bob").unwrap();
+    assert_eq!(carol.join(&mesh, &ticket, "carol").unwrap_err(), refused(Refusal::TooOften));
+    assert_eq!(mesh.issuer.members().unwrap().len(), 2);
 }
 
 #[test]

@@ -109,7 +109,7 @@ fn two_meshes_federate() {
     object(&paula.home, &["init", "--mesh", "prod", "--name", "paula"]);
     paula.up_with(|command| command.args(["--bundle-endpoint", "127.0.0.1:0"]));
     let addr = until("paula says where", || {
-        let log = std::fs::read_to_string(paula.home.join("log")).unwrap();
+        let log = std::fs::read_to_string(paula.home.join("stderr")).unwrap();
         let (_, rest) = log.split_once("serving the trust bundle addr=")?;
         Some(rest.split_whitespace().next()?.to_owned())
     });

@@ -173,6 +173,12 @@ pub trait Gate: Send + Sync + fmt::Debug {
     /// Why not: it is what the node hears.
     fn admit(&self, asking: &Asking<'_>) -> Result<(), Refusal>;
 
+    /// Asked last, of a node that is to have a certificate now: whether it hasn't had too many of late. Refused requests don't count.
+    ///
+    /// # Errors
+    /// [`Refusal::TooOften`].
+    fn count(&self, node: &NodeId, now: UnixMillis) -> Result<(), Refusal>;
+
     /// Whether what another issuer certified counts for nothing any more, since the mesh revoked it.
     fn distrusts(&self, issuer: &NodeId) -> bool;
 }
@@ -544,6 +550,7 @@ impl Issuer {
     fn admit(&self, txn: Txn, decision: &Decision<'_>, now: UnixMillis) -> Result<(Admitted, Given), Denied> {
         let Decision { name, claim, enrolled, changed } = *decision;
         let node_id = claim.node_id();
+        self.gate.get().map_or(Ok(()), |gate| gate.count(&node_id, now))?;
         let subject = LeafSubject {
             name,
             node_id,

@@ -105,10 +105,6 @@ impl Gate for NodeGate {
         if inner.endpoints.tls().revoked().contains(node) {
             return Err(Refusal::Revoked);
         }
-        let life = inner.standing.issuer().map_or(Duration::ZERO, |issuer| issuer.leaf_life(now));
-        if !self.rates.lock().unwrap_or_else(PoisonError::into_inner).take(*node, life, Instant::now()) {
-            return Err(Refusal::TooOften);
-        }
         // Whom this issuer enrolled it renews, whatever other logs say: anybody's entry must not silence anybody. Two nodes with one name are
         // found and named by whoever meets both.
         if known {
@@ -124,6 +120,13 @@ impl Gate for NodeGate {
                 core.nodes().any(|other| other.node != *node && other.name.as_deref() == Some(name.as_str()))
             });
         if taken { Err(Refusal::NameTaken { name: name.clone() }) } else { Ok(()) }
+    }
+
+    fn count(&self, node: &NodeId, now: UnixMillis) -> Result<(), Refusal> {
+        let inner = self.inner.upgrade().ok_or(Refusal::Internal)?;
+        let life = inner.standing.issuer().map_or(Duration::ZERO, |issuer| issuer.leaf_life(now));
+        let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
+        if rates.take(*node, life, Instant::now()) { Ok(()) } else { Err(Refusal::TooOften) }
     }
 
     fn distrusts(&self, issuer: &NodeId) -> bool {
