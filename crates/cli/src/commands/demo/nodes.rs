@@ -16,6 +16,8 @@ use crate::failure::Failure;
 
 /// Time between two looks at the nodes: unnoticeable to people and cheap for nine nodes.
 const LOOK: Duration = Duration::from_millis(50);
+/// What a node says, in its home beside what it keeps there.
+const OUTPUT: &str = "output";
 /// `up` promises to answer within this time.
 const START: Duration = Duration::from_secs(15);
 /// A child that ends in order needs no longer; then it is killed.
@@ -119,7 +121,7 @@ impl Mesh {
             &parent,
         ];
         args.extend(peers(index, listen));
-        let log = std::fs::File::create(self.home(index).join("log"))?;
+        let log = std::fs::File::create(self.home(index).join(OUTPUT))?;
         let child = self.command(index, &args).stdout(Stdio::null()).stderr(log).spawn()?;
         if let Some(slot) = self.children.get_mut(index) {
             *slot = Some(child);
@@ -240,7 +242,7 @@ impl Mesh {
 
     /// An error of one node, with the end of its log.
     fn failed(&self, index: usize, error: ApiError) -> ApiError {
-        let log = std::fs::read_to_string(self.home(index).join("log")).unwrap_or_default();
+        let log = std::fs::read_to_string(self.home(index).join(OUTPUT)).unwrap_or_default();
         let hint = log.trim().lines().last().map_or(error.hint, |line| format!("its log ends with: {line}"));
         ApiError::new(error.code, format!("node {}: {}", grid::name(index), error.message)).hint(hint)
     }
