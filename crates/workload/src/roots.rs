@@ -116,7 +116,7 @@ impl SignedRoots {
         encoding::encode(self)
     }
 
-    /// Reads [`encode`](Self::encode)'s form; [`verify`](Self::verify) checks it.
+    /// Reads [`encode`](Self::encode)'s form; `verify` checks it.
     pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
         encoding::decode(bytes, ROOTS_BYTES_MAX)
     }

@@ -86,7 +86,7 @@ impl Names {
         self.lock().names.insert(member.name.clone(), held);
     }
 
-    /// Whether a node with a verified certificate may go by its name: it is free, or its own. Of two that were first seen within [`SETTLED`] the
+    /// Whether a node with a verified certificate may go by its name: it is free, or its own. Of two that were first seen within ten minutes the
     /// one that was enrolled earlier has it.
     ///
     /// # Errors

@@ -203,7 +203,7 @@ impl Log {
         self.key.public()
     }
 
-    /// The log's files, for [`Tiles`] and for serving them.
+    /// The log's files, for [`Tiles`](super::Tiles) and for serving them.
     pub fn files(&self) -> &dyn Files {
         &*self.files
     }
