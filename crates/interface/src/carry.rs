@@ -102,6 +102,9 @@ impl Departure {
         // The kernel names segments also for a packet that is a single one.
         let several = |(_, segment): &(Segments, usize)| packet.len() - headers > *segment;
         let segments = segments.map(|(kind, segment)| (kind, usize::from(segment))).filter(several);
+        if segments.is_none() && !udp_length_fits(&read, &packet) {
+            return Err(DepartureError::Offload);
+        }
         Ok(Self { packet, read, headers, segments, open })
     }
 
@@ -210,6 +213,13 @@ impl Departure {
     }
 }
 
+/// Whether a UDP packet is as long as its UDP header says: only then can a kernel make its checksum.
+fn udp_length_fits(read: &Packet, packet: &[u8]) -> bool {
+    let says = packet.get(read.transport + 4..).and_then(<[u8]>::first_chunk::<2>);
+    let len = packet.len() - read.transport;
+    read.flow.protocol != UDP || says.is_some_and(|says| usize::from(u16::from_be_bytes(*says)) == len)
+}
+
 /// The datagram of a packet that this node made itself, with its checksum.
 #[must_use]
 pub fn whole(packet: &[u8]) -> Bytes {
@@ -265,12 +275,8 @@ impl Arrival {
         if segment > 0 && open.is_none_or(|headers| packet.len() - headers <= segment) {
             return Err(CarryError::Malformed);
         }
-        if open.is_some() && read.flow.protocol == UDP {
-            let says = packet.get(read.transport + 4..).and_then(<[u8]>::first_chunk::<2>);
-            let len = packet.len() - read.transport;
-            if says.is_none_or(|says| usize::from(u16::from_be_bytes(*says)) != len) {
-                return Err(CarryError::Malformed);
-            }
+        if open.is_some() && !udp_length_fits(&read, &packet) {
+            return Err(CarryError::Malformed);
         }
         Ok(Self { packet, read, open, segment })
     }

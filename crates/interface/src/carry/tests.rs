@@ -163,6 +163,11 @@ fn what_the_device_never_gives_is_refused() {
     assert_eq!(wrong(device(&packet, Some((Segments::Udp, 1)), 16)), DepartureError::Offload);
     let icmp = crate::packet::tests::packet(58, &[1; 40]);
     assert_eq!(wrong(device(&icmp, None, 2)), DepartureError::Offload);
+    // A UDP header that says another length than the packet has.
+    let mut short = crate::packet::tests::packet(17, &[0, 1, 0, 2, 0, 8, 0, 0]);
+    assert!(Departure::read(device(&short, None, 6)).is_ok());
+    *short.get_mut(45).unwrap() = 7;
+    assert_eq!(wrong(device(&short, None, 6)), DepartureError::Offload);
 }
 
 #[test]
