@@ -17,7 +17,9 @@ fuzz_target!(|data: &[u8]| {
     let mut gossip = Gossip::new(MeshId([7; 32]), Duration::from_secs(60), Stored::default(), NOW).unwrap();
     let mut now = Moment { elapsed: Duration::ZERO, clock: NOW };
     let peers = [Peer(1), Peer(2)];
-    peers.map(|peer| gossip.peer_up(now, peer));
+    for peer in peers {
+        gossip.peer_up(now, peer);
+    }
     for peer in peers {
         let _ = gossip.handle_message(now, peer, data);
         now.elapsed += Duration::from_secs(1);
