@@ -56,8 +56,11 @@ impl Rules {
 
     /// The same once more says nothing new: so an entry may be appended again by one who doesn't know whether it was.
     fn rises(&mut self, kind: Numbered, number: u64, hash: [u8; 32]) -> bool {
-        let before = self.numbers.insert(kind, (number, hash));
-        before.is_none_or(|before| before.0 < number || before == (number, hash))
+        let newest = self.numbers.entry(kind).or_insert((number, hash));
+        if newest.0 < number {
+            *newest = (number, hash);
+        }
+        *newest == (number, hash)
     }
 
     fn enrol(&mut self, index: u64, enrolment: &Enrolment, report: &mut AuditReport) {
