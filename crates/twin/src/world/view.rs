@@ -1,7 +1,7 @@
 //! Looks at the whole world from outside: what is connected, whether routes are right.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use meshara_overlay::{LinkId, LinkKind, Phase};
 use rand::Rng;
@@ -135,8 +135,16 @@ impl World<'_> {
         Some(path)
     }
 
-    /// Compares the routes of some nodes with shortest paths over what all nodes advertise. `Err` says where they differ.
-    pub(crate) fn routes_are_shortest(&mut self) -> Result<(), String> {
+    /// Some of the running nodes, for a look at their routes.
+    pub(crate) fn sample(&mut self) -> BTreeSet<usize> {
+        let all = self.nodes.len();
+        let chosen: Vec<usize> = (0..SAMPLE.min(all)).map(|_| self.rng.random_range(0..all)).collect();
+        chosen.into_iter().filter(|at| self.runs(*at)).collect()
+    }
+
+    /// Compares the routes of these nodes with shortest paths over what all nodes advertise, and takes those out that have them.
+    /// `Err` says where another one's differ.
+    pub(crate) fn take_shortest(&self, roots: &mut BTreeSet<usize>) -> Result<(), String> {
         let mut told: BTreeMap<(usize, usize), u64> = BTreeMap::new();
         for (at, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.runs()) {
             for view in node.core.iter().flat_map(meshara_overlay::Core::neighbours) {
@@ -155,29 +163,28 @@ impl World<'_> {
                 edges.push((*b, *cost.max(back)));
             }
         }
-        for _ in 0..SAMPLE.min(self.nodes.len()) {
-            let root = self.rng.random_range(0..self.nodes.len());
-            if !self.runs(root) {
-                continue;
-            }
-            let expected = distances(&edges, root);
-            let Some(core) = self.nodes.get(root).and_then(|node| node.core.as_ref()) else { continue };
+        let mut result = Ok(());
+        roots.retain(|root| {
+            let Some(core) = self.nodes.get(*root).and_then(|node| node.core.as_ref()) else { return false };
+            let expected = distances(&edges, *root);
             let mut found: BTreeMap<usize, u64> = BTreeMap::new();
             for route in core.routes() {
                 if let Some(to) = self.shared.find(&route.node) {
                     found.insert(to, u64::from(route.metric_us));
                 }
             }
-            if found != expected {
-                let differs = expected.iter().find(|(to, cost)| found.get(to) != Some(cost));
-                return Err(format!(
-                    "routes of node {root}: {} instead of {}; first difference: expected {differs:?}",
-                    found.len(),
-                    expected.len()
-                ));
+            if found == expected {
+                return false;
             }
-        }
-        Ok(())
+            let differs = expected.iter().find(|(to, cost)| found.get(to) != Some(cost));
+            result = Err(format!(
+                "routes of node {root}: {} instead of {}; first difference: expected {differs:?}",
+                found.len(),
+                expected.len()
+            ));
+            true
+        });
+        result
     }
 }
 
@@ -212,11 +219,14 @@ mod tests {
         assert!(!world.whole());
         world.run_until(Duration::from_secs(8));
         assert!(world.whole());
-        assert_eq!(world.routes_are_shortest(), Ok(()));
+        let mut nodes = world.sample();
+        assert_eq!(world.take_shortest(&mut nodes), Ok(()));
+        assert!(nodes.is_empty());
         // Two nodes with each other's brains: every table is full, but it leads elsewhere.
         let (a, b) = (world.nodes[0].core.take(), world.nodes[2].core.take());
         (world.nodes[0].core, world.nodes[2].core) = (b, a);
-        assert!(world.routes_are_shortest().is_err());
+        let mut nodes = world.sample();
+        assert!(world.take_shortest(&mut nodes).is_err() && !nodes.is_empty());
         world.nodes[1].table = std::sync::Arc::default();
         assert!(!world.whole());
     }
