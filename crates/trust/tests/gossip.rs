@@ -231,14 +231,28 @@ fn a_set_reaches_a_line_of_ten_and_crosses_each_link_once() {
 }
 
 #[test]
-fn without_a_root_document_nobody_is_silent() {
+fn who_hears_no_root_document_or_no_word_on_the_policy_is_not_current() {
     let mesh = key(0).public().fingerprint();
     let mut gossip = Gossip::new(mesh, LIMIT, Stored::default(), NOW).unwrap();
-    let year = NOW.plus(Duration::from_secs(365 * 24 * 3600));
-    assert_eq!(gossip.current(year), Ok(()));
-    // From the first one on there are signers who must be heard.
-    gossip.publish_root(Moment { elapsed: Duration::ZERO, clock: NOW }, founding()).unwrap();
-    assert_eq!(gossip.current(NOW), Err(StaleError { confirmed: None, limit: LIMIT }));
+    let stale = Err(StaleError { confirmed: None, limit: LIMIT });
+    assert_eq!(gossip.current(NOW), stale);
+    let moment = Moment { elapsed: Duration::ZERO, clock: NOW };
+    gossip.publish_root(moment, founding()).unwrap();
+    assert_eq!(gossip.current(NOW), stale);
+    assert!(!gossip.knows_policy());
+    // There is a policy that this node's neighbours keep from it; with revocations they are generous.
+    let policy = HeadRef { number: 1, hash: SetHash([1; 32]) };
+    let word = Freshness { mesh, at: NOW, revocations: HeadRef::NONE, policy }.sign(key(0)).unwrap();
+    gossip.publish_freshness(moment, word).unwrap();
+    assert_eq!(gossip.current(NOW), stale);
+    assert!(!gossip.knows_policy());
+    // Elsewhere there is none, and that is known.
+    let mut gossip = Gossip::new(mesh, LIMIT, Stored::default(), NOW).unwrap();
+    gossip.publish_root(moment, founding()).unwrap();
+    let word = gossip.freshness(NOW).sign(key(0)).unwrap();
+    gossip.publish_freshness(moment, word).unwrap();
+    assert_eq!(gossip.current(NOW), Ok(()));
+    assert!(gossip.knows_policy());
 }
 
 #[test]

@@ -233,9 +233,10 @@ fn new_signers_approve_what_is_held_and_a_stored_set_outlives_its_signers() {
     held.offer(one.clone(), &before).unwrap();
     assert!(held.is_approved(&before) && !held.is_approved(&after));
     // A restart after the change: what is revoked stays revoked.
-    let mut again = Revoked::restored(mesh, SILENCE_LIMIT, one.clone()).unwrap();
-    assert!(again.unconfirmed().unwrap().contains(&node(1)));
-    assert_eq!(again.offer(one.clone(), &before), Ok(Offered::Same));
+    let same = Revoked::restored(mesh, SILENCE_LIMIT, one.clone(), Some(&before)).unwrap();
+    assert!(same.is_approved(&before));
+    let mut again = Revoked::restored(mesh, SILENCE_LIMIT, one.clone(), Some(&after)).unwrap();
+    assert!(again.unconfirmed().unwrap().contains(&node(1)) && !again.is_approved(&before));
     let refused = holder().offer(one.clone(), &after);
     assert_eq!(refused, Err(OfferError::Approval(ApprovalError::NotEnough { found: 0, needed: 2 })));
     // The same head with the approvals of the new signers; one is not enough.
@@ -247,12 +248,71 @@ fn new_signers_approve_what_is_held_and_a_stored_set_outlives_its_signers() {
     assert_eq!(again.offer(approved.clone(), &after), Ok(Offered::Reapproved));
     assert_eq!(again.offer(approved.clone(), &after), Ok(Offered::Same));
     assert_eq!(again.offer(one, &after), Ok(Offered::Same));
-    assert_eq!(again.set(), Some(&approved));
+    // Of the signers before nothing is kept.
+    let mut kept = approved.clone();
+    kept.signed.approvals.retain(|approval| approval.key() != KeyId::of(key(0).public()));
+    assert_eq!(again.set(), Some(&kept));
     assert_eq!(holder().offer(approved, &after), Ok(Offered::Accepted));
     // What the new signers say in contradiction is evidence under their names.
     let other = set(None, KIND, revoking(&[2]), NOW, &[1, 2]);
     let Ok(Offered::Fork(evidence)) = again.offer(other, &after) else { panic!() };
     assert_eq!(evidence.verify(&mesh, &after).unwrap().signers.len(), 2);
+}
+
+#[test]
+fn an_approval_that_nobody_verified_is_not_kept() {
+    let (before, after) = (quorum(1, &[("alice", 0)]), quorum(1, &[("bob", 1)]));
+    let good = set(None, KIND, revoking(&[1]), NOW, &[0]);
+    // A member adds what pretends to be bob's approval; nobody asks bob yet.
+    let other = set(None, KIND, revoking(&[2]), NOW, &[1]);
+    let mut junk = good.clone();
+    assert!(junk.signed.approvals.add(other.signed.approvals.iter().next().unwrap().clone()));
+    let mut holder = holder();
+    assert_eq!(holder.offer(junk.clone(), &before), Ok(Offered::Accepted));
+    assert_eq!(holder.set(), Some(&good));
+    // Nor does a stored one count.
+    let mesh = key(0).public().fingerprint();
+    let again = Revoked::restored(mesh, SILENCE_LIMIT, junk, Some(&after)).unwrap();
+    assert!(!again.is_approved(&after));
+}
+
+#[test]
+fn nobody_uses_up_the_numbers() {
+    let quorum = quorum(1, &[("alice", 0)]);
+    let numbered = |number| {
+        let one = set(None, KIND, revoking(&[1]), NOW, &[]);
+        let head = SetHead { number, previous: SetHash([1; 32]), ..one.signed.head };
+        let mut signed = SignedHead::new(head);
+        signed.approve(key(0)).unwrap();
+        SignedSet { signed, body: one.body }
+    };
+    let far = |held, number| Err(OfferError::TooFar { held, number });
+    let (jump, first) = (1 << 24, 1 << 48);
+    // A newcomer takes what the mesh has come to.
+    assert_eq!(holder().offer(numbered(u64::MAX), &quorum), far(0, u64::MAX));
+    assert_eq!(holder().offer(numbered(first + 1), &quorum), far(0, first + 1));
+    assert_eq!(holder().offer(numbered(first), &quorum), Ok(Offered::Accepted));
+    // Who heard of none, or holds one, takes what may come next.
+    let mut member = holder();
+    assert_eq!(member.hear(&fresh(0, NOW, HeadRef::NONE), &quorum, NOW), Ok(Heard::Newest));
+    assert_eq!(member.offer(numbered(jump + 1), &quorum), far(0, jump + 1));
+    assert_eq!(member.offer(numbered(jump), &quorum), Ok(Offered::Accepted));
+    assert_eq!(member.offer(numbered(2 * jump + 1), &quorum), far(jump, 2 * jump + 1));
+    assert_eq!(member.offer(numbered(2 * jump), &quorum), Ok(Offered::Accepted));
+}
+
+#[test]
+fn a_replaced_key_confirms_nothing() {
+    let (before, after) = (quorum(1, &[("bob", 1)]), quorum(1, &[("bob", 2)]));
+    let mut holder = holder();
+    let ahead = NOW.plus(SKEW_MAX);
+    assert_eq!(holder.hear(&fresh(1, ahead, HeadRef::NONE), &before, NOW), Ok(Heard::Newest));
+    assert_eq!(holder.confirmed(&before), Some(ahead));
+    assert_eq!(holder.confirmed(&after), None);
+    // Nor does it outshout bob's new key.
+    holder.signers_changed(&after);
+    assert_eq!(holder.hear(&fresh(2, NOW, HeadRef::NONE), &after, NOW), Ok(Heard::Newest));
+    assert_eq!(holder.confirmed(&after), Some(NOW));
 }
 
 #[test]

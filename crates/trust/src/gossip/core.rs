@@ -158,8 +158,10 @@ impl Gossip {
             [] => None,
             roots => Some(TrustedRoot::walk(&mesh, roots.iter().cloned(), now)?),
         };
-        let revocations = restored::<Revocations>(mesh, limit, stored.revocations)?;
-        let policy = restored::<Compiled>(mesh, limit, stored.policy)?;
+        // Whether the document has ended is no matter here: what is held is held.
+        let quorum = root.as_ref().map(|root| &root.document().authority);
+        let revocations = restored::<Revocations>(mesh, limit, stored.revocations, quorum)?;
+        let policy = restored::<Compiled>(mesh, limit, stored.policy, quorum)?;
         let mut gossip = Self {
             mesh,
             root,
@@ -227,19 +229,23 @@ impl Gossip {
         authority(self.root.as_ref(), now)
     }
 
-    /// When enough signers last said that no revocations are newer than those held.
+    /// When enough signers last said that neither revocations nor policy are newer than those held.
     pub fn confirmed(&self) -> Option<UnixMillis> {
-        self.revocations.confirmed(&self.root.as_ref()?.document().authority)
+        let authority = &self.root.as_ref()?.document().authority;
+        Some(self.revocations.confirmed(authority)?.min(self.policy.confirmed(authority)?))
     }
 
-    /// Whether enough signers were heard within the limit. A mesh without a root document has none that could be silent.
+    /// Whether enough signers confirmed both sets within the limit: who passes on revocations and withholds the policy freezes nobody.
     pub fn current(&self, now: UnixMillis) -> Result<(), StaleError> {
-        if self.root.is_none() {
-            return Ok(());
-        }
         let never = StaleError { confirmed: None, limit: self.revocations.limit() };
         let authority = self.authority(now).ok_or(never)?;
-        self.revocations.current(authority, now).map(drop)
+        self.revocations.current(authority, now)?;
+        self.policy.current(authority, now).map(drop)
+    }
+
+    /// Whether it is known what the mesh's policy is: a set is held, or enough signers said that there is none.
+    pub fn knows_policy(&self) -> bool {
+        self.root.as_ref().is_some_and(|root| self.policy.is_known(&root.document().authority))
     }
 
     /// What a signer says now.
@@ -546,6 +552,10 @@ impl Gossip {
         };
         if advanced == Advanced::Yes {
             self.versions.push(signed);
+            if let Some(root) = &self.root {
+                self.revocations.signers_changed(&root.document().authority);
+                self.policy.signers_changed(&root.document().authority);
+            }
             // What nobody's signature was good for may be good now.
             for neighbour in self.neighbours.values_mut() {
                 neighbour.refused.clear();
@@ -717,9 +727,10 @@ fn restored<B: SetBody>(
     mesh: MeshId,
     limit: Duration,
     stored: Option<SignedSet>,
+    quorum: Option<&Quorum>,
 ) -> Result<Holder<B>, OfferError<B::Error>> {
     match stored {
-        Some(set) => Holder::restored(mesh, limit, set),
+        Some(set) => Holder::restored(mesh, limit, set, quorum),
         None => Ok(Holder::new(mesh, limit)),
     }
 }
@@ -732,7 +743,12 @@ fn is_forged(error: &HearError) -> bool {
 /// Whether no honest node sends such a set. One that goes by another root document may send one without enough approvals.
 fn is_dishonest(error: &GossipError) -> bool {
     fn of<E: std::error::Error>(error: &OfferError<E>) -> bool {
-        !matches!(error, OfferError::Approval(ApprovalError::NotEnough { .. }) | OfferError::Body(_))
+        !matches!(
+            error,
+            OfferError::Approval(ApprovalError::NotEnough { .. })
+                | OfferError::Body(_)
+                | OfferError::TooFar { .. }
+        )
     }
     match error {
         GossipError::Revocations(error) => of(error),

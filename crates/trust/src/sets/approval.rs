@@ -120,6 +120,11 @@ impl Approvals {
         }
     }
 
+    /// Keeps those for which `keep` is true.
+    pub fn retain(&mut self, keep: impl FnMut(&Approval) -> bool) {
+        self.0.retain(keep);
+    }
+
     /// The approvals.
     pub fn iter(&self) -> impl Iterator<Item = &Approval> {
         self.0.iter()

@@ -18,6 +18,13 @@ pub const SILENCE_LIMIT: Duration = Duration::from_secs(24 * 3600);
 /// How far a signer's clock may be ahead: what identity allows between members.
 pub const SKEW_MAX: Duration = Duration::from_secs(10 * 60);
 
+/// How far a set's number may be above the one held. Without a bound, whoever stole enough keys could sign the last number there is, and no
+/// later signers could ever follow (TUF's fast-forward attack, specification 1.0 §5.3.11). Two sets a second for the 90 days that a node may
+/// sleep.
+const JUMP_MAX: u64 = 1 << 24;
+/// The highest number that a node takes which never heard of any: 2^24 thefts' jumps above zero, and exact in JSON.
+const FIRST_MAX: u64 = 1 << 48;
+
 /// Heads kept to compare with what others show: a fork is found when its other side comes within this many numbers.
 const RECENT_MAX: usize = 16;
 
@@ -60,23 +67,38 @@ pub struct Holder<B> {
     recent: VecDeque<(HeadRef, SignedHead)>,
     /// The latest statement of each signer.
     heard: BTreeMap<NodeName, SignedFreshness>,
+    /// Whether a signer said that there was none yet.
+    heard_of_none: bool,
 }
 
 impl<B: SetBody> Holder<B> {
     /// Holds nothing yet.
     pub fn new(mesh: MeshId, limit: Duration) -> Self {
-        Self { mesh, limit, held: None, recent: VecDeque::new(), heard: BTreeMap::new() }
+        Self {
+            mesh,
+            limit,
+            held: None,
+            recent: VecDeque::new(),
+            heard: BTreeMap::new(),
+            heard_of_none: false,
+        }
     }
 
-    /// Holds the set that this node stored. Its approvals were verified before it was, and its signers may have changed since.
-    pub fn restored(mesh: MeshId, limit: Duration, set: SignedSet) -> Result<Self, OfferError<B::Error>> {
+    /// Holds the set that this node stored, whoever approved it then. Of its approvals those by `quorum`, the present signers, count.
+    pub fn restored(
+        mesh: MeshId,
+        limit: Duration,
+        set: SignedSet,
+        quorum: Option<&Quorum>,
+    ) -> Result<Self, OfferError<B::Error>> {
         let mut holder = Self::new(mesh, limit);
         let reference = holder.check_form(&set)?;
         if !set.is_whole() {
             return Err(OfferError::WrongBody);
         }
         let body = B::decode(&set.body).map_err(OfferError::Body)?;
-        let approved_by = set.signed.approvals.iter().map(Approval::key).collect();
+        let verified = quorum.map(|quorum| approved_by::<B::Error>(&set.signed, quorum));
+        let approved_by = verified.and_then(Result::ok).unwrap_or_default();
         holder.hold(Held { set, reference, body, approved_by });
         Ok(holder)
     }
@@ -112,11 +134,10 @@ impl<B: SetBody> Holder<B> {
     /// When as many signers as must approve a set had last said that none is newer than the one held.
     pub fn confirmed(&self, quorum: &Quorum) -> Option<UnixMillis> {
         let held = self.newest();
-        let names = quorum.names();
         let mut times: Vec<_> = self
             .heard
             .iter()
-            .filter(|(name, _)| names.contains(name))
+            .filter(|(name, signed)| is_by(signed, name, quorum))
             .filter(|(_, signed)| {
                 let newest = signed.statement.newest(B::KIND);
                 newest.number < held.number || newest == held
@@ -144,6 +165,16 @@ impl<B: SetBody> Holder<B> {
         self.heard.values()
     }
 
+    /// Whether a set is held, or enough signers said that there is none.
+    pub fn is_known(&self, quorum: &Quorum) -> bool {
+        self.held.is_some() || self.confirmed(quorum).is_some()
+    }
+
+    /// Forgets what was said with keys that sign no more: a key that was stolen confirms nothing, and outshouts nobody, once it is replaced.
+    pub fn signers_changed(&mut self, quorum: &Quorum) {
+        self.heard.retain(|name, signed| is_by(signed, name, quorum));
+    }
+
     /// Whether the set held has the approvals of the present signers. When it hasn't, since the signers have changed, it goes on being held;
     /// the new signers must approve its head, so that newcomers take it.
     pub fn is_approved(&self, quorum: &Quorum) -> bool {
@@ -151,7 +182,7 @@ impl<B: SetBody> Holder<B> {
     }
 
     /// Takes a set if it is the newest. When it was made doesn't matter: a node whose clock is wrong must not miss a revocation.
-    pub fn offer(&mut self, set: SignedSet, quorum: &Quorum) -> Result<Offered, OfferError<B::Error>> {
+    pub fn offer(&mut self, mut set: SignedSet, quorum: &Quorum) -> Result<Offered, OfferError<B::Error>> {
         let offered = self.check_form(&set)?;
         let held = self.newest();
         // Cheap answers first: a known set costs no verification.
@@ -161,6 +192,14 @@ impl<B: SetBody> Holder<B> {
                 Some(known) if known != offered => {}
                 _ => return Ok(Offered::Stale { held: held.number }),
             }
+        }
+        let highest = if held.number == 0 && !self.heard_of_none {
+            FIRST_MAX
+        } else {
+            held.number.saturating_add(JUMP_MAX)
+        };
+        if offered.number > highest {
+            return Err(OfferError::TooFar { held: held.number, number: offered.number });
         }
         let approved_by = approved_by(&set.signed, quorum)?;
         if let Some(evidence) = self.contradicted_by(&set.signed, offered) {
@@ -173,6 +212,7 @@ impl<B: SetBody> Holder<B> {
         if let Some(before) = self.unconfirmed() {
             body.may_follow(before).map_err(OfferError::Body)?;
         }
+        keep_verified(&mut set.signed, &approved_by);
         self.hold(Held { set, reference: offered, body, approved_by });
         Ok(Offered::Accepted)
     }
@@ -194,11 +234,12 @@ impl<B: SetBody> Holder<B> {
     }
 
     /// The set that is held, with other approvals: looked at only when those held don't suffice any more.
-    fn reapprove(&mut self, set: SignedSet, quorum: &Quorum) -> Result<Offered, OfferError<B::Error>> {
+    fn reapprove(&mut self, mut set: SignedSet, quorum: &Quorum) -> Result<Offered, OfferError<B::Error>> {
         match self.held.as_mut().filter(|held| !held.is_approved(quorum)) {
             None => Ok(Offered::Same),
             Some(held) => {
                 held.approved_by = approved_by(&set.signed, quorum)?;
+                keep_verified(&mut set.signed, &held.approved_by);
                 held.set.signed = set.signed;
                 // As evidence, too, it must verify under the present signers.
                 let recent = self.recent.iter_mut().find(|(known, _)| *known == held.reference);
@@ -250,6 +291,7 @@ impl<B: SetBody> Holder<B> {
             });
         }
         let held = self.newest().number;
+        self.heard_of_none |= newest == HeadRef::NONE;
         self.heard.insert(signer.clone(), signed.clone());
         let names = quorum.names();
         if self.heard.len() > SIGNERS_MAX {
@@ -276,6 +318,16 @@ impl<B: SetBody> Holder<B> {
         let (_, head) = same.or(before)?;
         Some(ForkEvidence { one: Claim::Head(head.clone()), other: Claim::Head(signed.clone()) })
     }
+}
+
+/// Whether a statement was made with one of the keys that its signer has now.
+fn is_by(signed: &SignedFreshness, name: &NodeName, quorum: &Quorum) -> bool {
+    quorum.signer_of(&signed.key()).is_some_and(|signer| signer.name == *name)
+}
+
+/// Drops approvals that nobody verified: a later quorum may have the key that they pretend to be by.
+fn keep_verified(signed: &mut SignedHead, verified: &[KeyId]) {
+    signed.approvals.retain(|approval| verified.contains(&approval.key()));
 }
 
 /// The keys that approved a head, if their signers are enough.

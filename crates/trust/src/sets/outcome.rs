@@ -45,6 +45,14 @@ pub enum OfferError<E: std::error::Error> {
         /// Its number.
         number: u64,
     },
+    /// So far above the one held that no honest signer got there: the mesh could not count on from it.
+    #[error("number {number} is too far above {held}: someone wants to use up the numbers")]
+    TooFar {
+        /// Number of the one held.
+        held: u64,
+        /// Its number.
+        number: u64,
+    },
     /// Not approved.
     #[error(transparent)]
     Approval(#[from] ApprovalError),

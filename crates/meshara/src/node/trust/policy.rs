@@ -149,7 +149,13 @@ fn ask_at(
     begins: bool,
 ) -> Result<(), Denied> {
     let name = format!("{}/{what}", inner.gate.me);
-    inner.gate.decide(who, &Asked { kind, name: &name, port }, begins).inspect_err(|Denied { rule }| {
+    let decided = if kind == TargetKind::Mesh || inner.sets.knows_policy() {
+        inner.gate.decide(who, &Asked { kind, name: &name, port }, begins)
+    } else {
+        // A newcomer, or one whose neighbours keep the policy from it: nobody may profit from that.
+        Err(Denied { rule: STALE_RULE.to_owned() })
+    };
+    decided.inspect_err(|Denied { rule }| {
         let port = if port == 0 { String::new() } else { format!(":{port}") };
         let target = format!("{}:{name}{port}", kind.word());
         tracing::debug!(who = %who.name, %target, %rule, "denied");

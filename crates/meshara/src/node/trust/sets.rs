@@ -15,9 +15,10 @@ use meshara_trust::audit::{Event, TrailError, Words};
 use meshara_trust::gossip::{Change, Gossip, GossipError, Misbehaviour, Moment, Output, Peer};
 use meshara_trust::policy::{Compiled, Evidence, PolicyError, PolicyTextError};
 use meshara_trust::revocation::{RevocationError, Revocations};
-use meshara_trust::root::{OfflineError, ROOT_LIFE_MAX, RootDocument, SignedRoot};
+use meshara_trust::root::{OfflineError, ROOT_LIFE_MAX, RootDocument, RootError, SignedRoot};
 use meshara_trust::sets::{
-    FRESHNESS_INTERVAL, KeyId, Offered, Quorum, QuorumError, SetBody, SetKind, SignedSet, Signer, StaleError,
+    FRESHNESS_INTERVAL, KeyId, OfferError, Offered, Quorum, QuorumError, SetBody, SetKind, SignedSet, Signer,
+    StaleError,
 };
 use quinn::{Connection, RecvStream};
 use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc};
@@ -62,9 +63,20 @@ pub enum SetsError {
     Trail(#[from] TrailError),
     /// What the files hold doesn't fit.
     #[error(
-        "the home's signed sets cannot be used: {0}; move the directory `trust` away: the node asks its neighbours for all of it"
+        "the home's signed sets cannot be used: {0}; move its files `trust/*.set` away, but leave `signed.set`: the node asks its \
+         neighbours for all of them"
     )]
     Stored(#[from] GossipError),
+    /// This machine's clock shows a time before the mesh's root document was made.
+    #[error(
+        "this machine's clock shows {now}, and the mesh's root document was made at {issued_at}: set the clock"
+    )]
+    Clock {
+        /// This machine's clock.
+        now: UnixMillis,
+        /// When the document was made.
+        issued_at: UnixMillis,
+    },
     /// The first root document could not be made.
     #[error("the first root document could not be made: {0}")]
     Founding(#[from] QuorumError),
@@ -169,6 +181,8 @@ pub(crate) struct Sets {
     /// Since when this node listens: silence before doesn't count, since nobody can have been heard.
     since: UnixMillis,
     refused: AtomicU64,
+    /// Whether it is known what the mesh's policy is. It stays known.
+    knows_policy: AtomicBool,
     /// Whether it was said that the signers are silent.
     warned: AtomicBool,
 }
@@ -184,7 +198,12 @@ impl Sets {
         let keys = Keys::load(home, passphrase);
         let now = UnixMillis::now();
         let (mut files, stored) = Files::open(home)?;
-        let mut gossip = Gossip::new(mesh, limit, stored, now)?;
+        let mut gossip = Gossip::new(mesh, limit, stored, now).map_err(|error| match error {
+            GossipError::Root(RootError::BadDates { issued_at, .. }) if issued_at > now => {
+                SetsError::Clock { now, issued_at }
+            }
+            error => error.into(),
+        })?;
         if let Some(key) = keys.root().filter(|key| key.public().fingerprint() == mesh)
             && gossip.root().is_none()
         {
@@ -210,6 +229,7 @@ impl Sets {
             limit,
             since: now,
             refused: AtomicU64::new(0),
+            knows_policy: AtomicBool::new(false),
             warned: AtomicBool::new(false),
         })
     }
@@ -287,6 +307,14 @@ impl Sets {
         Compiled::decode(&body).ok()
     }
 
+    /// Whether it is known what the mesh's policy is: until then the starter policy may be far laxer.
+    pub(super) fn knows_policy(&self) -> bool {
+        if !self.knows_policy.load(Relaxed) {
+            self.knows_policy.store(self.view(Gossip::knows_policy), Relaxed);
+        }
+        self.knows_policy.load(Relaxed)
+    }
+
     /// Messages of neighbours that were refused.
     pub(crate) fn refused(&self) -> u64 {
         self.refused.load(Relaxed)
@@ -308,7 +336,6 @@ impl Sets {
 
     /// Since when the signers are silent, if that is half of the limit ago or more.
     fn quiet(&self, now: UnixMillis) -> Option<UnixMillis> {
-        self.view(|gossip| gossip.root().map(|_| ()))?;
         let last = self.heard().map_or(self.since, |heard| heard.max(self.since));
         (now > last.plus(self.limit / 2)).then_some(last)
     }
@@ -376,6 +403,12 @@ fn changed(inner: &Inner, change: Change) {
                     what: Words::clean(&what),
                 });
             }
+        }
+        Change::Refused(
+            error
+            @ (GossipError::Policy(OfferError::Body(_)) | GossipError::Revocations(OfferError::Body(_))),
+        ) => {
+            tracing::error!(%error, "the mesh's signers approved a set that this node can't use: it goes by the one before, and accepts nothing once that is stale; this program may be too old");
         }
         Change::Refused(error) => tracing::debug!(%error, "a signed statement was not taken"),
         _ => {}
