@@ -50,6 +50,9 @@ pub struct Config {
     /// Silence of a peer that owes an acknowledgement before it is asked where it stands. The channel is reliable, so this only
     /// heals a peer that lost its place: 5 s is well above any commit.
     pub probe_interval: Duration,
+    /// Longest wait before what the receiver's policy denied is sent again; it doubles from `probe_interval`. A driver that hears of another
+    /// policy calls [`Core::retry_denied`](crate::Core::retry_denied), so this bounds only what nobody tells it of: other roles.
+    pub denied_max: Duration,
     /// How long a node whose store failed refuses messages before it tries again. 1 s: soon after space was freed, and
     /// not a busy loop.
     pub store_retry: Duration,
@@ -78,6 +81,7 @@ impl Default for Config {
             connect_min: Duration::from_millis(250),
             connect_max: Duration::from_secs(10),
             probe_interval: Duration::from_secs(5),
+            denied_max: Duration::from_secs(120),
             store_retry: Duration::from_secs(1),
             ttl: Duration::from_secs(7 * 24 * 3600),
         }

@@ -119,6 +119,30 @@ impl Core {
         self.inbox.peer_up(&self.config, peer)
     }
 
+    /// The policy of `to` denied what was sent to it: it is sent again ever more seldom, until something is taken.
+    pub fn denied(&mut self, to: NodeId) {
+        if let Some(flow) = self.outbound.get_mut(&to) {
+            flow.denied = true;
+        }
+    }
+
+    /// Perhaps other things are denied now: all that was is tried again at once.
+    pub fn retry_denied(&mut self, now: Duration) {
+        let denied = self.outbound.iter_mut().filter(|(_, flow)| flow.denied || flow.denials > 0);
+        let denied: Vec<NodeId> = denied
+            .map(|(to, flow)| {
+                (flow.denied, flow.denials, flow.progressed) = (false, 0, false);
+                *to
+            })
+            .collect();
+        for to in denied {
+            if let Some(flow) = self.outbound.get_mut(&to) {
+                self.timers.clear(&mut flow.probe_at, Timer::Probe(to));
+            }
+            self.probe(now, to);
+        }
+    }
+
     /// The channel to `peer` ended.
     pub fn peer_down(&mut self, now: Duration, peer: NodeId) {
         let Self { outbound, timers, .. } = self;

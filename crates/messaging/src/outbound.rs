@@ -58,6 +58,10 @@ pub(crate) struct Outbound {
     pub(crate) trouble: Option<Trouble>,
     /// An acknowledgement came since the probe timer was armed.
     pub(crate) progressed: bool,
+    /// The receiver's policy denied what was sent since the last probe.
+    pub(crate) denied: bool,
+    /// In how many rounds in a row it did.
+    pub(crate) denials: u32,
     pub(crate) connect_at: Option<Duration>,
     pub(crate) connect_wait: Duration,
     pub(crate) probe_at: Option<Duration>,
@@ -104,6 +108,8 @@ impl Outbound {
             window_bytes: 0,
             trouble: None,
             progressed: false,
+            denied: false,
+            denials: 0,
             connect_at: None,
             connect_wait,
             probe_at: None,

@@ -73,6 +73,14 @@ impl Core {
         if !flow.has_durable() || !matches!(flow.channel, Channel::Opening | Channel::Ready) {
             return;
         }
+        if std::mem::take(&mut flow.denied) {
+            flow.progressed = false;
+            let wait = self.config.probe_interval * 2_u32.saturating_pow(flow.denials);
+            flow.denials = flow.denials.saturating_add(1);
+            let at = now + wait.min(self.config.denied_max);
+            self.timers.arm(&mut flow.probe_at, at, Timer::Probe(to));
+            return;
+        }
         if std::mem::take(&mut flow.progressed) {
             self.timers.arm(&mut flow.probe_at, now + self.config.probe_interval, Timer::Probe(to));
             return;
@@ -102,6 +110,7 @@ impl Core {
         let Some(flow) = self.outbound.get_mut(&to) else { return VecDeque::new() };
         let gone = flow.settle(through);
         if !gone.is_empty() {
+            flow.denials = 0;
             self.outbox_messages -= gone.len();
             self.outbox_bytes -= gone.iter().map(|m| m.body.len() as u64).sum::<u64>();
             self.unsettled.insert(to);

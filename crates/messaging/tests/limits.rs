@@ -230,6 +230,44 @@ fn a_silent_receiver_is_asked_where_it_stands() {
 }
 
 #[test]
+fn what_the_receiver_denies_is_sent_again_ever_more_seldom() {
+    let config = Config::default();
+    let (mut disk, mut core) = (Disk::default(), core(&config, 0, 1, T0, &Disk::default()));
+    core.peer_up(T0, node(1)).expect("room");
+    send(&mut core, 1, 1).expect("room");
+    // Whatever is sent in a round is answered with a denial.
+    let mut asked = Vec::new();
+    let note = |core: &mut Core, now, frames: Vec<Output>, asked: &mut Vec<Duration>| {
+        if !decode(&frames).is_empty() {
+            asked.push(now);
+            core.denied(node(1));
+        }
+    };
+    let first = settle(&mut core, &mut disk, T0);
+    note(&mut core, T0, first, &mut asked);
+    let day = Duration::from_secs(24 * 3600);
+    let run = |core: &mut Core, until, asked: &mut Vec<Duration>| {
+        while let Some(now) = core.poll_timeout().filter(|at| *at <= until) {
+            core.handle_timeout(now);
+            let frames = drain(core, now);
+            note(core, now, frames, asked);
+        }
+    };
+    run(&mut core, day / 24, &mut asked);
+    assert!((20..=40).contains(&asked.len()), "{} rounds in an hour", asked.len());
+    let waits: Vec<_> = asked.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(waits.is_sorted(), "{waits:?}");
+    // Another policy is reason to try at once, and from the start again.
+    let now = day / 24;
+    core.retry_denied(now);
+    assert!(matches!(decode(&drain(&mut core, now))[..], [Frame::Open(_)]));
+    core.denied(node(1));
+    let mut asked = vec![now];
+    run(&mut core, now + Duration::from_secs(60), &mut asked);
+    assert!(asked.len() >= 3, "{asked:?}");
+}
+
+#[test]
 fn old_messages_expire_and_the_flow_goes_on_behind_them() {
     let config = Config { ttl: Duration::from_secs(100), ..Config::default() };
     let (mut disk, mut core) = (Disk::default(), core(&config, 0, 1, T0, &Disk::default()));
