@@ -6,8 +6,8 @@ use libfuzzer_sys::fuzz_target;
 use meshara_trust::policy::{Compiled, Policy};
 use meshara_trust::revocation::Revocations;
 use meshara_trust::root::{
-    DetachedSignature, Journal, RootDocument, SignedRoot, StatementFile, decode_chain, decode_public_key,
-    encode_chain, encode_public_key,
+    DetachedSignature, Journal, RootDocument, SignedRoot, StatementFile, decode_chain_with, decode_public_key,
+    encode_chain, encode_chain_with, encode_public_key,
 };
 use meshara_trust::sets::{ForkEvidence, SetBody, SetHead, SignedFreshness, SignedHead, SignedSet};
 
@@ -34,8 +34,10 @@ fuzz_target!(|data: &[u8]| {
     if let Ok(key) = decode_public_key(data) {
         assert_eq!(encode_public_key(&key).unwrap(), data);
     }
-    if let Ok(chain) = decode_chain(data) {
-        assert_eq!(encode_chain(&chain).unwrap(), data);
+    match decode_chain_with(data) {
+        Ok((chain, None)) => assert_eq!(encode_chain(&chain).unwrap(), data),
+        Ok((chain, Some(grants))) => assert_eq!(encode_chain_with(&chain, &grants).unwrap(), data),
+        Err(_) => {}
     }
     if let Ok(policy) = Policy::decode(data) {
         let _ = Compiled::new(policy);

@@ -15,7 +15,10 @@ use crate::keys::{MlDsaPublic, MlDsaSignature, verify_ml_dsa};
 use crate::leaf::{BACKDATE, EXTENSION_DER, Extension};
 use crate::lives::ENROLMENT_LIFE;
 use crate::names::{MeshName, NodeName, SpiffeId};
+use crate::quorum::ApprovalError;
 use crate::root::RootPublic;
+use crate::root_chain::{ChainError, RootChain};
+use crate::root_document::{SignedRoot, StandingGrants};
 
 /// Longest leaf that is looked at; ours have 5.6 KB.
 pub const LEAF_MAX: usize = 16 * 1024;
@@ -33,12 +36,25 @@ pub enum TrustError {
     /// More than [`GRANTS_MAX`].
     #[error("{0} grants where at most 16 are allowed")]
     TooManyGrants(usize),
-    /// A grant without two good signatures of the root.
+    /// A grant with a signature that doesn't verify under both algorithms of its signer's keys.
     #[error("grant {number} is not signed by this mesh's root")]
     BadSignature {
         /// The grant's number.
         number: u64,
     },
+    /// A grant that no root document known here names or approves.
+    #[error("grant {number} is signed by {found} of the {needed} root signers that are needed")]
+    NotApproved {
+        /// The grant's number.
+        number: u64,
+        /// Distinct signers that the newest root document counts.
+        found: usize,
+        /// How many it needs.
+        needed: usize,
+    },
+    /// The root documents that came with the grants.
+    #[error(transparent)]
+    Roots(#[from] ChainError),
     /// A grant for another mesh.
     #[error("grant {number} is for mesh {found}")]
     WrongMesh {
@@ -91,6 +107,11 @@ pub enum LeafError {
         /// Time of the check.
         now: UnixMillis,
     },
+    /// The issuer's grant stood under an earlier root of the mesh, and not under the present one.
+    #[error(
+        "the mesh's present root does not stand behind the issuer: the node needs a certificate of another one"
+    )]
+    IssuerDropped,
     /// Its SPIFFE ID belongs to another mesh.
     #[error("the certificate is for mesh {found}")]
     WrongMesh {
@@ -146,55 +167,177 @@ impl Member {
 }
 
 /// The root of a mesh and its granted issuers.
+///
+/// The founder's key alone signs grants until a root document says otherwise. From then on a grant counts if the newest document names it, or
+/// its root signers approve it; one that counted under an earlier document, and no more, is kept, and counts for nothing.
 #[derive(Debug, Clone)]
 pub struct TrustAnchors {
     root: RootPublic,
     mesh_id: MeshId,
     mesh: MeshName,
-    grants: Vec<IssuerGrant>,
+    roots: RootChain,
+    grants: Vec<Held>,
+    issued: Vec<IssuerGrant>,
     anchors: Vec<TrustAnchor<'static>>,
 }
 
+/// What is known of a grant beside it.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    counts: bool,
+}
+
 impl TrustAnchors {
-    /// Checks both signatures of each grant, its mesh and its CA certificate.
+    /// Checks signatures of each grant, its mesh and its CA certificate, in a mesh whose founder is root alone.
     pub fn new(root: RootPublic, mesh: MeshName, grants: Vec<IssuerGrant>) -> Result<Self, TrustError> {
+        Self::under(root, mesh, RootChain::default(), grants)
+    }
+
+    /// As [`new`](Self::new), in a mesh whose root has come as far as `roots` says.
+    pub fn under(
+        root: RootPublic,
+        mesh: MeshName,
+        roots: RootChain,
+        grants: Vec<IssuerGrant>,
+    ) -> Result<Self, TrustError> {
         match grants.len() {
             0 => return Err(TrustError::NoGrants),
             many if many > GRANTS_MAX => return Err(TrustError::TooManyGrants(many)),
             _ => {}
         }
-        let anchors = grants.iter().map(|grant| anchor(&root, &mesh, grant)).collect::<Result<_, _>>()?;
-        Ok(Self { mesh_id: root.fingerprint(), root, mesh, grants, anchors })
+        let mesh_id = root.fingerprint();
+        let mut made =
+            Self { root, mesh_id, mesh, roots, grants: Vec::new(), issued: Vec::new(), anchors: Vec::new() };
+        for grant in grants {
+            let counts = made.weigh(&grant)?;
+            made.push(grant, counts)?;
+        }
+        Ok(made)
     }
 
-    /// With the grants of `others` that it lacks and that have not ended; `None` when there are none. Held ones that have ended make room.
+    fn push(&mut self, grant: IssuerGrant, counts: bool) -> Result<(), TrustError> {
+        self.anchors.push(anchor(&self.mesh, &grant)?);
+        self.issued.push(grant);
+        self.grants.push(Held { counts });
+        Ok(())
+    }
+
+    /// Whether a grant counts; `false` if it did under an earlier root.
+    fn weigh(&self, grant: &IssuerGrant) -> Result<bool, TrustError> {
+        let number = grant.statement.number;
+        let bad = TrustError::BadSignature { number };
+        let Some(newest) = self.roots.newest() else {
+            return match grant.is_founders() {
+                true if grant.is_signed_by(&self.root) => Ok(true),
+                true => Err(bad),
+                // By signers of a root document that isn't known here yet.
+                false => Err(TrustError::NotApproved { number, found: 0, needed: 1 }),
+            };
+        };
+        // What was written before documents named grants says nothing against the founder's.
+        let founders = grant.is_founders() && grant.is_signed_by(&self.root);
+        if newest.grants.is_none() && founders {
+            return Ok(true);
+        }
+        let refused = match grant.check_under(newest) {
+            Ok(()) => return Ok(true),
+            Err(ApprovalError::BadSignature { .. }) => return Err(bad),
+            Err(ApprovalError::NotEnough { found, needed }) => {
+                TrustError::NotApproved { number, found, needed }
+            }
+        };
+        let earlier = self.roots.versions().iter().any(|signed| grant.check_under(&signed.document).is_ok());
+        if earlier || founders { Ok(false) } else { Err(refused) }
+    }
+
+    /// With the versions of the root document among `versions` that are later than what it knows; `None` when there are none. Grants are
+    /// weighed anew.
     ///
     /// # Errors
-    /// [`TrustError`]: a grant that the root did not sign for this mesh, or more than [`GRANTS_MAX`].
+    /// [`TrustError::Roots`]: a version that doesn't follow.
+    pub fn with_roots(&self, versions: &[SignedRoot]) -> Result<Option<Self>, TrustError> {
+        let Some(roots) = self.roots.extended(&self.mesh_id, versions)? else { return Ok(None) };
+        let mut made = Self { roots, ..self.clone() };
+        // What counted once stays in the list, whatever it counts for now.
+        let counts = made.issued.iter().map(|grant| made.weigh(grant) == Ok(true));
+        made.grants = counts.map(|counts| Held { counts }).collect();
+        Ok(Some(made))
+    }
+
+    /// With the root documents of `other` if they are later, then its grants; `None` when that changes nothing.
+    ///
+    /// # Errors
+    /// As [`with_roots`](Self::with_roots) and [`merged`](Self::merged).
+    pub fn joined(&self, other: &Self, now: UnixMillis) -> Result<Option<Self>, TrustError> {
+        let rooted = self.with_roots(other.roots.versions())?;
+        let merged = rooted.as_ref().unwrap_or(self).merged(&other.issued, now)?;
+        Ok(merged.or(rooted))
+    }
+
+    /// With the grants of `others` that it lacks, that count and have not ended; `None` when there are none. Of one issuer a lower number
+    /// than the highest held is a replay, and stays out. Held ones that have ended or count no more make room.
+    ///
+    /// # Errors
+    /// [`TrustError`]: a grant that is forged or for another mesh, or more than [`GRANTS_MAX`].
     pub fn merged(&self, others: &[IssuerGrant], now: UnixMillis) -> Result<Option<Self>, TrustError> {
-        let key = |grant: &IssuerGrant| (grant.statement.issuer, grant.statement.number);
         let mut merged = self.clone();
+        // Under a root that has ended nothing new counts.
+        let ended = merged.roots.newest().is_some_and(|document| document.expires_at < now);
         for grant in others {
+            let GrantStatement { issuer, number, not_after, .. } = grant.statement;
+            let newer =
+                |held: &IssuerGrant| held.statement.issuer == issuer && held.statement.number >= number;
             // Of two with one number the root has contradicted itself; the first stays.
-            if grant.statement.not_after < now || merged.grants.iter().any(|held| key(held) == key(grant)) {
+            if ended || not_after < now || merged.issued.iter().any(newer) {
                 continue;
             }
-            let anchor = anchor(&self.root, &self.mesh, grant)?;
-            if merged.grants.len() >= GRANTS_MAX {
-                let ended = merged.grants.iter().position(|held| held.statement.not_after < now);
-                let ended = ended.ok_or(TrustError::TooManyGrants(GRANTS_MAX + 1))?;
-                merged.grants.remove(ended);
-                merged.anchors.remove(ended);
+            match merged.weigh(grant) {
+                Ok(true) => {}
+                // A neighbour may know another root document than this node.
+                Ok(false) | Err(TrustError::NotApproved { .. }) => continue,
+                Err(error) => return Err(error),
             }
-            merged.grants.push(grant.clone());
-            merged.anchors.push(anchor);
+            if merged.issued.len() >= GRANTS_MAX {
+                let room = merged.issued.iter().zip(&merged.grants);
+                let room = room.map(|(held, weight)| held.statement.not_after < now || !weight.counts);
+                let at =
+                    room.clone().position(|free| free).ok_or(TrustError::TooManyGrants(GRANTS_MAX + 1))?;
+                merged.issued.remove(at);
+                merged.grants.remove(at);
+                merged.anchors.remove(at);
+            }
+            merged.push(grant.clone(), true)?;
         }
-        Ok((merged.grants != self.grants).then_some(merged))
+        Ok((merged.issued != self.issued).then_some(merged))
+    }
+
+    /// Whether this grant is held and counts.
+    pub fn counts(&self, grant: &IssuerGrant) -> bool {
+        self.in_force().any(|held| held.statement == grant.statement)
+    }
+
+    /// The grants that count, whether or not they have ended.
+    pub fn in_force(&self) -> impl Iterator<Item = &IssuerGrant> {
+        self.issued.iter().zip(&self.grants).filter(|(_, held)| held.counts).map(|(grant, _)| grant)
+    }
+
+    /// How the next root document names the grants that count and have not ended.
+    pub fn standing(&self, now: UnixMillis) -> StandingGrants {
+        let holding = self.in_force().filter(|grant| grant.statement.not_after >= now);
+        let mut names: Vec<_> = holding.filter_map(|grant| grant.statement.name().ok()).collect();
+        names.sort_unstable();
+        names.dedup_by(|a, b| (a.issuer, a.number) == (b.issuer, b.number));
+        StandingGrants::try_from(names).unwrap_or_default()
+    }
+
+    /// The root documents by which grants are judged.
+    pub fn roots(&self) -> &RootChain {
+        &self.roots
     }
 
     /// Who may issue at `now`, each once.
     pub fn issuers(&self, now: UnixMillis) -> Vec<NodeId> {
-        let holding = self.grants.iter().filter(|grant| grant.statement.holds_at(now));
+        let holding = self.in_force().filter(|grant| grant.statement.holds_at(now));
         let mut issuers: Vec<NodeId> = holding.map(|grant| grant.statement.issuer).collect();
         issuers.sort_unstable();
         issuers.dedup();
@@ -216,13 +359,22 @@ impl TrustAnchors {
         &self.mesh
     }
 
-    /// The grants, all verified.
+    /// The grants, all verified, also those that count no more.
     pub fn grants(&self) -> &[IssuerGrant] {
-        &self.grants
+        &self.issued
     }
 
     /// Verifies a leaf at `now`: signature of a granted issuer, dates, purpose, SPIFFE ID and our extension.
     pub fn verify_leaf(&self, der: &[u8], now: UnixMillis) -> Result<Member, LeafError> {
+        self.verify(der, now, |held| held.counts)
+    }
+
+    fn verify(
+        &self,
+        der: &[u8],
+        now: UnixMillis,
+        counts: impl Fn(Held) -> bool,
+    ) -> Result<Member, LeafError> {
         if der.len() > LEAF_MAX {
             return Err(LeafError::Malformed);
         }
@@ -240,7 +392,10 @@ impl TrustAnchors {
                 None,
             )
             .map_err(|error| leaf_error(&error, now))?;
-        let issuer = self.grant_of(path.anchor()).ok_or(LeafError::UnknownIssuer)?;
+        let (issuer, held) = self.grant_of(path.anchor()).ok_or(LeafError::UnknownIssuer)?;
+        if !counts(held) {
+            return Err(LeafError::IssuerDropped);
+        }
         if now < issuer.not_before || now > issuer.not_after {
             return Err(LeafError::IssuerNotValid { now });
         }
@@ -256,25 +411,25 @@ impl TrustAnchors {
             X509Certificate::from_der(&grant.statement.ca_der)
                 .is_ok_and(|(_, ca)| ca.subject().as_raw() == signed)
         };
-        self.grants.iter().find(named).map(|grant| grant.statement.issuer)
+        self.issued.iter().find(named).map(|grant| grant.statement.issuer)
     }
 
-    /// Reads a leaf without regard to today's date: verifies it at its own beginning.
+    /// Reads a leaf without regard to today's date and root: verifies it at its own beginning, also if its issuer was dropped since.
     ///
     /// For showing this node's own identity and for renewing it after its end, never for a peer.
     pub fn inspect_leaf(&self, der: &[u8]) -> Result<Member, LeafError> {
         let (_, certificate) = X509Certificate::from_der(der).map_err(|_| LeafError::Malformed)?;
         let seconds = certificate.validity().not_before.timestamp();
         let seconds = u64::try_from(seconds).map_err(|_| LeafError::Malformed)?;
-        self.verify_leaf(der, UnixMillis(seconds.saturating_mul(1000)))
+        self.verify(der, UnixMillis(seconds.saturating_mul(1000)), |_| true)
     }
 
-    fn grant_of(&self, anchor: &TrustAnchor<'_>) -> Option<&GrantStatement> {
+    fn grant_of(&self, anchor: &TrustAnchor<'_>) -> Option<(&GrantStatement, Held)> {
         let same = |ours: &TrustAnchor<'_>| {
             ours.subject_public_key_info == anchor.subject_public_key_info && ours.subject == anchor.subject
         };
         let position = self.anchors.iter().position(same)?;
-        self.grants.get(position).map(|grant| &grant.statement)
+        Some((&self.issued.get(position)?.statement, *self.grants.get(position)?))
     }
 
     fn read_member(&self, der: &[u8], issuer: NodeId) -> Result<Member, LeafError> {
@@ -315,17 +470,10 @@ impl TrustAnchors {
     }
 }
 
-/// Checks both signatures of a grant, its mesh and its CA certificate.
-fn anchor(
-    root: &RootPublic,
-    mesh: &MeshName,
-    grant: &IssuerGrant,
-) -> Result<TrustAnchor<'static>, TrustError> {
+/// Checks a grant's mesh and CA certificate. Who signed it was checked before.
+fn anchor(mesh: &MeshName, grant: &IssuerGrant) -> Result<TrustAnchor<'static>, TrustError> {
     let statement = &grant.statement;
     let number = statement.number;
-    if !grant.is_signed_by(root) {
-        return Err(TrustError::BadSignature { number });
-    }
     if statement.mesh != *mesh {
         return Err(TrustError::WrongMesh { number, found: statement.mesh.clone() });
     }

@@ -1,32 +1,39 @@
-//! Issuers: X.509 certification authorities that a root-signed grant makes trusted.
+//! Issuers: X.509 certification authorities that a grant signed by the mesh's root makes trusted.
 
 use std::fmt;
 use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyUsagePurpose, PKCS_ML_DSA_65};
 use serde::de::{Error as _, SeqAccess, Visitor};
-use serde::ser::SerializeTuple;
+use serde::ser::{Error as _, SerializeTuple};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::ids::{NodeId, UnixMillis};
+use crate::ids::{MeshId, NodeId, UnixMillis};
 use crate::keys::{KeyError, MlDsaKey, MlDsaPublic, MlDsaSignature, Seed};
 use crate::leaf::{self, IssueError, IssuedLeaf, LeafSubject};
 use crate::lives::Lives;
 use crate::names::MeshName;
+use crate::quorum::{ApprovalError, Approvals, KeyId, SIGNERS_MAX};
 use crate::root::{HybridSignature, Purpose, RootKey, RootPublic};
+use crate::root_document::{RootDocument, StandingGrant};
 use crate::wire::{self, WireError};
 
 /// How long an issuer stays granted: three years, as intermediates of private CAs usually are; the root is offline
 /// by then and has to be fetched for the next grant.
 pub const GRANT_LIFE: Duration = Duration::from_secs(3 * 365 * 24 * 3600);
 
-/// Longest encoded grant. An ML-DSA-65 CA certificate is 5.6 KB and the two signatures 3.4 KB.
-pub const GRANT_MAX: usize = 16 * 1024;
+/// Longest statement of a grant: an ML-DSA-65 CA certificate is 5.6 KB.
+pub const GRANT_STATEMENT_MAX: usize = 8 * 1024;
 
-/// Most grants a mesh may have at a time: a few issuers and their predecessors. Keeps `MeshInfo` under 256 KiB.
+/// Longest encoded grant: its statement and the approvals of as many signers as there can be, 3.4 KB each.
+pub const GRANT_MAX: usize = GRANT_STATEMENT_MAX + SIGNERS_MAX * 3500;
+
+/// Most grants a mesh may have at a time: a few issuers and their predecessors.
 pub const GRANTS_MAX: usize = 16;
 
-/// Version of statements that are made now.
+/// Version of statements that several signers approve. It names the mesh by its id, since the signers' keys don't.
+const STATEMENT_VERSION_3: u8 = 3;
+/// Version of statements that the founder's key signs.
 const STATEMENT_VERSION: u8 = 2;
 /// The version before, which sets no lives.
 const STATEMENT_VERSION_1: u8 = 1;
@@ -50,12 +57,50 @@ pub struct GrantStatement {
     pub not_after: UnixMillis,
     /// How long what it issues lasts. The defaults, in version 1.
     pub lives: Lives,
+    /// The mesh's id, from version 3 on: a signer may sign for several meshes, of one name even. The founder's key is the id of its own.
+    pub mesh_id: Option<MeshId>,
 }
 
 impl GrantStatement {
     /// Whether this program knows the statement's version.
     pub(crate) fn is_known(&self) -> bool {
-        matches!(self.version, STATEMENT_VERSION | STATEMENT_VERSION_1)
+        matches!(self.version, STATEMENT_VERSION_3 | STATEMENT_VERSION | STATEMENT_VERSION_1)
+    }
+
+    /// Whether several signers approve it; else the founder's key signs it.
+    fn is_for_signers(&self) -> bool {
+        self.version >= STATEMENT_VERSION_3
+    }
+
+    /// What signers sign: a version byte, then postcard.
+    pub fn encode(&self) -> Result<Vec<u8>, WireError> {
+        wire::encode(self)
+    }
+
+    /// Reads [`encode`](Self::encode)'s form.
+    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        wire::decode(bytes, GRANT_STATEMENT_MAX)
+    }
+
+    /// The statement of several signers that these bytes are, if its CA certificate is what it says: for who is asked to sign it.
+    pub fn proposed(bytes: &[u8]) -> Result<Self, WireError> {
+        let statement = Self::decode(bytes)?;
+        let Self { mesh, issuer, number, not_before, not_after, lives, .. } = statement.clone();
+        let offer = GrantOffer { mesh, issuer, number, not_before, not_after, lives };
+        let whole = statement.version == STATEMENT_VERSION_3 && offer.fits(&statement.ca_der);
+        if whole { Ok(statement) } else { Err(WireError::Malformed) }
+    }
+
+    /// The CA's public key; `None` when its certificate isn't one of ours.
+    pub fn ca_public(&self) -> Option<MlDsaPublic> {
+        let key = crate::anchors::leaf_public(&self.ca_der)?;
+        MlDsaPublic::try_from(key.as_slice()).ok()
+    }
+
+    /// How root documents name it.
+    pub fn name(&self) -> Result<StandingGrant, WireError> {
+        let hash = blake3::derive_key("meshara 2026-11 issuer grant statement v1", &self.encode()?);
+        Ok(StandingGrant { issuer: self.issuer, number: self.number, hash })
     }
 
     /// Whether it holds at `now`.
@@ -64,11 +109,12 @@ impl GrantStatement {
     }
 }
 
-/// The fields in order; the lives only from version 2 on, so that what version 1 signed stays as it was.
+/// The fields in order; the lives only from version 2 on and the mesh's id from version 3, so that what was signed before stays as it was.
 impl Serialize for GrantStatement {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let lives = self.version != STATEMENT_VERSION_1;
-        let mut fields = serializer.serialize_tuple(7 + usize::from(lives))?;
+        let mut fields =
+            serializer.serialize_tuple(7 + usize::from(lives) + usize::from(self.is_for_signers()))?;
         fields.serialize_element(&self.version)?;
         fields.serialize_element(&self.number)?;
         fields.serialize_element(&self.mesh)?;
@@ -78,6 +124,9 @@ impl Serialize for GrantStatement {
         fields.serialize_element(&self.not_after)?;
         if lives {
             fields.serialize_element(&self.lives)?;
+        }
+        if self.is_for_signers() {
+            fields.serialize_element(&self.mesh_id.ok_or_else(|| S::Error::custom("no mesh id"))?)?;
         }
         fields.end()
     }
@@ -112,33 +161,135 @@ impl<'de> Deserialize<'de> for GrantStatement {
                         STATEMENT_VERSION_1 => Lives::default(),
                         _ => next(&mut fields)?,
                     },
+                    mesh_id: match version {
+                        STATEMENT_VERSION_1 | STATEMENT_VERSION => None,
+                        _ => Some(next(&mut fields)?),
+                    },
                 })
             }
         }
 
-        deserializer.deserialize_tuple(8, Fields)
+        deserializer.deserialize_tuple(9, Fields)
     }
 }
 
+/// Who signed a grant; the statement's version says which of the two it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Proof {
+    /// The founder's key.
+    Founder(HybridSignature),
+    /// Signers of a root document.
+    Signers(Approvals),
+}
+
 /// A [`GrantStatement`] signed by the root.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IssuerGrant {
     /// What the root says.
     pub statement: GrantStatement,
-    signature: HybridSignature,
+    proof: Proof,
+}
+
+impl Serialize for IssuerGrant {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_tuple(2)?;
+        fields.serialize_element(&self.statement)?;
+        match &self.proof {
+            Proof::Founder(signature) => fields.serialize_element(signature)?,
+            Proof::Signers(approvals) => fields.serialize_element(approvals)?,
+        }
+        fields.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for IssuerGrant {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+
+        impl<'de> Visitor<'de> for Fields {
+            type Value = IssuerGrant;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a grant")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut fields: A) -> Result<IssuerGrant, A::Error> {
+                let missing = || A::Error::custom("a field is missing");
+                let statement: GrantStatement = fields.next_element()?.ok_or_else(missing)?;
+                let proof = if statement.is_for_signers() {
+                    Proof::Signers(fields.next_element()?.ok_or_else(missing)?)
+                } else {
+                    Proof::Founder(fields.next_element()?.ok_or_else(missing)?)
+                };
+                Ok(IssuerGrant { statement, proof })
+            }
+        }
+
+        deserializer.deserialize_tuple(2, Fields)
+    }
 }
 
 impl IssuerGrant {
-    /// Whether both signatures of `root` are good.
-    pub fn is_signed_by(&self, root: &RootPublic) -> bool {
-        wire::encode(&self.statement)
-            .is_ok_and(|bytes| root.verify(Purpose::IssuerGrant, &bytes, &self.signature).is_ok())
+    /// A grant with the approvals of signers, or of too few: [`check_under`](Self::check_under) says.
+    ///
+    /// # Errors
+    /// [`WireError`]: a statement for the founder's key, or one too long.
+    pub fn approved(statement: GrantStatement, approvals: Approvals) -> Result<Self, WireError> {
+        let grant = Self { statement, proof: Proof::Signers(approvals) };
+        let len = grant.encode()?.len();
+        if !grant.statement.is_for_signers() {
+            return Err(WireError::Malformed);
+        }
+        if len > GRANT_MAX {
+            return Err(WireError::TooLarge { len, max: GRANT_MAX });
+        }
+        Ok(grant)
+    }
+
+    /// Whether the founder's key signed it, with both of its algorithms. Of a grant of several signers: no.
+    pub fn is_signed_by(&self, founder: &RootPublic) -> bool {
+        let Proof::Founder(signature) = &self.proof else { return false };
+        let bytes = self.statement.encode();
+        bytes.is_ok_and(|bytes| founder.verify(Purpose::IssuerGrant, &bytes, signature).is_ok())
+    }
+
+    /// Whether it is one of the founder's, which are judged without a root document as long as the founder is root alone.
+    pub(crate) fn is_founders(&self) -> bool {
+        matches!(self.proof, Proof::Founder(_))
+    }
+
+    /// Whether it counts under a version of the root document: it names the grant, or its root signers approve it.
+    ///
+    /// # Errors
+    /// [`ApprovalError`]: too few of them do, or an approval by one of them doesn't verify.
+    pub fn check_under(&self, document: &RootDocument) -> Result<(), ApprovalError> {
+        let needed = document.root.threshold();
+        let few = |found| ApprovalError::NotEnough { found, needed };
+        let named = document.grants.as_ref().map(|grants| {
+            let name = self.statement.name();
+            name.is_ok_and(|name| grants.iter().any(|standing| *standing == name))
+        });
+        if named == Some(true) {
+            return Ok(());
+        }
+        let bytes = self.statement.encode().map_err(|_| few(0))?;
+        match &self.proof {
+            Proof::Signers(_) if self.statement.mesh_id != Some(document.mesh) => Err(few(0)),
+            Proof::Signers(approvals) => {
+                document.root.check(Purpose::IssuerGrant, &bytes, approvals).map(drop)
+            }
+            Proof::Founder(signature) => {
+                let founder = document.root.signer_of(&KeyId(document.mesh.0)).ok_or_else(|| few(0))?;
+                let verified = founder.key.verify(Purpose::IssuerGrant, &bytes, signature);
+                verified.map_err(|_| ApprovalError::BadSignature { signer: founder.name.clone() })?;
+                if needed == 1 { Ok(()) } else { Err(few(1)) }
+            }
+        }
     }
 
     /// The CA's public key; `None` when its certificate isn't one of ours.
     pub fn ca_public(&self) -> Option<MlDsaPublic> {
-        let key = crate::anchors::leaf_public(&self.statement.ca_der)?;
-        MlDsaPublic::try_from(key.as_slice()).ok()
+        self.statement.ca_public()
     }
 
     /// Encoded form: a version byte, then postcard.
@@ -146,7 +297,7 @@ impl IssuerGrant {
         wire::encode(self)
     }
 
-    /// Reads [`encode`](Self::encode)'s form. The signature is checked by [`TrustAnchors`](crate::TrustAnchors).
+    /// Reads [`encode`](Self::encode)'s form. Who signed it is checked by [`TrustAnchors`](crate::TrustAnchors).
     pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
         wire::decode(bytes, GRANT_MAX)
     }
@@ -251,20 +402,32 @@ impl GrantOffer {
         Self { mesh, issuer, number, not_before, not_after: now.plus(GRANT_LIFE), lives }
     }
 
-    /// Lets the root sign, if `ca_der` is a CA certificate as offered, by a key whose holder made it.
+    /// Lets the founder's key sign, if `ca_der` is a CA certificate as offered, by a key whose holder made it.
     pub fn sign(&self, ca_der: Vec<u8>, root: &RootKey) -> Result<IssuerGrant, IssueError> {
-        if !crate::anchors::is_ca_of(&ca_der, &ca_name(&self.mesh, self.issuer, self.number), self) {
+        let statement = self.statement(ca_der, None)?;
+        let bytes = statement.encode().map_err(|_| IssueError::Encoding)?;
+        Ok(IssuerGrant { proof: Proof::Founder(root.sign(Purpose::IssuerGrant, &bytes)?), statement })
+    }
+
+    /// What the signers of the root of `mesh_id` are to approve, if `ca_der` is a CA certificate as offered. Without an id: what the founder's
+    /// key is to sign.
+    pub fn statement(&self, ca_der: Vec<u8>, mesh_id: Option<MeshId>) -> Result<GrantStatement, IssueError> {
+        if !self.fits(&ca_der) {
             return Err(IssueError::Encoding);
         }
         let Self { mesh, issuer, number, not_before, not_after, lives } = self.clone();
-        let version = STATEMENT_VERSION;
+        let version = if mesh_id.is_some() { STATEMENT_VERSION_3 } else { STATEMENT_VERSION };
         let statement =
-            GrantStatement { version, number, mesh, issuer, ca_der, not_before, not_after, lives };
-        let bytes = wire::encode(&statement).map_err(|_| IssueError::Encoding)?;
-        if bytes.len() > GRANT_MAX / 2 {
-            return Err(IssueError::Encoding);
+            GrantStatement { version, number, mesh, issuer, ca_der, not_before, not_after, lives, mesh_id };
+        match statement.encode() {
+            Ok(bytes) if bytes.len() <= GRANT_STATEMENT_MAX => Ok(statement),
+            _ => Err(IssueError::Encoding),
         }
-        Ok(IssuerGrant { signature: root.sign(Purpose::IssuerGrant, &bytes)?, statement })
+    }
+
+    /// Whether `ca_der` is a CA certificate as offered, signed by its own key.
+    fn fits(&self, ca_der: &[u8]) -> bool {
+        crate::anchors::is_ca_of(ca_der, &ca_name(&self.mesh, self.issuer, self.number), self)
     }
 
     /// Version byte and postcard.

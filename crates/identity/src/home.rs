@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::anchors::{TrustAnchors, TrustError};
-use crate::grant::{GrantOffer, IssuerGrant, IssuerKey};
+use crate::grant::{GRANT_MAX, GrantOffer, IssuerGrant, IssuerKey};
 use crate::ids::{NodeId, UnixMillis};
 use crate::issuer::{Issuer, IssuerError};
 use crate::join::{JoinClient, JoinError};
@@ -26,6 +26,8 @@ pub const KEYSTORE: &str = "keystore";
 pub const MEMBERSHIP: &str = "membership";
 /// File of the CA key and its grant, on a node that issues.
 pub const ISSUER_KEY: &str = "issuer.key";
+/// File of the CA key of a node that would issue, until its grant is signed.
+pub const PENDING_ISSUER_KEY: &str = "issuer.pending";
 /// File of tickets, names and serials, on a node that issues.
 pub const ISSUER_STATE: &str = "issuer.redb";
 /// File of the mesh root, on the node that made the mesh.
@@ -35,8 +37,8 @@ pub const AUTHORITY_KEY: &str = "authority.key";
 /// File of the workload roots, on a node that issues.
 pub const WORKLOAD_KEY: &str = "workload.key";
 
-/// Longest content of the small key files.
-const KEY_FILE_MAX: usize = 64 * 1024;
+/// Longest content of the key files: an issuer's has its grant.
+const KEY_FILE_MAX: usize = 64 * 1024 + GRANT_MAX;
 
 /// Why a home's identity could not be made or loaded.
 #[derive(Debug, thiserror::Error)]
@@ -115,6 +117,11 @@ struct IssuerContent {
     seed: [u8; 32],
     #[zeroize(skip)]
     grant: IssuerGrant,
+}
+
+#[derive(Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
+struct PendingContent {
+    seed: [u8; 32],
 }
 
 #[derive(Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
@@ -241,6 +248,43 @@ pub fn become_issuer(
     Ok(make(&state, key, grant, anchors)?)
 }
 
+/// The CA key with which this node would issue, until the mesh's root has signed a grant for it: made when it is first asked for, then the
+/// same, so that a grant that is signed days later finds its key.
+pub fn pending_issuer(home: &Path, passphrase: Option<&Passphrase>) -> Result<IssuerKey, HomeError> {
+    if let Some(key) = load_pending_issuer(home, passphrase)? {
+        return Ok(key);
+    }
+    let key = IssuerKey::generate()?;
+    let bytes = Zeroizing::new(wire::encode(&PendingContent { seed: **key.seed() })?);
+    sealed::create(&home.join(PENDING_ISSUER_KEY), FileKind::PendingIssuer, &bytes, passphrase)?;
+    Ok(key)
+}
+
+/// As [`pending_issuer`], without making one.
+pub fn load_pending_issuer(
+    home: &Path,
+    passphrase: Option<&Passphrase>,
+) -> Result<Option<IssuerKey>, HomeError> {
+    let path = home.join(PENDING_ISSUER_KEY);
+    if !exists(&path) {
+        return Ok(None);
+    }
+    let bytes = sealed::read(&path, FileKind::PendingIssuer, passphrase)?;
+    let content: PendingContent = decode_content(&path, &bytes)?;
+    Ok(Some(IssuerKey::from_seed(Zeroizing::new(content.seed))?))
+}
+
+/// Removes the key of [`pending_issuer`], once this node issues with it.
+pub fn end_pending_issuer(home: &Path) -> Result<(), HomeError> {
+    let path = home.join(PENDING_ISSUER_KEY);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(FileError::io(&path, "remove", &error).into())
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Renews the leaf of a node that issues when less than half of its life is left. Tells whether it did. A leaf that has not begun stays:
 /// then the clock is wrong. So does one that would not last longer, since the issuer's grant ends.
 pub fn renew_issuer(
@@ -293,8 +337,10 @@ pub fn open_issuer(
         return Ok(None);
     }
     let (key, grant) = load_issuer_key(&home.join(ISSUER_KEY), passphrase)?;
-    let known = anchors.grants().iter().any(|known| known.statement.issuer == grant.statement.issuer);
-    if !known && grant.is_signed_by(anchors.root()) {
+    let mut grants = anchors.grants().iter();
+    let known = grants.any(|known| known.statement.issuer == grant.statement.issuer);
+    // A grant of several signers was checked before its key was written.
+    if !known && (grant.is_signed_by(anchors.root()) || grant.statement.mesh_id == Some(anchors.mesh_id())) {
         return Ok(None);
     }
     Ok(Some(Issuer::open(&home.join(ISSUER_STATE), key, grant, anchors.clone())?))
@@ -357,6 +403,7 @@ pub fn decodes(bytes: &[u8]) -> bool {
     let path = Path::new("fuzzed");
     decode_content::<KeystoreContent>(path, bytes).is_ok()
         || decode_content::<IssuerContent>(path, bytes).is_ok()
+        || decode_content::<PendingContent>(path, bytes).is_ok()
         || decode_content::<RootContent>(path, bytes).is_ok()
         || Membership::decode(bytes).is_ok()
 }

@@ -9,11 +9,16 @@ use crate::ids::UnixMillis;
 use crate::keys::{KeyError, LeafKey};
 use crate::names::MeshName;
 use crate::root::RootPublic;
+use crate::root_chain::RootChain;
+use crate::root_document::{RootDocument, SignedRoot};
 use crate::ticket::Ticket;
 use crate::wire::{self, WireError};
 
-/// Longest [`MeshInfo`]: a root and 16 grants of 9 KB, with room.
-pub const MESH_INFO_MAX: usize = 256 * 1024;
+/// Longest [`MeshInfo`]: a root, 16 grants with the approvals of five signers (23 KB each), and as many versions of a root document with ten
+/// keys in its quorums (40 KB each).
+pub const MESH_INFO_MAX: usize = 1024 * 1024;
+/// Version of what holds root documents besides.
+const VERSION_2: u8 = 2;
 
 /// Why root, grants, leaf and key do not make a membership.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -49,10 +54,18 @@ pub struct Membership {
 #[derive(Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
 struct Stored {
     #[zeroize(skip)]
-    info: MeshInfo,
+    info: Founders,
     #[zeroize(skip)]
     leaf_der: Vec<u8>,
     leaf_seed: [u8; 32],
+}
+
+/// Version 2: with root documents.
+#[derive(Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
+struct StoredRoots {
+    stored: Stored,
+    #[zeroize(skip)]
+    roots: Vec<SignedRoot>,
 }
 
 impl Membership {
@@ -118,24 +131,53 @@ impl Membership {
     }
 
     pub(crate) fn encode(&self) -> Result<Zeroizing<Vec<u8>>, WireError> {
-        let stored = Stored {
-            info: self.mesh_info(),
-            leaf_der: self.leaf_der.clone(),
-            leaf_seed: **self.leaf_key.seed(),
-        };
-        wire::encode(&stored).map(Zeroizing::new)
+        let MeshInfo { founders, roots } = self.mesh_info();
+        let stored =
+            Stored { info: founders, leaf_der: self.leaf_der.clone(), leaf_seed: **self.leaf_key.seed() };
+        let bytes = Zeroizing::new(if roots.is_empty() {
+            wire::encode(&stored)?
+        } else {
+            wire::append(vec![VERSION_2], &StoredRoots { stored, roots })?
+        });
+        // What could not be read again must not take the place of what can.
+        if bytes.len() > STORED_MAX {
+            return Err(WireError::TooLarge { len: bytes.len(), max: STORED_MAX });
+        }
+        Ok(bytes)
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, MembershipError> {
-        let stored: Stored = wire::decode(bytes, MESH_INFO_MAX + 32 * 1024)?;
+        let (stored, roots) = if bytes.first() == Some(&VERSION_2) {
+            let mut both: StoredRoots = wire::decode_version(VERSION_2, bytes, STORED_MAX)?;
+            let roots = std::mem::take(&mut both.roots);
+            if roots.is_empty() {
+                return Err(WireError::Malformed.into());
+            }
+            let Stored { info, leaf_der, leaf_seed } = &both.stored;
+            (Stored { info: info.clone(), leaf_der: leaf_der.clone(), leaf_seed: *leaf_seed }, roots)
+        } else {
+            (wire::decode(bytes, STORED_MAX)?, Vec::new())
+        };
         let leaf_key = LeafKey::from_seed(Zeroizing::new(stored.leaf_seed))?;
-        Self::new(stored.info.anchors()?, stored.leaf_der.clone(), leaf_key)
+        let info = MeshInfo { founders: stored.info.clone(), roots };
+        Self::new(info.anchors()?, stored.leaf_der.clone(), leaf_key)
     }
 }
 
-/// Root, name and issuers of a mesh: what a member shows a newcomer, who checks it against the ticket.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Longest stored membership: what is told of the mesh, and a leaf.
+const STORED_MAX: usize = MESH_INFO_MAX + 32 * 1024;
+
+/// Root, name and issuers of a mesh: what a member shows a newcomer, who checks it against the ticket. With the versions of the root
+/// document that lead from the founder to who is root now, once that isn't the founder alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MeshInfo {
+    founders: Founders,
+    roots: Vec<SignedRoot>,
+}
+
+/// All of it while the founder is root alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Founders {
     root: RootPublic,
     mesh: MeshName,
     grants: Vec<IssuerGrant>,
@@ -168,17 +210,33 @@ pub enum MeshInfoError {
 impl MeshInfo {
     /// What these anchors are made of.
     pub fn of(anchors: &TrustAnchors) -> Self {
-        Self { root: anchors.root().clone(), mesh: anchors.mesh().clone(), grants: anchors.grants().to_vec() }
+        let (root, mesh) = (anchors.root().clone(), anchors.mesh().clone());
+        let founders = Founders { root, mesh, grants: anchors.grants().to_vec() };
+        // Who holds the founder's key needs no document to be believed, and programs that know none can read it.
+        let plain = anchors.roots().newest().is_none_or(RootDocument::is_founders_alone)
+            && anchors.grants().iter().all(IssuerGrant::is_founders);
+        Self { founders, roots: if plain { Vec::new() } else { anchors.roots().versions().to_vec() } }
     }
 
-    /// Version byte and postcard.
+    /// Version byte and postcard: version 1, or 2 with root documents.
     pub fn encode(&self) -> Result<Vec<u8>, WireError> {
-        wire::encode(self)
+        if self.roots.is_empty() {
+            return wire::encode(&self.founders);
+        }
+        wire::append(vec![VERSION_2], &(&self.founders, &self.roots))
     }
 
     /// Reads [`encode`](Self::encode)'s form, at most [`MESH_INFO_MAX`] bytes.
     pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
-        wire::decode(bytes, MESH_INFO_MAX)
+        if let Some(&found) = bytes.first().filter(|found| **found > VERSION_2) {
+            return Err(WireError::UnsupportedVersion { found, supported: VERSION_2 });
+        }
+        if bytes.first() != Some(&VERSION_2) {
+            return Ok(Self { founders: wire::decode(bytes, MESH_INFO_MAX)?, roots: Vec::new() });
+        }
+        let (founders, roots): (Founders, Vec<SignedRoot>) =
+            wire::decode_version(VERSION_2, bytes, MESH_INFO_MAX)?;
+        if roots.is_empty() { Err(WireError::Malformed) } else { Ok(Self { founders, roots }) }
     }
 
     /// What a member of the same mesh learns: the grants that it lacks, once `peer_leaf` (the certificate that TLS saw) proves under them
@@ -192,13 +250,14 @@ impl MeshInfo {
         peer_leaf: &[u8],
         now: UnixMillis,
     ) -> Result<Option<TrustAnchors>, MeshInfoError> {
-        if self.root != *held.root() {
+        if self.founders.root != *held.root() {
             return Err(MeshInfoError::WrongRoot);
         }
-        if self.mesh != *held.mesh() {
-            return Err(MeshInfoError::WrongMesh { found: self.mesh.clone() });
+        if self.founders.mesh != *held.mesh() {
+            return Err(MeshInfoError::WrongMesh { found: self.founders.mesh.clone() });
         }
-        let merged = held.merged(&self.grants, now)?;
+        let rooted = held.with_roots(&self.roots)?;
+        let merged = rooted.as_ref().unwrap_or(held).merged(&self.founders.grants, now)?.or(rooted);
         merged.as_ref().unwrap_or(held).verify_leaf(peer_leaf, now)?;
         Ok(merged)
     }
@@ -208,20 +267,22 @@ impl MeshInfo {
     /// # Errors
     /// [`TrustError`]. Whether the root is the right one, the caller has to know.
     pub fn anchors(&self) -> Result<TrustAnchors, TrustError> {
-        if self.grants.len() > GRANTS_MAX {
-            return Err(TrustError::TooManyGrants(self.grants.len()));
+        if self.founders.grants.len() > GRANTS_MAX {
+            return Err(TrustError::TooManyGrants(self.founders.grants.len()));
         }
-        TrustAnchors::new(self.root.clone(), self.mesh.clone(), self.grants.clone())
+        let Founders { root, mesh, grants } = self.founders.clone();
+        let roots = RootChain::verify(&root.fingerprint(), self.roots.clone()).map_err(TrustError::Roots)?;
+        TrustAnchors::under(root, mesh, roots, grants)
     }
 
     /// The newcomer's check before it sends anything: the root is the ticket's, the grants are the root's, and
     /// `peer_leaf` (the certificate that TLS saw) is a member's.
     pub fn check(&self, ticket: &Ticket, peer_leaf: &[u8], now: UnixMillis) -> Result<Member, MeshInfoError> {
-        if self.root.fingerprint() != ticket.mesh_id() {
+        if self.founders.root.fingerprint() != ticket.mesh_id() {
             return Err(MeshInfoError::WrongRoot);
         }
-        if self.mesh != *ticket.mesh() {
-            return Err(MeshInfoError::WrongMesh { found: self.mesh.clone() });
+        if self.founders.mesh != *ticket.mesh() {
+            return Err(MeshInfoError::WrongMesh { found: self.founders.mesh.clone() });
         }
         Ok(self.anchors()?.verify_leaf(peer_leaf, now)?)
     }

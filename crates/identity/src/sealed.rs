@@ -73,6 +73,8 @@ pub enum FileKind {
     Workload = 7,
     /// Keys of a signer of the root document, revocations and policy.
     Signer = 8,
+    /// CA key of a node that would issue, whose grant isn't signed yet.
+    PendingIssuer = 9,
 }
 
 /// A passphrase, wiped when dropped and never printed.

@@ -49,6 +49,24 @@ pub fn decode<T: Serialize + DeserializeOwned>(bytes: &[u8], max: usize) -> Resu
     if rest.is_empty() { Ok(value) } else { Err(WireError::Malformed) }
 }
 
+/// Decodes what [`append`] wrote after another version byte, `version`: for formats that grew a second form.
+pub fn decode_version<T: Serialize + DeserializeOwned>(
+    version: u8,
+    bytes: &[u8],
+    max: usize,
+) -> Result<T, WireError> {
+    if bytes.len() > max {
+        return Err(WireError::TooLarge { len: bytes.len(), max });
+    }
+    let body = match bytes.split_first() {
+        Some((found, rest)) if *found == version => rest,
+        Some((&found, _)) => return Err(WireError::UnsupportedVersion { found, supported: version }),
+        None => return Err(WireError::Malformed),
+    };
+    let (value, rest) = take::<T>(body)?;
+    if rest.is_empty() { Ok(value) } else { Err(WireError::Malformed) }
+}
+
 /// Checks length and version byte; gives what follows.
 pub(crate) fn check_version(bytes: &[u8], max: usize) -> Result<&[u8], WireError> {
     if bytes.len() > max {

@@ -104,8 +104,8 @@ pub async fn join(options: JoinOptions) -> Result<JoinOutcome, JoinError> {
         let (client, node, routing) =
             home::begin_join(&home, ticket.clone(), name.clone(), passphrase.as_ref(), UnixMillis::now())?;
         let client = Arc::new(client);
-        let (reply, via) = ask_all(&endpoint, &client, &addrs, &peers, resolve, TRY_FOR).await?;
-        match client.open_reply(&reply, UnixMillis::now()) {
+        let ((reply, info), via) = ask_all(&endpoint, &client, &addrs, &peers, resolve, TRY_FOR).await?;
+        match client.open_reply_from(&reply, &info, UnixMillis::now()) {
             Ok(membership) => break (membership, node, routing, via),
             Err(meshara_identity::JoinError::Refused {
                 refusal: Refusal::AwaitingApproval,
@@ -134,12 +134,15 @@ pub(crate) fn endpoint() -> std::io::Result<Endpoint> {
     any(Ipv6Addr::UNSPECIFIED.into()).or_else(|_| any(Ipv4Addr::UNSPECIFIED.into()))
 }
 
+/// A reply, and what the member that carried it says of the mesh.
+type Answered = (Vec<u8>, MeshInfo);
+
 /// What a task of a round brings.
 enum Step {
     /// A name was looked up.
     Resolved(PeerAddr, std::io::Result<Vec<SocketAddr>>),
     /// A member was tried.
-    Tried(SocketAddr, Result<Vec<u8>, MemberError>),
+    Tried(SocketAddr, Result<Answered, MemberError>),
 }
 
 /// Asks all members at once, round after round, until one gives an answer that counts. `resolve` gives a name's addresses.
@@ -150,7 +153,7 @@ async fn ask_all<F>(
     peers: &[PeerAddr],
     resolve: impl Fn(PeerAddr) -> F,
     limit: Duration,
-) -> Result<(Vec<u8>, SocketAddr), JoinError>
+) -> Result<(Answered, SocketAddr), JoinError>
 where
     F: Future<Output = std::io::Result<Vec<SocketAddr>>> + Send + 'static,
 {
@@ -186,7 +189,7 @@ where
                 }
                 Ok(Step::Resolved(name, Err(_))) => heard.failed(MemberError::Name(name)),
                 Ok(Step::Tried(member, Ok(reply))) => {
-                    if heard.replied(client, &reply) {
+                    if heard.replied(client, &reply.0, &reply.1) {
                         return Ok((reply, member));
                     }
                 }
@@ -212,13 +215,14 @@ async fn attempt(
     config: ClientConfig,
     client: &JoinClient,
     to: SocketAddr,
-) -> Result<Vec<u8>, MemberError> {
+) -> Result<Answered, MemberError> {
     let meeting = meet(endpoint, config, to).await?;
     meeting
         .info
         .check(client.ticket(), &meeting.leaf, UnixMillis::now())
         .map_err(|error| MemberError::NotMember(to, error))?;
-    ask(meeting, client.request()).await
+    let info = meeting.info.clone();
+    Ok((ask(meeting, client.request()).await?, info))
 }
 
 /// A member met on the channel of newcomers, which proved no more yet than that it has the key of its certificate.

@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use meshara::api::{Control, ErrorCode, PolicyControl, RevokeRequest, TrustControl};
+use meshara::api::{Control, ErrorCode, IssuerRequest, PolicyControl, RevokeRequest, TrustControl};
 use meshara::{Lives, Node, UnixMillis, create_mesh_with};
 use meshara_identity::home;
 use meshara_transport::tls::{self, Expect, Tls, TlsMaterial};
@@ -50,7 +50,7 @@ async fn issuers(node: &Node) -> usize {
 
 /// Makes bob an issuer; returns when every node knows.
 async fn second_issuer(alice: &Node, others: &[&Node]) {
-    alice.control().trust_issuer_add("bob".into()).await.unwrap();
+    alice.control().trust_issuer_add(IssuerRequest::new("bob")).await.unwrap();
     soon(async {
         for node in others {
             while issuers(node).await < 2 {
@@ -173,7 +173,7 @@ async fn a_log_that_cannot_be_begun_makes_no_issuer_and_the_next_offer_does() {
     neighbours(&alice, 1).await;
     let in_the_way = bob_home.join("log.key");
     std::fs::create_dir(&in_the_way).unwrap();
-    let error = alice.control().trust_issuer_add("bob".into()).await.unwrap_err();
+    let error = alice.control().trust_issuer_add(IssuerRequest::new("bob")).await.unwrap_err();
     assert_ne!(error.code, ErrorCode::AlreadyInitialised, "{error:?}");
     assert_eq!((issuers(&alice).await, issuers(&bob).await), (1, 1), "nobody has heard of a grant");
     std::fs::remove_dir(&in_the_way).unwrap();

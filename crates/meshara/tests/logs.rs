@@ -8,7 +8,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::{build, config, first, joined, reached, soon};
-use meshara::api::{AuditInfo, Control, LogControl, LogStatus, PolicyControl, RevokeRequest, TrustControl};
+use meshara::api::{
+    AuditInfo, Control, IssuerRequest, LogControl, LogStatus, PolicyControl, RevokeRequest, TrustControl,
+};
 use meshara::{BundleError, JoinError, JoinOptions, Node, UnixMillis, audit_bundle, join, write_bundle};
 use meshara_identity::{JoinError as Refused, Refusal, home};
 use meshara_trust::log::{
@@ -463,7 +465,7 @@ async fn two_issuers_write_a_log_each_and_read_each_others_names() {
     let mut events = alice.events();
     let bob = build(&joined(&alice, dir.path(), "bob").await, config()).await;
     reached(&mut events, bob.member().node_id).await;
-    soon(async { while alice.control().trust_issuer_add("bob".into()).await.is_err() {} }).await;
+    soon(async { while alice.control().trust_issuer_add(IssuerRequest::new("bob")).await.is_err() {} }).await;
     let dave = joined(&bob, dir.path(), "dave").await;
     let given = home::load(&dave, None).unwrap().membership;
     assert_eq!(given.anchors().issuer_of(given.leaf_der()), Some(bob.member().node_id));

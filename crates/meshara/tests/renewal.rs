@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use meshara::api::{Control, TrustControl};
+use meshara::api::{Control, IssuerRequest, TrustControl};
 use meshara::{Lives, Node, NodeId, UnixMillis, create_mesh_with};
 use meshara_identity::home;
 use meshara_transport::tls::{self, Expect, Tls};
@@ -156,9 +156,9 @@ async fn another_issuer_takes_over_and_everybody_knows_it() {
     let bob = build(&homes[0], config()).await;
     let carol = build(&homes[1], config()).await;
     neighbours(&bob, 2).await;
-    let error = carol.control().trust_issuer_add("bob".into()).await.unwrap_err();
+    let error = carol.control().trust_issuer_add(IssuerRequest::new("bob")).await.unwrap_err();
     assert_eq!(error.code, meshara::api::ErrorCode::NotIssuer);
-    let added = alice.control().trust_issuer_add("bob".into()).await.unwrap();
+    let added = alice.control().trust_issuer_add(IssuerRequest::new("bob")).await.unwrap();
     assert_eq!((added.name.as_str(), added.number), ("bob", 1));
     let issuers = async |node: &Node| node.control().trust_status().await.unwrap().issuers;
     soon(async {

@@ -8,10 +8,12 @@
 
 mod common;
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use common::*;
-use meshara_identity::{MeshId, UnixMillis};
+use meshara_identity::grant::GrantStatement;
+use meshara_identity::{GrantOffer, IssuerGrant, IssuerKey, Lives, MeshId, UnixMillis};
 use meshara_trust::revocation::Revocations;
 use meshara_trust::root::*;
 use meshara_trust::sets::*;
@@ -43,6 +45,16 @@ fn trusted() -> TrustedRoot {
 /// The version after `document`, with other root signers.
 fn next(document: &RootDocument, root: Quorum) -> RootDocument {
     RootDocument { version: document.version + 1, root, ..document.clone() }
+}
+
+/// Grants by issuer and number, in order.
+fn standing(names: &[(u8, u64)]) -> StandingGrants {
+    let name = |(issuer, number): &(u8, u64)| StandingGrant {
+        issuer: node(*issuer),
+        number: *number,
+        hash: [*issuer; 32],
+    };
+    StandingGrants::try_from(names.iter().map(name).collect::<Vec<_>>()).unwrap()
 }
 
 fn three() -> Quorum {
@@ -128,9 +140,20 @@ fn phases_rise_one_at_a_time_and_the_last_retires_the_founder() {
     let alone = || quorum(1, &[("alice", 0)]);
     let jump = root.advance(signed(at(2, Phase::Shared, alone()), &[0]), NOW).unwrap_err();
     assert_eq!(jump, RootError::BadPhase { held: Phase::Founder, found: Phase::Shared });
-    for (version, phase) in [(2, Phase::Logged), (3, Phase::Shared)] {
-        root.advance(signed(at(version, phase, alone()), &[0]), NOW).unwrap();
+    root.advance(signed(at(2, Phase::Logged, alone()), &[0]), NOW).unwrap();
+    // A phase of several issuers says which.
+    for few in [None, Some(standing(&[])), Some(standing(&[(1, 1)])), Some(standing(&[(1, 1), (1, 2)]))] {
+        let found = few.as_ref().map_or(0, StandingGrants::issuers);
+        let few = RootDocument { grants: few, ..at(3, Phase::Shared, alone()) };
+        assert_eq!(root.advance(signed(few, &[0]), NOW), Err(RootError::FewIssuers { found }));
     }
+    let at = |version, phase, root| RootDocument {
+        grants: Some(standing(&[(1, 1), (2, 1)])),
+        ..at(version, phase, root)
+    };
+    root.advance(signed(at(3, Phase::Shared, alone()), &[0]), NOW).unwrap();
+    let silent = RootDocument { grants: None, ..at(4, Phase::Shared, alone()) };
+    assert_eq!(root.advance(signed(silent, &[0]), NOW), Err(RootError::NamesNoGrants));
     let back = root.advance(signed(at(4, Phase::Logged, alone()), &[0]), NOW).unwrap_err();
     assert_eq!(back, RootError::BadPhase { held: Phase::Shared, found: Phase::Logged });
     let kept = quorum(2, &[("alice", 0), ("bob", 2)]);
@@ -138,6 +161,12 @@ fn phases_rise_one_at_a_time_and_the_last_retires_the_founder() {
         let refused = root.advance(signed(at(4, Phase::Quorum, root_quorum), &[0, 2]), NOW);
         assert_eq!(refused, Err(RootError::FounderNotRetired));
     }
+    let speaks = RootDocument { authority: alone(), ..at(4, Phase::Quorum, three()) };
+    let refused = root.advance(signed(speaks, &[0, 1, 2]), NOW);
+    assert_eq!(refused, Err(RootError::FounderNotRetired), "it is of the authority still");
+    let all = quorum(2, &[("alice", 1), ("bob", 2)]);
+    let refused = root.advance(signed(at(4, Phase::Quorum, all), &[0, 1, 2]), NOW);
+    assert_eq!(refused, Err(RootError::NoSpareSigner { signers: 2, threshold: 2 }));
     let done = signed(at(4, Phase::Quorum, three()), &[0, 1, 2]);
     assert_eq!(root.advance(done, NOW), Ok(Advanced::Yes));
 }
@@ -197,6 +226,72 @@ fn signatures_come_back_by_file() {
     let odd = set(None, SetKind::Policy, b"rules".to_vec(), NOW, &[]);
     let file = StatementFile::set(&odd.signed.head, b"rules".to_vec()).unwrap();
     assert!(matches!(file.sign(key(1)), Err(OfflineError::Policy(_))));
+}
+
+/// A grant for several signers.
+fn grant(number: u64, mesh: MeshId) -> GrantStatement {
+    static CA: OnceLock<IssuerKey> = OnceLock::new();
+    let ca = CA.get_or_init(|| IssuerKey::from_seed(zeroize::Zeroizing::new([9; 32])).unwrap());
+    let offer = GrantOffer::new("lab".parse().unwrap(), node(1), number, Lives::default(), NOW);
+    offer.statement(ca.ca_certificate(&offer).unwrap(), Some(mesh)).unwrap()
+}
+
+#[test]
+fn grants_are_signed_by_file_and_counted_by_quorum() {
+    let statement = grant(1, mesh());
+    let file = StatementFile::grant(&statement).unwrap();
+    let carried = StatementFile::decode(&file.encode().unwrap()).unwrap();
+    let read = carried.statement().unwrap();
+    assert_eq!((read.word(), read.number(), read.mesh()), ("grant", 1, mesh()));
+    assert_eq!(read, Statement::Grant(Box::new(statement.clone())));
+    let document = RootDocument { grants: Some(standing(&[])), ..next(&founding(), three()) };
+    let made = |keys: &[usize]| {
+        let mut approvals = Approvals::default();
+        for number in keys {
+            let signature = carried.sign(key(*number)).unwrap();
+            // Twice is once.
+            file.join(signature.clone(), &[&three()], &mut approvals).unwrap();
+            file.join(signature, &[&three()], &mut approvals).unwrap();
+        }
+        IssuerGrant::approved(statement.clone(), approvals).unwrap()
+    };
+    let few = |found| Err(ApprovalError::NotEnough { found, needed: 2 });
+    assert_eq!(made(&[]).check_under(&document), few(0));
+    assert_eq!(made(&[1]).check_under(&document), few(1));
+    assert_eq!(made(&[1, 3]).check_under(&document), Ok(()));
+    // Two keys of one signer are one signer.
+    let both = quorum(2, &[("alice", 1), ("alice", 2), ("bob", 3)]);
+    let twofold = RootDocument { root: both, ..document.clone() };
+    assert_eq!(made(&[1, 2]).check_under(&twofold), few(1));
+    assert_eq!(made(&[1, 2, 3]).check_under(&twofold), Ok(()));
+    // Signers of another root, unless it names the grant.
+    let later = RootDocument { root: quorum(2, &[("alice", 1), ("dave", 5)]), ..document.clone() };
+    assert_eq!(made(&[1, 3]).check_under(&later), few(1));
+    let named = StandingGrants::try_from(vec![statement.name().unwrap()]).unwrap();
+    assert_eq!(made(&[1, 3]).check_under(&RootDocument { grants: Some(named), ..later }), Ok(()));
+    // A signer of two meshes signs for the one that it was asked for.
+    let elsewhere = RootDocument { mesh: MeshId([1; 32]), ..document };
+    assert_eq!(made(&[1, 3]).check_under(&elsewhere), few(0));
+    // A CA certificate that isn't what the statement says is not signed.
+    let mut other = statement.clone();
+    other.issuer = node(2);
+    let refused = StatementFile::grant(&other).unwrap().sign(key(1)).unwrap_err();
+    assert_eq!(refused, OfflineError::Wire(meshara_identity::WireError::Malformed));
+
+    // No key signs two grants of one number, but in place of one that was given up; nor an older one.
+    let (mut journal, id) = (Journal::default(), KeyId::of(key(1).public()));
+    let note = |journal: &mut Journal, statement: &GrantStatement, instead| {
+        journal.note(id, &StatementFile::grant(statement).unwrap(), instead)
+    };
+    assert_eq!(note(&mut journal, &statement, false), Ok(true));
+    assert_eq!(note(&mut journal, &statement, false), Ok(false));
+    let other = grant(1, MeshId([1; 32]));
+    let contradiction = JournalError::Contradiction { word: "grant", number: 1 };
+    assert_eq!(note(&mut journal, &other, false), Err(contradiction));
+    assert_eq!(note(&mut journal, &other, true), Ok(true));
+    assert_eq!(note(&mut journal, &grant(3, mesh()), false), Ok(true));
+    let older = JournalError::Older { word: "grant", number: 2, signed: 3 };
+    assert_eq!(note(&mut journal, &grant(2, mesh()), true), Err(older));
 }
 
 /// A statement about revocations with this number, after the one before.
@@ -275,8 +370,14 @@ fn public_keys_and_chains_are_read_as_written() {
     assert!(decode_public_key(&[&bytes[..], &[0]].concat()).is_err());
     let chain = vec![signed(founding(), &[0]), signed(next(&founding(), three()), &[0, 1, 2])];
     let bytes = encode_chain(&chain).unwrap();
-    assert_eq!(decode_chain(&bytes), Ok(chain));
+    assert_eq!(decode_chain_with(&bytes), Ok((chain.clone(), None)));
     assert!(decode_chain(&[&bytes[..], &[0]].concat()).is_err());
+    // With the grants that stand.
+    let names = standing(&[(1, 1), (2, 1)]);
+    let with = encode_chain_with(&chain, &names).unwrap();
+    assert_eq!(decode_chain_with(&with), Ok((chain.clone(), Some(names))));
+    assert_eq!(decode_chain(&with), Ok(chain));
+    assert!(decode_chain(&[&with[..], &[0]].concat()).is_err());
     let wrong = OfflineError::NotThis { expected: "root documents" };
     assert_eq!(decode_chain(&encode_public_key(key(1).public()).unwrap()), Err(wrong));
 }
@@ -285,13 +386,22 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn documents_round_trip(version: u64, issued: u32, threshold in 1u8..4, life: u32) {
+    fn documents_round_trip(
+        version: u64,
+        issued: u32,
+        threshold in 1u8..4,
+        life: u32,
+        phase in 0..4usize,
+        names in prop::option::of(prop::collection::btree_set((any::<u8>(), any::<u64>()), 0..=16)),
+    ) {
         let root = quorum(threshold, &[("alice", 1), ("bob", 2), ("carol", 3)]);
         let document = RootDocument {
             version,
             issued_at: UnixMillis(issued.into()),
             expires_at: UnixMillis(life.into()),
             root,
+            phase: [Phase::Founder, Phase::Logged, Phase::Shared, Phase::Quorum][phase],
+            grants: names.map(|names| standing(&names.into_iter().collect::<Vec<_>>())),
             ..founding()
         };
         let bytes = document.encode().unwrap();

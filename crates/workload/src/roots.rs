@@ -132,7 +132,7 @@ impl SignedRoots {
             return Err(RootsError::WrongMesh);
         }
         let message = [DOMAIN, &encoding::encode(&self.statement)?].concat();
-        let mut grants = anchors.grants().iter().map(|grant| (grant, &grant.statement));
+        let mut grants = anchors.in_force().map(|grant| (grant, &grant.statement));
         let signed = grants.any(|(grant, statement)| {
             statement.issuer == *issuer
                 && statement.holds_at(now)

@@ -288,7 +288,12 @@ fn phases_wait_for_their_gates() {
     assert_eq!((&last["next"], &last["gate"]), (&Value::Null, &json!([])));
     assert_eq!(alice.failure(&["trust", "phase", "advance"]).0, "invalid_argument");
     // The founder's key signs nothing any more; bob's does.
-    assert_eq!(alice.failure(&["trust", "issuer", "add", "carol"]).0, "not_issuer");
+    let (code, said) = alice.failure(&["trust", "issuer", "add", "carol"]);
+    assert!(
+        code == "needs_approvals" && said.contains("trust issuer add carol --out FILE"),
+        "{code}: {said}"
+    );
+    let carol = a_quorum_adds_an_issuer(&dir, [&alice, &bob], carol, &signers);
     let stranger = "cd".repeat(32);
     assert_eq!(alice.failure(&["trust", "revoke", &stranger, "--reason", "x"]).0, "not_authority");
     assert_eq!(bob.object(&["trust", "revoke", &stranger, "--reason", "x"])["number"], 1);
@@ -297,4 +302,80 @@ fn phases_wait_for_their_gates() {
     carol.stop("-KILL");
     carol.up();
     assert_eq!(carol.object(&["trust", "status"])["phase"], 3);
+}
+
+/// Two of three root signers make carol an issuer, the founder's key being retired; what she issues the others accept. Gives her back.
+fn a_quorum_adds_an_issuer(
+    dir: &TempDir,
+    [alice, bob]: [&Node; 2],
+    mut carol: Node,
+    signers: &[Signer; 3],
+) -> Node {
+    let grant = text(&dir.path().join("carol.statement")).to_owned();
+    let asked = bob.object(&["trust", "issuer", "add", "carol", "--out", &grant]);
+    assert_eq!((&asked["node_id"], &asked["file"]), (&json!(carol.id()), &json!(grant)));
+    assert!(carol.home.join("issuer.pending").exists());
+    let shown = object(&nowhere(dir), &["trust", "sign", &grant, "--show"]);
+    assert_eq!((&shown["kind"], &shown["grant"]["node_id"]), (&json!("grant"), &json!(carol.id())));
+    // The founder, who is root no more, and one signer, given twice, are not enough.
+    let founder = object(
+        &nowhere(dir),
+        &[
+            "trust",
+            "sign",
+            &grant,
+            "--key",
+            text(&alice.home.join("root.key")),
+            "--out",
+            text(&dir.path().join("f")),
+        ],
+    );
+    let founder = founder["signature"]["file"].as_str().unwrap();
+    let annas = signers[0].sign(&grant);
+    let (code, said) = alice.failure(&["trust", "publish", &grant, founder, &annas]);
+    assert!(code == "invalid_argument" && said.contains("no signer has the key"), "{code}: {said}");
+    let (code, said) = alice.failure(&["trust", "publish", &grant, &annas, &annas]);
+    assert!(code == "needs_approvals" && said.contains("1 of the 2"), "{code}: {said}");
+    // She was away when it was signed and published, and begins when she hears of it.
+    carol.stop("-KILL");
+    signers[2].sign(&grant);
+    let published = alice.object(&["trust", "publish", &grant]);
+    assert_eq!((&published["kind"], &published["known"]), (&json!("grant"), &json!(false)));
+    assert_eq!(alice.object(&["trust", "publish", &grant])["known"], true);
+    carol.up();
+    let issuers = |node: &Node| node.object(&["trust", "status"])["issuers"].as_array().unwrap().len();
+    for node in [alice, bob, &carol] {
+        until("carol's grant counts", || (issuers(node) == 3).then_some(()));
+    }
+    let ticket = until("carol issues", || {
+        let made = carol.run(&["invite", "--json"]);
+        made.status.success().then(|| serde_json::from_slice::<Value>(&made.stdout).unwrap())
+    });
+    assert!(!carol.home.join("issuer.pending").exists());
+    // Whoever she admits is a member for all, and was shown the root documents from the mesh's id down.
+    let dave = Node::beside(dir, "dave", &carol, ticket["ticket"].as_str().unwrap());
+    assert_eq!(dave.object(&["trust", "status"])["certificate"]["issuer"], carol.id().as_str());
+    for node in [alice, bob] {
+        until("dave's certificate counts", || {
+            node.run(&["ping", "dave", "--count", "1", "--json"]).status.success().then_some(())
+        });
+    }
+    assert_eq!(dave.object(&["trust", "root", "show"])["version"], 5);
+    // A root document that was written before her grant would end it: it is refused, and proposed anew it names her.
+    let late = text(&dir.path().join("late.statement")).to_owned();
+    let proposed = alice.object(&["trust", "root", "rotate", "--out", &late]);
+    assert_eq!(proposed["root"]["grants"].as_array().unwrap().len(), 3);
+    // Everybody's trail says who issues, and by which root; the refused statements are in alice's.
+    let trail = |node: &Node| {
+        let lines = node.run(&["trust", "audit", "--trail", "--export", "-"]);
+        String::from_utf8(lines.stdout).unwrap()
+    };
+    for node in [alice, bob, &carol] {
+        let lines = trail(node);
+        assert!(lines.contains(&format!("\"kind\":\"grant\",\"issuer\":\"{}\"", carol.id())), "{lines}");
+        assert!(lines.contains("\"kind\":\"root\",\"version\":5,\"phase\":3"), "{lines}");
+    }
+    assert!(trail(alice).contains("\"kind\":\"publication\",\"statement\":\"grant\""), "{}", trail(alice));
+    assert!(trail(&carol).contains("\"kind\":\"ticket\""));
+    carol
 }

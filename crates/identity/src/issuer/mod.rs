@@ -129,6 +129,8 @@ pub struct Answer {
     pub renewal: bool,
     /// Who was refused to join, and under which name, as the request says: nothing of it is proved. `None` where nothing reads.
     pub refused: Option<(NodeId, NodeName)>,
+    /// Whose renewal was refused, as the request says.
+    pub refused_renewal: Option<NodeId>,
 }
 
 /// No certificate: refused, or failed.
@@ -651,7 +653,10 @@ impl Issuer {
         let renewal = message::is_renewal(request);
         let refused = (outcome.is_err() && !renewal).then(|| message::decode_join(request).ok()).flatten();
         let refused = refused.map(|request| (request.body.claim.node_id(), request.body.name));
-        Answer { reply, outcome, fault, renewal, refused }
+        let refused_renewal =
+            (outcome.is_err() && renewal).then(|| message::decode_renew(request).ok()).flatten();
+        let refused_renewal = refused_renewal.map(|request| request.body.claim.node_id());
+        Answer { reply, outcome, fault, renewal, refused, refused_renewal }
     }
 }
 
@@ -683,7 +688,9 @@ fn check_name(txn: &Txn, name: &NodeName, node_id: &NodeId) -> Result<(), Denied
 
 fn check_grant(key: &IssuerKey, grant: &IssuerGrant, anchors: &TrustAnchors) -> Result<(), IssuerError> {
     let ca_key = crate::anchors::leaf_public(&grant.statement.ca_der);
-    let right = anchors.grants().contains(grant) && ca_key.as_deref() == Some(key.public_key().as_ref());
+    // Another set of approvals is the same grant.
+    let held = anchors.grants().iter().any(|held| held.statement == grant.statement);
+    let right = held && ca_key.as_deref() == Some(key.public_key().as_ref());
     if right { Ok(()) } else { Err(IssuerError::WrongGrant) }
 }
 

@@ -9,7 +9,7 @@ use crate::join::message::{
     self, Authenticity, Claim, EncodeError, Issued, JoinBody, Outcome, Refusal, RenewBody,
 };
 use crate::keys::{KeyError, LeafKey, NodeKey, RoutingKey};
-use crate::membership::{Membership, MembershipError};
+use crate::membership::{Membership, MembershipError, MeshInfo};
 use crate::names::NodeName;
 use crate::root::RootPublic;
 use crate::ticket::Ticket;
@@ -170,14 +170,32 @@ impl JoinClient {
         &self.ticket
     }
 
-    /// Checks a reply: made by the ticket's issuer for this request, root as the ticket says, leaf as asked.
+    /// Checks a reply: made by the ticket's issuer for this request, root as the ticket says, leaf as asked. In a mesh whose founder is root
+    /// alone; see [`open_reply_from`](Self::open_reply_from).
     pub fn open_reply(&self, reply: &[u8], now: UnixMillis) -> Result<Membership, JoinError> {
+        self.open(reply, None, now)
+    }
+
+    /// As [`open_reply`](Self::open_reply). `info` is what the member that carried the reply says of the mesh; of it the root documents are
+    /// used, by which the reply's grants are judged.
+    pub fn open_reply_from(
+        &self,
+        reply: &[u8],
+        info: &MeshInfo,
+        now: UnixMillis,
+    ) -> Result<Membership, JoinError> {
+        self.open(reply, Some(info), now)
+    }
+
+    fn open(&self, reply: &[u8], info: Option<&MeshInfo>, now: UnixMillis) -> Result<Membership, JoinError> {
         let (outcome, authenticity) =
             message::decode_reply(reply, &self.asked.request, Some(&self.join_key))?
                 .ok_or(JoinError::OtherRequest)?;
         match (outcome, authenticity) {
-            (Outcome::Issued(issued), Authenticity::Good) => self.accept(*issued, Vec::new(), now),
-            (Outcome::Logged(issued, promise), Authenticity::Good) => self.accept(*issued, promise, now),
+            (Outcome::Issued(issued), Authenticity::Good) => self.accept(*issued, Vec::new(), info, now),
+            (Outcome::Logged(issued, promise), Authenticity::Good) => {
+                self.accept(*issued, promise, info, now)
+            }
             (Outcome::Refused(refusal), Authenticity::Good) => {
                 Err(JoinError::Refused { refusal, authentic: true })
             }
@@ -188,12 +206,22 @@ impl JoinClient {
         }
     }
 
-    fn accept(&self, issued: Issued, promise: Vec<u8>, now: UnixMillis) -> Result<Membership, JoinError> {
+    fn accept(
+        &self,
+        issued: Issued,
+        promise: Vec<u8>,
+        info: Option<&MeshInfo>,
+        now: UnixMillis,
+    ) -> Result<Membership, JoinError> {
         if issued.root.fingerprint() != self.ticket.mesh_id() || issued.mesh != *self.ticket.mesh() {
             return Err(JoinError::WrongRoot);
         }
         let root = issued.root.clone();
-        self.asked.accept(issued, promise, &root, None, now)
+        let held = info.map(MeshInfo::anchors).transpose()?;
+        if held.as_ref().is_some_and(|held| *held.root() != root) {
+            return Err(JoinError::WrongRoot);
+        }
+        self.asked.accept(issued, promise, &root, held.as_ref(), now)
     }
 }
 

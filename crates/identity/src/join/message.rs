@@ -11,6 +11,7 @@ use crate::keys::{
     Ed25519Signature, KeyError, LeafKey, MlDsaPublic, MlDsaSignature, NodeKey, RoutingKey, random,
     verify_ml_dsa, verify_routing,
 };
+use crate::membership::MESH_INFO_MAX;
 use crate::names::{MeshName, NodeName};
 use crate::root::RootPublic;
 use crate::wire::{self, VERSION, WireError};
@@ -18,8 +19,8 @@ use crate::wire::{self, VERSION, WireError};
 /// Longest request; joins have 10.7 KB (two public keys and two signatures of ML-DSA-65), renewals the present leaf besides: 17 KB.
 pub const REQUEST_MAX: usize = 24 * 1024;
 
-/// Longest reply: root, up to 16 grants of 9 KB, one leaf.
-pub const REPLY_MAX: usize = 256 * 1024;
+/// Longest reply: root, grants, one leaf; less than what newcomers are told first.
+pub const REPLY_MAX: usize = MESH_INFO_MAX;
 
 const KIND_JOIN: u8 = 1;
 const KIND_REPLY: u8 = 3;

@@ -20,8 +20,11 @@ use crate::leaf::LeafSubject;
 use crate::lives::{ENROLMENT_LIFE, Lives};
 use crate::membership::{Membership, MeshInfo};
 use crate::names::NodeName;
-use crate::root::RootKey;
-use crate::wire::{VERSION, WireError};
+use crate::quorum::{Approval, Approvals, Quorum, Signer};
+use crate::root::{Purpose, RootKey};
+use crate::root_chain::RootChain;
+use crate::root_document::{RootDocument, SignedRoot, StandingGrants};
+use crate::wire::WireError;
 
 const NOW: UnixMillis = UnixMillis(1_795_000_000_000);
 const JOIN_KEY: [u8; 32] = [0x4a; 32];
@@ -40,6 +43,8 @@ static OFFER: &[u8] = include_bytes!("../../tests/fixtures/grant-offer.bin");
 /// As version 1 of grants and leaves made them.
 static MESH_INFO_1: &[u8] = include_bytes!("../../tests/fixtures/mesh-info-1.bin");
 static ACCEPTED_1: &[u8] = include_bytes!("../../tests/fixtures/join-accepted-1.bin");
+static GRANT_3: &[u8] = include_bytes!("../../tests/fixtures/grant-3.bin");
+static MESH_INFO_2: &[u8] = include_bytes!("../../tests/fixtures/mesh-info-2.bin");
 static MESH_INFO: &[u8] = include_bytes!("../../tests/fixtures/mesh-info.bin");
 
 struct Keys {
@@ -100,7 +105,7 @@ fn offer() -> GrantOffer {
 }
 
 /// Every message by the name of its fixture, made now.
-fn made() -> [(&'static str, Vec<u8>); 9] {
+fn made() -> [(&'static str, Vec<u8>); 11] {
     let keys = keys();
     let signers = (&keys.node, &keys.leaf, &keys.routing);
     let request = encode_join(&join_body(&keys), signers, &JOIN_KEY).unwrap();
@@ -134,6 +139,10 @@ fn made() -> [(&'static str, Vec<u8>); 9] {
     let refused = encode_reply(REQUEST, refused, Some(&JOIN_KEY)).unwrap();
     let anchors = TrustAnchors::new(issued.root, issued.mesh, issued.grants).unwrap();
     let membership = Membership::new(anchors, leaf.der, keys.leaf).unwrap();
+    let (roots, signed) = by_signers();
+    let (root, mesh) = (keys.root.public().clone(), offer.mesh.clone());
+    let chain = RootChain::verify(&root.fingerprint(), roots).unwrap();
+    let rooted = TrustAnchors::under(root, mesh, chain, vec![grant.clone(), signed.clone()]).unwrap();
     [
         ("join-request.bin", request),
         ("join-attested.bin", attested),
@@ -144,7 +153,59 @@ fn made() -> [(&'static str, Vec<u8>); 9] {
         ("grant.bin", grant.encode().unwrap()),
         ("grant-offer.bin", offer.encode().unwrap()),
         ("mesh-info.bin", membership.mesh_info().encode().unwrap()),
+        ("grant-3.bin", signed.encode().unwrap()),
+        ("mesh-info-2.bin", MeshInfo::of(&rooted).encode().unwrap()),
     ]
+}
+
+/// A root of two who must both sign, after the founder's, which names the founder's grant; and a grant by the two.
+fn by_signers() -> (Vec<SignedRoot>, IssuerGrant) {
+    let keys = keys();
+    let two: Vec<RootKey> = [[20, 21], [22, 23]]
+        .map(|[a, b]| RootKey::from_seeds(&Zeroizing::new([[a; 32], [b; 32]])).unwrap())
+        .into();
+    let signer =
+        |name: &str, key: &RootKey| Signer { name: name.parse().unwrap(), key: key.public().clone() };
+    let quorum = Quorum::new(2, vec![signer("anna", &two[0]), signer("bert", &two[1])]).unwrap();
+    let name = "founder".parse().unwrap();
+    let first = RootDocument::founding(&keys.root, name, quorum.clone(), NOW, DAY * 365).unwrap();
+    let offer = offer();
+    let founders = offer.statement(keys.issuer.ca_certificate(&offer).unwrap(), None).unwrap();
+    let names = StandingGrants::try_from(vec![founders.name().unwrap()]).unwrap();
+    let second = RootDocument { root: quorum, grants: Some(names), ..first.following(NOW, DAY * 365) };
+    let mut roots = [SignedRoot::new(first), SignedRoot::new(second)];
+    roots.iter_mut().for_each(|root| root.approve(&keys.root).unwrap());
+    two.iter().for_each(|key| roots[1].approve(key).unwrap());
+    let offer = GrantOffer { number: 2, ..offer };
+    let mesh_id = keys.root.public().fingerprint();
+    let statement = offer.statement(keys.issuer.ca_certificate(&offer).unwrap(), Some(mesh_id)).unwrap();
+    let mut approvals = Approvals::default();
+    for key in &two {
+        let approval = Approval::sign(key, Purpose::IssuerGrant, &statement.encode().unwrap()).unwrap();
+        assert!(approvals.add(approval));
+    }
+    (roots.into(), IssuerGrant::approved(statement, approvals).unwrap())
+}
+
+#[test]
+fn frozen_grants_of_several_signers_are_read() {
+    let grant = IssuerGrant::decode(GRANT_3).unwrap();
+    assert_eq!((grant.statement.version, grant.encode().unwrap()), (3, GRANT_3.to_vec()));
+    assert!(!grant.is_signed_by(keys().root.public()));
+    let info = MeshInfo::decode(MESH_INFO_2).unwrap();
+    assert_eq!(info.encode().unwrap(), MESH_INFO_2);
+    let anchors = info.anchors().unwrap();
+    assert_eq!((anchors.roots().version(), anchors.grants().len()), (2, 2));
+    assert!(anchors.counts(&grant));
+    for bytes in [GRANT_3, MESH_INFO_2] {
+        assert!(MeshInfo::decode(&bytes[..bytes.len() - 1]).is_err());
+        assert!(IssuerGrant::decode(&bytes[..bytes.len() - 1]).is_err());
+        assert!(MeshInfo::decode(&[bytes, &[0]].concat()).is_err());
+        assert!(IssuerGrant::decode(&[bytes, &[0]].concat()).is_err());
+    }
+    // Without its documents the info is of version 1; of version 2 it has some.
+    let bare = [&[2], &MESH_INFO[1..], &[0]].concat();
+    assert_eq!(MeshInfo::decode(&bare), Err(WireError::Malformed));
 }
 
 #[test]
@@ -228,8 +289,8 @@ fn frozen_grants_are_read() {
     for bytes in [GRANT, MESH_INFO] {
         assert_eq!(MeshInfo::decode(&bytes[..bytes.len() - 1]), Err(WireError::Malformed));
         assert_eq!(MeshInfo::decode(&[bytes, &[0]].concat()), Err(WireError::Malformed));
-        let newer = [&[2], &bytes[1..]].concat();
-        let error = WireError::UnsupportedVersion { found: 2, supported: VERSION };
+        let newer = [&[3], &bytes[1..]].concat();
+        let error = WireError::UnsupportedVersion { found: 3, supported: 2 };
         assert_eq!(MeshInfo::decode(&newer), Err(error));
     }
 }

@@ -36,7 +36,9 @@ pub use server::serve;
 pub(crate) use socket::bind_socket;
 pub use socket::{bind, socket_path};
 pub use timestamp::{ParseTimestampError, Timestamp};
-pub use trust::{IssuerAdded, IssuerInfo, LogStatus, OwnCertificate, TrustControl, TrustStatus};
+pub use trust::{
+    IssuerAdded, IssuerInfo, IssuerRequest, LogStatus, OwnCertificate, TrustControl, TrustStatus,
+};
 pub use types::*;
 pub use workload::{FederationInfo, FederationRequest, WorkloadControl, WorkloadInfo, WorkloadRequest};
 

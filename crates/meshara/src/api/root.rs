@@ -61,8 +61,37 @@ pub struct RootInfo {
     pub issued_at: Timestamp,
     /// From then on only the next version counts.
     pub expires_at: Timestamp,
+    /// Grants of issuers that stand under it, whoever signed them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub grants: Vec<GrantName>,
     /// Whether it has not ended.
     pub valid: bool,
+}
+
+/// A grant that a root document names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrantName {
+    /// The issuer.
+    pub node_id: String,
+    /// The grant's number.
+    pub number: u64,
+}
+
+/// A grant in a statement: who may issue, with which key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrantInfo {
+    /// Name of the mesh.
+    pub mesh: String,
+    /// The node that may issue.
+    pub node_id: String,
+    /// The grant's number.
+    pub number: u64,
+    /// Fingerprint of the CA key, which the node made.
+    pub ca: String,
+    /// It may issue from here…
+    pub not_before: Timestamp,
+    /// …to here.
+    pub not_after: Timestamp,
 }
 
 /// A revocation in a statement.
@@ -81,7 +110,7 @@ pub struct RevocationInfo {
 pub struct StatementInfo {
     /// The file.
     pub file: PathBuf,
-    /// `root`, `revocations` or `policy`.
+    /// `root`, `revocations`, `policy` or `grant`.
     pub kind: String,
     /// Version or number.
     pub number: u64,
@@ -107,6 +136,9 @@ pub struct StatementInfo {
     /// Of a policy: its rules, as a file that `policy apply` takes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<String>,
+    /// Of a grant: what it says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grant: Option<GrantInfo>,
 }
 
 /// A signer's key file.
@@ -165,7 +197,7 @@ impl PublishRequest {
 /// What the mesh goes by now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublishedInfo {
-    /// `root`, `revocations` or `policy`.
+    /// `root`, `revocations`, `policy` or `grant`.
     pub kind: String,
     /// Version or number.
     pub number: u64,

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::routing::{get, post};
+use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 
 use super::client::{Client, MESH_TIMEOUT};
 use super::control::{Control, Result};
+use super::error::{ApiError, ErrorCode};
 use super::routes::{Answer, json, read_json};
 use super::timestamp::Timestamp;
-use super::types::NodeRequest;
 
 /// `GET /v1/trust`: what the node holds of the mesh's trust.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -99,7 +100,25 @@ pub struct OwnCertificate {
     pub witnesses: Option<u64>,
 }
 
-/// `POST /v1/trust/issuers`: who issues from now on.
+/// `POST /v1/trust/issuers`: who is to issue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IssuerRequest {
+    /// The member: a name, a NodeId or a unique prefix of one.
+    pub node: String,
+    /// Sign nothing here; give back the grant as a statement for the root's signers.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub propose: bool,
+}
+
+impl IssuerRequest {
+    /// Make `node` an issuer, signed where it is asked.
+    pub fn new(node: impl Into<String>) -> Self {
+        Self { node: node.into(), propose: false }
+    }
+}
+
+/// The answer: who issues from now on, or will once the statement is signed and published.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IssuerAdded {
     /// NodeId.
@@ -110,6 +129,22 @@ pub struct IssuerAdded {
     pub number: u64,
     /// End of its grant.
     pub not_after: Timestamp,
+    /// The statement file for the root's signers, base64; absent when the node issues already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub statement: Option<String>,
+}
+
+impl IssuerAdded {
+    /// The statement file, if signers have to sign it.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Internal`]: not base64.
+    pub fn statement_file(&self) -> Result<Option<Vec<u8>>> {
+        let read = |text: &String| BASE64.decode(text.as_bytes());
+        self.statement.as_ref().map(read).transpose().map_err(|error| {
+            ApiError::new(ErrorCode::Internal, format!("the statement is not base64: {error}"))
+        })
+    }
 }
 
 /// What the trust part of the control API needs of a node.
@@ -120,8 +155,8 @@ pub trait TrustControl: Send + Sync + 'static {
     /// Renews this node's certificate now; the new one, once it is in use.
     fn trust_renew(&self) -> impl Future<Output = Result<OwnCertificate>> + Send;
 
-    /// Grants a running member the right to issue. Only on the node that holds the mesh root.
-    fn trust_issuer_add(&self, node: String) -> impl Future<Output = Result<IssuerAdded>> + Send;
+    /// Grants a running member the right to issue: where enough keys of the mesh's root are, or as a statement for its signers.
+    fn trust_issuer_add(&self, request: IssuerRequest) -> impl Future<Output = Result<IssuerAdded>> + Send;
 }
 
 /// The routes.
@@ -133,8 +168,7 @@ pub(super) fn routes<C: Control>() -> Router<Arc<C>> {
 }
 
 async fn issuer_add<C: Control>(State(control): State<Arc<C>>, request: Request) -> Answer {
-    let NodeRequest { node } = read_json(request).await?;
-    json(control.trust_issuer_add(node).await)
+    json(control.trust_issuer_add(read_json(request).await?).await)
 }
 
 impl Client {
@@ -159,8 +193,8 @@ impl Client {
     ///
     /// # Errors
     /// See [`Client::resolve`]; [`NotIssuer`](super::ErrorCode::NotIssuer) where the mesh root isn't,
-    /// [`Unreachable`](super::ErrorCode::Unreachable).
-    pub async fn trust_issuer_add(&self, node: &str) -> Result<IssuerAdded> {
-        self.post("/v1/trust/issuers", &NodeRequest { node: node.to_owned() }, MESH_TIMEOUT).await
+    /// [`NeedsApprovals`](super::ErrorCode::NeedsApprovals) where others must sign, [`Unreachable`](super::ErrorCode::Unreachable).
+    pub async fn trust_issuer_add(&self, request: &IssuerRequest) -> Result<IssuerAdded> {
+        self.post("/v1/trust/issuers", request, MESH_TIMEOUT).await
     }
 }

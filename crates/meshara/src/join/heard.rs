@@ -1,6 +1,6 @@
 //! Weighs what several members say: some answers end the search, others only count when nobody knows better.
 
-use meshara_identity::{JoinClient, LeafError, MeshInfoError, UnixMillis};
+use meshara_identity::{JoinClient, LeafError, MeshInfo, MeshInfoError, UnixMillis};
 
 use super::{JoinError, MemberError};
 
@@ -19,9 +19,9 @@ pub(super) struct Heard {
 
 impl Heard {
     /// Takes a reply; whether it ends the search.
-    pub(super) fn replied(&mut self, client: &JoinClient, reply: &[u8]) -> bool {
+    pub(super) fn replied(&mut self, client: &JoinClient, reply: &[u8], info: &MeshInfo) -> bool {
         use meshara_identity::JoinError as Reply;
-        match client.open_reply(reply, UnixMillis::now()) {
+        match client.open_reply_from(reply, info, UnixMillis::now()) {
             Err(
                 error @ (Reply::Refused { authentic: false, .. } | Reply::NotAuthentic | Reply::OtherRequest),
             ) => {

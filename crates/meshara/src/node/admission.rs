@@ -256,7 +256,8 @@ async fn answer(inner: &Arc<Inner>, request: Vec<u8>, peer: Option<NodeId>) -> V
             None => issuer.handle_carried(&request, now),
         }
     });
-    let Ok(Answer { reply, outcome, fault, renewal, refused }) = answered.await else { return Vec::new() };
+    let Ok(answered) = answered.await else { return Vec::new() };
+    let Answer { reply, outcome, fault, renewal, refused, refused_renewal } = answered;
     if let Ok(admitted) = &outcome {
         inner.audit.admitted(admitted, renewal);
     }
@@ -269,6 +270,9 @@ async fn answer(inner: &Arc<Inner>, request: Vec<u8>, peer: Option<NodeId>) -> V
             tracing::info!(%refusal, ?fault, renewal, "a request was refused");
             if let Some((node, name)) = refused {
                 inner.audit.refused(node, name, refusal);
+            }
+            if let Some(node) = refused_renewal {
+                inner.audit.refused_renewal(node, refusal);
             }
         }
     }

@@ -6,6 +6,8 @@ use std::time::Duration;
 use meshara_identity::issuer::{Allowed, Application, AttestationKind, Verdict};
 use meshara_identity::{Issuer, IssuerError, NodeId, RoleName, UnixMillis};
 
+use meshara_trust::audit::{Event, Words};
+
 use super::control::{NodeControl, TICKET_ADDRS, timestamp};
 use crate::api::{
     AdmissionControl, AllowedNode, ApiError, ErrorCode, Invite, InviteRequest, JoinApplication, JoinDecision,
@@ -13,6 +15,10 @@ use crate::api::{
 };
 
 impl NodeControl {
+    fn decision(&self, node: NodeId, decision: &str) {
+        self.0.audit.record(Event::Decision { node, decision: Words::clean(decision) });
+    }
+
     /// Runs off the network thread what reads or writes the issuer's store.
     async fn with_issuer<T: Send + 'static>(
         &self,
@@ -40,10 +46,12 @@ impl AdmissionControl for NodeControl {
         let InviteRequest { ttl_ms, uses, roles, attest } = request;
         let (ttl, roles, kinds) = (Duration::from_millis(ttl_ms), role_names(roles)?, kinds(&attest)?);
         let addrs = self.0.reachable_at().into_iter().take(TICKET_ADDRS).collect();
+        let given = roles.iter().map(|role| Words::clean(role.as_str())).collect();
         let made = self.with_issuer(move |issuer| {
             issuer.invite_attested(&roles, &kinds, ttl, uses, addrs, UnixMillis::now())
         });
         let meshara_identity::Invite { ticket, expires_at, uses } = made.await?;
+        self.0.audit.record(Event::Ticket { uses, until: expires_at, roles: given });
         Ok(Invite { ticket: ticket.to_string(), expires_at: timestamp(expires_at), uses })
     }
 
@@ -59,6 +67,7 @@ impl AdmissionControl for NodeControl {
         let decided =
             self.with_issuer(move |issuer| issuer.answer_application(&node, approve, &roles)).await?;
         let decided = decided.ok_or_else(|| unknown(&node.to_string()))?;
+        self.decision(decided.node, if approve { "approved" } else { "declined" });
         tracing::info!(node = %decided.node, name = %decided.name, approve, "an operator decided about a newcomer");
         Ok(shown(&decided))
     }
@@ -76,12 +85,16 @@ impl AdmissionControl for NodeControl {
         let allowed = Allowed { node: whole(&node_id)?, name, roles: role_names(roles)? };
         let kept = allowed.clone();
         self.with_issuer(move |issuer| issuer.allow(&kept)).await?;
+        self.decision(allowed.node, "listed");
         Ok(listed(allowed))
     }
 
     async fn allowed_remove(&self, node_id: String) -> Result<AllowedNode> {
         let node = whole(&node_id)?;
         let removed = self.with_issuer(move |issuer| issuer.disallow(&node)).await?;
+        if removed.is_some() {
+            self.decision(node, "unlisted");
+        }
         removed.map(listed).ok_or_else(|| {
             ApiError::new(ErrorCode::UnknownNode, format!("{node_id} is not on the list"))
                 .hint("`meshara trust allowed list` shows who is")

@@ -49,6 +49,8 @@ impl Authenticator for MeshAuth {
             LeafError::Expired { .. } | LeafError::NotYetValid { .. } => MemberError::OutsideTime,
             // Its grant may be on its way here. One that names a known issuer and isn't signed by it is forged.
             LeafError::UnknownIssuer if anchors.issuer_of(body).is_none() => MemberError::UnknownIssuer,
+            // Its node may not have heard of the mesh's newest root yet.
+            LeafError::IssuerDropped => MemberError::UnknownIssuer,
             LeafError::UnknownIssuer | LeafError::WrongMesh { .. } => MemberError::Untrusted,
             _ => MemberError::Malformed,
         })?;

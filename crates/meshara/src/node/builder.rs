@@ -468,6 +468,7 @@ fn start(
     inner.spawn(renewal::run(me()));
     inner.spawn(rejoin::watch(me()));
     inner.spawn(super::contests::run(me()));
+    inner.spawn(super::issuing::run(me()));
     inner.spawn(super::trust::sets::run(me()));
     inner.spawn(log::run_follow(me()));
     inner.spawn(log::run_attest(me()));

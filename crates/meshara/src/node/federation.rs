@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
-use super::workload::{MeshIssuers, OpenError};
+use super::workload::{MeshIssuers, OpenError, changed};
 use super::{BuildError, Inner};
 use crate::api::{ApiError, ErrorCode, FederationInfo, FederationRequest, Result, Timestamp};
 use crate::config::Config;
@@ -288,6 +288,7 @@ pub(super) async fn add(inner: &Inner, request: FederationRequest) -> Result<Fed
     let (fetched_at, next) = if given { (None, now) } else { (Some(now), now.plus(pause(hint))) };
     federated.states().insert(domain.clone(), State { source, fetched_at, last_error: None, next });
     federated.sources.notify_one();
+    changed(inner, domain.as_str(), "federated");
     Ok(info(inner, &bundle))
 }
 
@@ -308,6 +309,7 @@ pub(super) async fn remove(inner: &Inner, trust_domain: &str) -> Result<Federati
     inner.workload.store.remove(Bucket::Federation, domain.as_str()).await?;
     inner.workload.workloads.unfederate(&domain);
     inner.workload.federation.states().remove(&domain);
+    changed(inner, domain.as_str(), "unfederated");
     Ok(removed)
 }
 

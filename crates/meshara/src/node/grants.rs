@@ -47,7 +47,9 @@ pub(super) async fn tell(inner: &Inner, mut send: SendStream, mut receive: RecvS
     let held = read_frame(&mut receive, HELD_MAX).await.ok()?;
     let held = HeldGrants::decode(&held).ok()?;
     let anchors = inner.standing.anchors();
-    let lacked = encode_grants(&held.lacks(anchors.grants())).ok()?;
+    // Those that count no more are of no use to it.
+    let ours: Vec<_> = anchors.in_force().cloned().collect();
+    let lacked = encode_grants(&held.lacks(&ours)).ok()?;
     write_frame(&mut send, &lacked).await.ok()?;
     send.finish().ok()?;
     Some(held.exceed(anchors.grants()))

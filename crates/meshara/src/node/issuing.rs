@@ -1,25 +1,30 @@
-//! Makes members issuers: the holder of the root offers, the member makes its CA key, the root signs. And what an issuer asks the rest of the
-//! node before it gives anything out.
+//! Makes members issuers: a node offers, the member makes its CA key, the root signs: at once where the root's keys are, else by file, and
+//! the member begins when the grant reaches it. And what an issuer asks the rest of the node before it gives anything out.
 
 mod rates;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use meshara_identity::grant::{GRANT_MAX, OFFER_MAX};
+use meshara_identity::grant::{GRANT_MAX, GrantStatement, OFFER_MAX};
 use meshara_identity::home::HomeError;
 use meshara_identity::issuer::{Asking, Gate};
 use meshara_identity::{
-    FileError, GrantOffer, IssueError, Issuer, IssuerGrant, IssuerKey, NodeId, Refusal, TrustError,
-    UnixMillis, WireError,
+    FileError, GrantOffer, Issuer, IssuerGrant, IssuerKey, MeshId, NodeId, Refusal, RootKey, TrustAnchors,
+    TrustError, UnixMillis, WireError,
 };
-use quinn::{RecvStream, SendStream};
+use meshara_trust::root::StatementFile;
+use meshara_trust::sets::{Approvals, KeyId, Quorum};
+use quinn::{ReadExactError, RecvStream, SendStream};
 
 use self::rates::Rates;
 use super::sessions::SessionError;
 use super::standing::{self, AdoptError};
 use super::streams::Opening;
 use super::trust::log;
+use super::trust::root::signing::{self, SigningError};
+use super::trust::sets::PublishError;
 use super::{Inner, Session};
 use crate::frames::{FrameReadError, read_frame, write_frame};
 
@@ -29,6 +34,8 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(5);
 const BEGIN_TIMEOUT: Duration = Duration::from_secs(20);
 /// Longest answer: a CA certificate, or a sentence.
 const ANSWER_MAX: usize = GRANT_MAX;
+/// Before a grant that could not be taken up is tried again: the disk may have been full.
+const TAKE_UP_AGAIN: Duration = Duration::from_secs(30);
 /// First byte of the answer to a grant.
 const TAKEN: u8 = 0;
 const REFUSED: u8 = 1;
@@ -41,11 +48,19 @@ pub(crate) enum GrantError {
     /// This node can't sign grants.
     #[error("this node does not hold the mesh root")]
     NoRoot,
-    /// The founder's key doesn't sign for the mesh alone any more.
-    #[error(
-        "the root document demands other signers than the founder's key, and grants can only be signed by that"
-    )]
-    RootIsShared,
+    /// The keys in this home aren't enough.
+    #[error("{needed} of the root's signers must sign the grant, and this node holds the keys of {held}")]
+    NeedsSigners {
+        /// How many must sign.
+        needed: usize,
+        /// Of how many distinct signers this home has keys.
+        held: usize,
+    },
+    /// It could not be signed, or nobody's signature counts.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    #[error(transparent)]
+    Signing(#[from] SigningError),
     #[error(transparent)]
     Home(HomeError),
     #[error("it issues already")]
@@ -76,8 +91,6 @@ pub(crate) enum GrantError {
     Busy,
     #[error(transparent)]
     Log(#[from] log::OpenError),
-    #[error("its log was begun for an offer that came to nothing: restart that node, then try again")]
-    Restart,
     #[error("the runtime is stopping")]
     Interrupted,
 }
@@ -155,29 +168,54 @@ where
     Ok(tokio::time::timeout(STEP_TIMEOUT, step).await.map_err(|_| GrantError::TimedOut)??)
 }
 
-/// Makes another member an issuer; its grant. On the node that holds the root.
-pub(super) async fn add(inner: &Arc<Inner>, node: NodeId) -> Result<IssuerGrant, GrantError> {
-    let task = inner.clone();
-    let root = blocking(move || task.standing.root()).await?;
-    if !inner.sets.is_sole_root(root.public()) {
-        return Err(GrantError::RootIsShared);
-    }
+/// What became of the wish that a member issues.
+pub(super) enum Added {
+    /// It does.
+    Granted(IssuerGrant),
+    /// It will, when the root's signers have signed this.
+    Proposed(StatementFile, GrantStatement),
+}
+
+/// Who signs a grant here.
+enum Signs {
+    /// The founder's key, which is root alone.
+    Founder(Box<RootKey>),
+    /// Keys of this home, which are enough.
+    Keys(MeshId, Quorum),
+    /// Nobody yet: a statement is written.
+    Others(MeshId),
+}
+
+/// Makes another member an issuer. With `propose` nothing is signed here.
+pub(super) async fn add(inner: &Arc<Inner>, node: NodeId, propose: bool) -> Result<Added, GrantError> {
     let (anchors, now) = (inner.standing.anchors(), UnixMillis::now());
     if anchors.issuers(now).contains(&node) {
         return Err(GrantError::IssuesAlready);
     }
-    let of_node = anchors.grants().iter().filter(|grant| grant.statement.issuer == node);
-    let number = of_node.map(|grant| grant.statement.number).max().unwrap_or(0).saturating_add(1);
+    let signs = signs(inner, propose).await?;
+    let number = match &signs {
+        Signs::Founder(_) => {
+            let of_node = anchors.grants().iter().filter(|grant| grant.statement.issuer == node);
+            of_node.map(|grant| grant.statement.number).max().unwrap_or(0).saturating_add(1)
+        }
+        // Of several signers no key signs two contents of one number, whoever the issuer is.
+        Signs::Keys(..) | Signs::Others(_) => next_number(inner, &anchors).await?,
+    };
     // All issuers of a mesh make things last as long: as the oldest grant that holds says.
-    let lives = anchors.grants().iter().find(|grant| grant.statement.holds_at(now));
+    let lives = anchors.in_force().find(|grant| grant.statement.holds_at(now));
     let lives = lives.map(|grant| grant.statement.lives).unwrap_or_default();
     let offer = GrantOffer::new(anchors.mesh().clone(), node, number, lives, now);
 
     let (mut send, mut receive) = in_time(inner.sessions.open_stream(node, &Opening::Grant)).await?;
     in_time(write_frame(&mut send, &offer.encode()?)).await?;
     let ca_der = in_time(read_frame(&mut receive, ANSWER_MAX)).await?;
-    let signed = tokio::task::spawn_blocking(move || offer.sign(ca_der, &root)).await;
-    let grant = signed.map_err(|_| GrantError::Interrupted)?.map_err(|_| GrantError::WrongCertificate)?;
+    if let Signs::Others(mesh_id) = signs {
+        let _ = send.finish();
+        let statement = offer.statement(ca_der, Some(mesh_id)).map_err(|_| GrantError::WrongCertificate)?;
+        return Ok(Added::Proposed(StatementFile::grant(&statement)?, statement));
+    }
+    let task = inner.clone();
+    let grant = blocking(move || sign(&task, &signs, &offer, ca_der)).await?;
     in_time(write_frame(&mut send, &grant.encode()?)).await?;
     let _ = send.finish();
     let answer = tokio::time::timeout(BEGIN_TIMEOUT, read_frame(&mut receive, ANSWER_MAX)).await;
@@ -191,10 +229,74 @@ pub(super) async fn add(inner: &Arc<Inner>, node: NodeId) -> Result<IssuerGrant,
         _ => return Err(WireError::Malformed.into()),
     }
     standing::learn(inner, std::slice::from_ref(&grant)).await?;
-    Ok(grant)
+    Ok(Added::Granted(grant))
+}
+
+/// Who is to sign a grant, and whether this home can.
+async fn signs(inner: &Arc<Inner>, propose: bool) -> Result<Signs, GrantError> {
+    let document = inner.sets.root_quorum()?;
+    if !propose {
+        let task = inner.clone();
+        match blocking(move || task.standing.root()).await {
+            Ok(root) if inner.sets.is_sole_root(root.public()) => return Ok(Signs::Founder(Box::new(root))),
+            Ok(_) | Err(GrantError::NoRoot) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let (mesh, quorum) = document.ok_or(GrantError::NoRoot)?;
+    if propose {
+        return Ok(Signs::Others(mesh));
+    }
+    let keys = inner.sets.keys();
+    let signers = keys.all().filter_map(|key| quorum.signer_of(&KeyId::of(key.public())));
+    let held = signers.map(|signer| signer.name.clone()).collect::<BTreeSet<_>>().len();
+    let needed = quorum.threshold();
+    if held < needed { Err(GrantError::NeedsSigners { needed, held }) } else { Ok(Signs::Keys(mesh, quorum)) }
+}
+
+/// A number above those of all grants, and above what the keys of this home signed: a proposal that was given up leaves a gap.
+async fn next_number(inner: &Arc<Inner>, anchors: &TrustAnchors) -> Result<u64, GrantError> {
+    let task = inner.clone();
+    let signed = blocking(move || {
+        let journal = signing::read(&signing::home_journal(task.sets.home())).map_err(SigningError::from)?;
+        let highest = |key: &RootKey| {
+            journal.highest(KeyId::of(key.public()), meshara_identity::root::Purpose::IssuerGrant)
+        };
+        Ok::<_, SigningError>(task.sets.keys().all().map(highest).max().unwrap_or(0))
+    });
+    let held = anchors.grants().iter().map(|grant| grant.statement.number).max().unwrap_or(0);
+    Ok(signed.await?.max(held).saturating_add(1))
+}
+
+/// Signs a grant with the keys of this home. Blocks.
+fn sign(
+    inner: &Inner,
+    signs: &Signs,
+    offer: &GrantOffer,
+    ca_der: Vec<u8>,
+) -> Result<IssuerGrant, GrantError> {
+    let (mesh_id, quorum) = match signs {
+        Signs::Founder(root) => {
+            return offer.sign(ca_der, root).map_err(|_| GrantError::WrongCertificate);
+        }
+        Signs::Others(_) => return Err(GrantError::NoRoot),
+        Signs::Keys(mesh_id, quorum) => (*mesh_id, quorum),
+    };
+    let statement = offer.statement(ca_der, Some(mesh_id)).map_err(|_| GrantError::WrongCertificate)?;
+    let file = StatementFile::grant(&statement)?;
+    let journal = signing::home_journal(inner.sets.home());
+    let mut approvals = Approvals::default();
+    for key in inner.sets.keys().all() {
+        if quorum.signer_of(&KeyId::of(key.public())).is_some() {
+            let signature = signing::sign(&file, key, &journal, false)?;
+            file.join(signature, &[quorum], &mut approvals).map_err(PublishError::from)?;
+        }
+    }
+    Ok(IssuerGrant::approved(statement, approvals)?)
 }
 
 /// Serves an offer: makes a CA key, gets its certificate signed by the root, and issues from then on. Nobody but the root can end it well.
+/// The key is kept: what the root's signers sign later is for it.
 pub(super) async fn serve(
     inner: &Arc<Inner>,
     session: &Session,
@@ -203,7 +305,11 @@ pub(super) async fn serve(
 ) {
     let served = accept(inner, &mut send, &mut receive).await;
     let answer = match &served {
-        Ok(()) => vec![TAKEN],
+        Ok(true) => vec![TAKEN],
+        Ok(false) => {
+            tracing::info!(from = %session.member.name, "this node issues when the root's signers have signed its grant");
+            return;
+        }
         Err(error) => {
             tracing::warn!(from = %session.member.name, %error, "this node was offered to issue, and does not");
             [&[REFUSED], error.to_string().as_bytes()].concat()
@@ -214,17 +320,15 @@ pub(super) async fn serve(
     }
 }
 
+/// Whether this node issues now; if not, its grant is to be signed elsewhere.
 async fn accept(
     inner: &Arc<Inner>,
     send: &mut SendStream,
     receive: &mut RecvStream,
-) -> Result<(), GrantError> {
+) -> Result<bool, GrantError> {
     let _alone = inner.granting.try_lock().map_err(|_| GrantError::Busy)?;
     if inner.standing.issuer().is_some() {
         return Err(GrantError::IssuesAlready);
-    }
-    if inner.logs.own().is_some() {
-        return Err(GrantError::Restart);
     }
     let offer = GrantOffer::decode(&in_time(read_frame(receive, OFFER_MAX)).await?)?;
     let (held, now) = (inner.standing.anchors(), UnixMillis::now());
@@ -235,32 +339,90 @@ async fn accept(
     if !ours {
         return Err(GrantError::WrongOffer);
     }
-    let made = tokio::task::spawn_blocking(move || {
-        let key = IssuerKey::generate()?;
-        let ca_der = key.ca_certificate(&offer)?;
-        Ok::<_, IssueError>((key, ca_der))
-    });
-    let (key, ca_der) =
-        made.await.map_err(|_| GrantError::Interrupted)?.map_err(|_| GrantError::WrongCertificate)?;
+    let task = inner.clone();
+    let (key, ca_der) = blocking(move || {
+        let key = task.standing.pending_issuer()?;
+        let ca_der = key.ca_certificate(&offer).map_err(|_| GrantError::WrongCertificate)?;
+        Ok::<_, GrantError>((key, ca_der))
+    })
+    .await?;
     in_time(write_frame(send, &ca_der)).await?;
-    let grant = IssuerGrant::decode(&in_time(read_frame(receive, GRANT_MAX)).await?)?;
+    let grant = match in_time(read_frame(receive, GRANT_MAX)).await {
+        Ok(bytes) => IssuerGrant::decode(&bytes)?,
+        Err(GrantError::Read(FrameReadError::Stream(ReadExactError::FinishedEarly(0)))) => return Ok(false),
+        Err(error) => return Err(error),
+    };
     if grant.statement.ca_der != ca_der {
         return Err(GrantError::WrongGrant);
     }
-    // Only here is the root's signature checked.
+    // Only here are the root's signatures checked.
     let anchors = held.merged(std::slice::from_ref(&grant), now)?.ok_or(GrantError::WrongGrant)?;
-    let (task, taken) = (inner.clone(), grant.clone());
-    let issuer = blocking(move || task.standing.become_issuer(key, taken, anchors)).await?;
-    let issuer = Arc::new(issuer);
-    guard(inner, &issuer);
-    // Before anybody hears of the grant: what fails here leaves nothing, and the next offer begins anew.
-    log::begin(inner, &issuer).await?;
+    // The log is begun before anybody hears of the grant; what fails leaves nothing that the next grant couldn't go on with.
+    let issuer = begin(inner, key, grant.clone(), anchors).await?;
     standing::learn(inner, std::slice::from_ref(&grant)).await?;
+    issue(inner, issuer).await;
+    Ok(true)
+}
+
+/// Makes the issuer of a grant, with its log.
+async fn begin(
+    inner: &Arc<Inner>,
+    key: IssuerKey,
+    grant: IssuerGrant,
+    anchors: TrustAnchors,
+) -> Result<Arc<Issuer>, GrantError> {
+    let task = inner.clone();
+    let issuer = Arc::new(blocking(move || task.standing.become_issuer(key, grant, anchors)).await?);
+    guard(inner, &issuer);
+    log::begin(inner, &issuer).await?;
+    Ok(issuer)
+}
+
+/// This node issues, once it holds its grant.
+async fn issue(inner: &Arc<Inner>, issuer: Arc<Issuer>) {
     // Grants that came meanwhile.
     if let Err(error) = issuer.set_anchors(inner.standing.anchors()) {
         tracing::error!(%error, "this node's issuer doesn't fit the mesh's grants");
     }
+    let number = issuer.grant().statement.number;
     inner.standing.issues(issuer);
-    tracing::info!(number = grant.statement.number, "this node issues from now on");
+    let task = inner.clone();
+    if let Err(error) = blocking(move || task.standing.end_pending_issuer()).await {
+        tracing::warn!(%error, "the key of a grant that is in use now could not be removed from its place");
+    }
+    tracing::info!(number, "this node issues from now on");
+}
+
+/// Begins to issue when a grant that was signed elsewhere has arrived for the key that this node made. Tried at each new grant and root
+/// document, and now and then: what fails once may do later.
+pub(super) async fn run(inner: Arc<Inner>) {
+    let mut changes = inner.standing.grant_changes();
+    loop {
+        if let Err(error) = take_up(&inner).await {
+            tracing::error!(%error, "this node was granted to issue, and does not yet");
+        }
+        let _ = tokio::time::timeout(TAKE_UP_AGAIN, changes.changed()).await;
+    }
+}
+
+async fn take_up(inner: &Arc<Inner>) -> Result<(), GrantError> {
+    let (anchors, now, me) = (inner.standing.anchors(), UnixMillis::now(), inner.member.node_id);
+    if inner.standing.issuer().is_some() || !anchors.issuers(now).contains(&me) {
+        return Ok(());
+    }
+    let _alone = inner.granting.lock().await;
+    let task = inner.clone();
+    let pending = blocking(move || task.standing.load_pending_issuer()).await?;
+    let Some(key) = pending.filter(|_| inner.standing.issuer().is_none()) else { return Ok(()) };
+    let ours = |grant: &&IssuerGrant| {
+        let GrantStatement { issuer, .. } = grant.statement;
+        issuer == me
+            && grant.statement.holds_at(now)
+            && grant.ca_public().is_some_and(|public| public == *key.public_key())
+    };
+    let newest = anchors.in_force().filter(ours).max_by_key(|grant| grant.statement.number);
+    let Some(grant) = newest.cloned() else { return Ok(()) };
+    let issuer = begin(inner, key, grant, TrustAnchors::clone(&anchors)).await?;
+    issue(inner, issuer).await;
     Ok(())
 }

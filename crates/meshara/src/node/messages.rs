@@ -268,12 +268,18 @@ impl Messages {
     /// The receiver's policy denies what is sent to it: whoever waits hears so. Its messages stay queued.
     fn denied(&self, to: NodeId, rule: &str) {
         tracing::debug!(%to, rule, "messages are denied");
+        self.input(|core, _| core.denied(to));
         let mut state = self.lock();
         let waiting: Vec<_> =
             state.waiters.iter().filter(|(_, (node, _))| *node == to).map(|(id, _)| *id).collect();
         for (_, waiter) in waiting.into_iter().filter_map(|id| state.waiters.remove(&id)) {
             let _ = waiter.send(Err(SendError::Denied { rule: rule.to_owned() }));
         }
+    }
+
+    /// There is another policy: what was denied is tried again.
+    pub(crate) fn retry_denied(&self) {
+        self.input(|core, now| core.retry_denied(now));
     }
 
     /// Puts a frame of the driver's own among those that wait for a peer.

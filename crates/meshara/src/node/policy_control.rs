@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use meshara_identity::issuer::RolesError;
 use meshara_identity::{NodeName, RoleName, UnixMillis};
+use meshara_trust::audit::{Event, Outcome, Words};
 use meshara_trust::gossip::GossipError;
 use meshara_trust::policy::{Asked, Why, write};
 use meshara_trust::revocation::{Reason, ReasonError, RevocationError};
@@ -42,9 +43,17 @@ impl PolicyControl for NodeControl {
             return Err(error.hint("run it on a node that issues: `meshara trust status` lists them"));
         };
         let node = revocation::named(&self.0, &node)?;
+        let words =
+            |roles: &BTreeSet<RoleName>| roles.iter().map(|role| Words::clean(role.as_str())).collect();
+        let (added, removed) = (words(&add), words(&remove));
         let changed =
             tokio::task::spawn_blocking(move || issuer.change_roles(&node, &add, &remove, UnixMillis::now()));
         let changed = changed.await.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?;
+        let outcome = match &changed {
+            Ok(_) => Outcome::Done,
+            Err(error) => Outcome::Refused(Words::clean(&error.to_string())),
+        };
+        self.0.audit.record(Event::Roles { node, added, removed, outcome });
         let (name, roles) = changed.map_err(|error| {
             let text = error.to_string();
             match error {

@@ -159,7 +159,7 @@ async fn check(inner: &Arc<Inner>, meeting: &Meeting) -> Result<(), RejoinError>
         .learn(&held, &meeting.leaf, now)
         .map_err(|error| RejoinError::NotMember(meeting.to, error))?;
     if let Some(anchors) = learnt
-        && standing::learn(inner, anchors.grants()).await?
+        && standing::learn_of(inner, &anchors).await?
     {
         tracing::info!(member = %meeting.to, "other nodes issue than before");
         inner.overlay.input(|core, now| core.network_changed(now));

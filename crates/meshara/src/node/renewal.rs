@@ -102,6 +102,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
             Err(error) => {
                 inner.standing.counts.not_renewed.fetch_add(1, Relaxed);
                 let now = UnixMillis::now();
+                inner.audit.not_renewed(&member, &error.to_string());
                 if now >= standing::warns_at(&member) {
                     tracing::warn!(%error, ends = %member.not_after, "this node's certificate was not renewed; its end is near");
                 } else {

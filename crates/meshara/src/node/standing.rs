@@ -8,11 +8,13 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use meshara_identity::home::{self, HomeError};
 use meshara_identity::membership::MembershipError;
+use meshara_identity::root_document::SignedRoot;
 use meshara_identity::{
     Identity, Issuer, IssuerGrant, IssuerKey, JoinError, KeyError, LeafError, Member, Membership, MeshInfo,
     NodeId, NodeKey, Passphrase, RenewClient, RootKey, RoutingKey, TrustAnchors, TrustError, UnixMillis,
 };
 use meshara_transport::tls::{Revoked, TlsError, TlsMaterial};
+use meshara_trust::audit::{Event, Outcome, Words};
 use tokio::sync::{Mutex, watch};
 
 use super::Inner;
@@ -151,9 +153,27 @@ impl Standing {
         &self.revoked
     }
 
-    /// Whether the issuer of the certificate in use was revoked: no member that knows it takes the certificate for one any more.
+    /// Whether the issuer of the certificate in use was revoked, or the mesh's present root doesn't stand behind it: no member that knows it
+    /// takes the certificate for one any more.
     pub(super) fn is_disowned(&self) -> bool {
-        self.revoked.contains(&self.membership.load().member().issuer)
+        let membership = self.membership.load();
+        self.revoked.contains(&membership.member().issuer)
+            || membership.valid_at(UnixMillis::now()) == Err(LeafError::IssuerDropped)
+    }
+
+    /// The CA key with which this node would issue, made if there is none. Blocks.
+    pub(super) fn pending_issuer(&self) -> Result<IssuerKey, HomeError> {
+        home::pending_issuer(&self.home, self.passphrase.as_ref())
+    }
+
+    /// The same, if it was made. Blocks.
+    pub(super) fn load_pending_issuer(&self) -> Result<Option<IssuerKey>, HomeError> {
+        home::load_pending_issuer(&self.home, self.passphrase.as_ref())
+    }
+
+    /// It is this node's issuer's now. Blocks.
+    pub(super) fn end_pending_issuer(&self) -> Result<(), HomeError> {
+        home::end_pending_issuer(&self.home)
     }
 
     /// Told when there are other grants.
@@ -211,9 +231,10 @@ pub(super) fn warns_at(member: &Member) -> UnixMillis {
     member.not_after.minus(member.life() / 4)
 }
 
-/// Whether a certificate that isn't valid at `now` can still be renewed by the node key: it has ended, and the enrolment hasn't.
+/// Whether a certificate that isn't valid at `now` can still be renewed by the node key: it has ended, or its issuer was dropped, and the
+/// enrolment hasn't ended.
 pub(super) fn is_renewable(member: &Member, error: &LeafError, now: UnixMillis) -> bool {
-    matches!(error, LeafError::Expired { .. }) && now < member.enrolled.until
+    matches!(error, LeafError::Expired { .. } | LeafError::IssuerDropped) && now < member.enrolled.until
 }
 
 /// Takes a renewed certificate into use: stored first, then shown in new handshakes and in the overlay. Live connections go on with what they
@@ -221,8 +242,8 @@ pub(super) fn is_renewable(member: &Member, error: &LeafError, now: UnixMillis) 
 pub(super) async fn renew(inner: &Arc<Inner>, renewed: Membership) -> Result<Member, AdoptError> {
     let now = UnixMillis::now();
     adopt(inner, |held| {
-        // Grants may have come since the request was made.
-        let anchors = renewed.anchors().merged(held.anchors().grants(), now)?;
+        // Grants and root documents may have come since the request was made.
+        let anchors = renewed.anchors().joined(held.anchors(), now)?;
         Ok(Some(match anchors {
             Some(anchors) => renewed.under(anchors)?,
             None => renewed,
@@ -239,6 +260,25 @@ pub(super) async fn learn(inner: &Arc<Inner>, grants: &[IssuerGrant]) -> Result<
     adopt(inner, |held| {
         let merged = held.anchors().merged(grants, now)?;
         Ok(merged.map(|anchors| held.under(anchors)).transpose()?)
+    })
+    .await
+}
+
+/// As [`learn`], with the root documents of `other`, which were verified.
+pub(super) async fn learn_of(inner: &Arc<Inner>, other: &TrustAnchors) -> Result<bool, AdoptError> {
+    let now = UnixMillis::now();
+    adopt(inner, |held| {
+        let joined = held.anchors().joined(other, now)?;
+        Ok(joined.map(|anchors| held.under(anchors)).transpose()?)
+    })
+    .await
+}
+
+/// Judges grants by these versions of the root document from now on; whether they are news.
+pub(super) async fn rooted(inner: &Arc<Inner>, versions: &[SignedRoot]) -> Result<bool, AdoptError> {
+    adopt(inner, |held| {
+        let rooted = held.anchors().with_roots(versions)?;
+        Ok(rooted.map(|anchors| held.under(anchors)).transpose()?)
     })
     .await
 }
@@ -262,7 +302,8 @@ async fn adopt(
 
     inner.endpoints.tls().replace(&TlsMaterial::new(&made)?)?;
     let (anchors, before) = (Arc::new(made.anchors().clone()), standing.anchors());
-    let grants = anchors.grants() != before.grants();
+    let grants = anchors.grants() != before.grants() || anchors.roots() != before.roots();
+    record(inner, &before, &anchors);
     let leaf = made.leaf_der() != held.leaf_der();
     standing.anchors.store(anchors.clone());
     standing.membership.store(made.clone());
@@ -280,4 +321,21 @@ async fn adopt(
         standing.grants.send_replace(());
     }
     Ok(true)
+}
+
+/// Writes into the audit trail which grants count now, and which do no more.
+fn record(inner: &Inner, before: &TrustAnchors, after: &TrustAnchors) {
+    let grant = |grant: &IssuerGrant, outcome| Event::Grant {
+        issuer: grant.statement.issuer,
+        number: grant.statement.number,
+        outcome,
+    };
+    for new in after.in_force().filter(|new| !before.counts(new)) {
+        inner.audit.record(grant(new, Outcome::Done));
+    }
+    for old in before.in_force().filter(|old| !after.counts(old)) {
+        let (issuer, number) = (old.statement.issuer, old.statement.number);
+        tracing::warn!(%issuer, number, "a grant counts no more");
+        inner.audit.record(grant(old, Outcome::Refused(Words::clean("dropped"))));
+    }
 }

@@ -1,13 +1,13 @@
 //! The part of the control API that is about trust.
 
-use data_encoding::HEXLOWER;
+use data_encoding::{BASE64, HEXLOWER};
 use meshara_identity::{IssuerGrant, UnixMillis};
 
 use super::control::{NodeControl, timestamp};
-use super::issuing::{self, GrantError};
+use super::issuing::{self, Added, GrantError};
 use super::renewal::{self, RenewalError};
 use super::{Inner, standing};
-use crate::api::trust::{IssuerAdded, IssuerInfo, OwnCertificate, TrustControl, TrustStatus};
+use crate::api::trust::{IssuerAdded, IssuerInfo, IssuerRequest, OwnCertificate, TrustControl, TrustStatus};
 use crate::api::{ApiError, ErrorCode, Result};
 
 impl TrustControl for NodeControl {
@@ -21,7 +21,7 @@ impl TrustControl for NodeControl {
         let issue = |grant: &&IssuerGrant| {
             grant.statement.holds_at(now) && !inner.standing.revoked().contains(&grant.statement.issuer)
         };
-        let issuers = anchors.grants().iter().filter(issue).map(|grant| {
+        let issuers = anchors.in_force().filter(issue).map(|grant| {
             let issuer = grant.statement.issuer;
             IssuerInfo {
                 node_id: issuer.to_string(),
@@ -32,7 +32,7 @@ impl TrustControl for NodeControl {
                 log_forked: inner.logs.others.get(&issuer).is_some_and(|other| other.shown().fork.is_some()),
             }
         });
-        let lives = anchors.grants().iter().find(|grant| grant.statement.holds_at(now));
+        let lives = anchors.in_force().find(|grant| grant.statement.holds_at(now));
         let lives = lives.map(|grant| grant.statement.lives).unwrap_or_default();
         let why = match (lives.leaf_is_set(), count) {
             (true, _) => "set when the mesh was made",
@@ -65,15 +65,18 @@ impl TrustControl for NodeControl {
         Ok(own_certificate(&self.0))
     }
 
-    async fn trust_issuer_add(&self, node: String) -> Result<IssuerAdded> {
-        let (node, name) = self.other(&node)?;
-        let grant = issuing::add(&self.0, node).await.map_err(|error| grant_error(&error, &name))?;
-        Ok(IssuerAdded {
-            node_id: node.to_string(),
-            name,
-            number: grant.statement.number,
-            not_after: timestamp(grant.statement.not_after),
-        })
+    async fn trust_issuer_add(&self, request: IssuerRequest) -> Result<IssuerAdded> {
+        let (node, name) = self.other(&request.node)?;
+        let added = issuing::add(&self.0, node, request.propose).await;
+        let (said, statement) = match added.map_err(|error| grant_error(&error, &name))? {
+            Added::Granted(grant) => (grant.statement, None),
+            Added::Proposed(file, said) => {
+                let bytes = file.encode().map_err(|error| grant_error(&error.into(), &name))?;
+                (said, Some(BASE64.encode(&bytes)))
+            }
+        };
+        let not_after = timestamp(said.not_after);
+        Ok(IssuerAdded { node_id: node.to_string(), name, number: said.number, not_after, statement })
     }
 }
 
@@ -113,8 +116,9 @@ fn grant_error(error: &GrantError, name: &str) -> ApiError {
     match error {
         GrantError::NoRoot => ApiError::new(ErrorCode::NotIssuer, text)
             .hint("run it on the node that made the mesh, or restore its root with `meshara root import`"),
-        GrantError::RootIsShared => ApiError::new(ErrorCode::NotIssuer, text)
-            .hint("issuers are added before the root becomes a quorum: those that were go on until their grants end"),
+        GrantError::NeedsSigners { .. } => ApiError::new(ErrorCode::NeedsApprovals, text).hint(format!(
+            "`meshara trust issuer add {name} --out FILE` writes the grant; its signers sign it with `meshara trust sign FILE`, then `meshara trust publish FILE`"
+        )),
         GrantError::IssuesAlready => ApiError::new(ErrorCode::AlreadyInitialised, text)
             .hint("`meshara trust status` lists the issuers"),
         GrantError::Session(_) | GrantError::TimedOut | GrantError::Write(_) | GrantError::Read(_) => {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use meshara_identity::{FileError, Issuer, Member, NodeId, Passphrase, TrustAnchors, UnixMillis};
 use meshara_transport::tls::Revoked;
+use meshara_trust::audit::{Event, Words};
 use meshara_workload::authority::Requester;
 use meshara_workload::wire::{Answer, REPLY_MAX, REQUEST_MAX, Refusal, Reply, Request};
 use meshara_workload::{
@@ -374,6 +375,12 @@ async fn carry(sessions: &Sessions, issuer: NodeId, request: &Request) -> Option
     Reply::decode(&reply).ok()
 }
 
+/// Writes into the audit trail who has an identity here, or is trusted.
+pub(super) fn changed(inner: &Inner, name: &str, change: &str) {
+    let (name, change) = (Words::clean(name), Words::clean(change));
+    inner.audit.record(Event::Workload { name, change });
+}
+
 impl WorkloadControl for NodeControl {
     async fn workload_add(&self, request: WorkloadRequest) -> Result<WorkloadInfo> {
         let workload = &self.0.workload;
@@ -388,6 +395,7 @@ impl WorkloadControl for NodeControl {
             ApiError::new(code, error.to_string()).hint("see `meshara trust workload add --help`")
         })?;
         workload.store.put(Bucket::Workloads, name.as_str(), &registration).await?;
+        changed(&self.0, name.as_str(), "registered");
         Ok(workload.info(&name, &registration))
     }
 
@@ -405,6 +413,7 @@ impl WorkloadControl for NodeControl {
                 .hint("`meshara trust workload list` shows those that are")
         })?;
         workload.store.remove(Bucket::Workloads, name.as_str()).await?;
+        changed(&self.0, name.as_str(), "unregistered");
         Ok(workload.info(&name, &removed))
     }
 

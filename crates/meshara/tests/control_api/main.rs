@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use meshara::api::{
-    BenchRequest, Body, Client, ConnectEvent, ConnectRequest, ErrorCode, InviteRequest, MAX_MESSAGE,
-    MessageRef, NodeRevoked, PingEvent, PingRequest, PolicyCheckRequest, PolicyRequest, RevokeRequest, bind,
-    serve, socket_path,
+    BenchRequest, Body, Client, ConnectEvent, ConnectRequest, ErrorCode, InviteRequest, IssuerRequest,
+    MAX_MESSAGE, MessageRef, NodeRevoked, PingEvent, PingRequest, PolicyCheckRequest, PolicyRequest,
+    RevokeRequest, bind, serve, socket_path,
 };
 use node::TestNode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -74,8 +74,13 @@ async fn questions_are_answered() {
     assert_eq!(r.client.trust_phase_advance().await.unwrap_err().code, ErrorCode::GateClosed);
     let audit = r.client.trust_audit().await.unwrap();
     assert_eq!((audit.ok, audit.entries), (true, 7));
-    assert_eq!(r.client.trust_issuer_add("bob").await.unwrap().node_id, "b0b");
-    assert_eq!(r.client.trust_issuer_add("eve").await.unwrap_err().code, ErrorCode::UnknownNode);
+    let added = r.client.trust_issuer_add(&IssuerRequest::new("bob")).await.unwrap();
+    assert_eq!((added.node_id.as_str(), added.statement_file()), ("b0b", Ok(None)));
+    let proposed = IssuerRequest { propose: true, ..IssuerRequest::new("bob") };
+    let proposed = r.client.trust_issuer_add(&proposed).await.unwrap();
+    assert_eq!(proposed.statement_file(), Ok(Some(b"statement".to_vec())));
+    let error = r.client.trust_issuer_add(&IssuerRequest::new("eve")).await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::UnknownNode);
 }
 
 #[tokio::test]

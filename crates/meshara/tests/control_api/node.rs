@@ -9,12 +9,12 @@ use bytes::Bytes;
 use meshara::api::{
     AdmissionControl, AllowedNode, ApiError, BenchEvent, BenchProgress, BenchRequest, Body, ConnectEvent,
     ConnectInfo, ConnectRequest, Control, DoctorFacts, ErrorCode, Events, FederationInfo, FederationRequest,
-    IdInfo, InterfaceControl, Invite, InviteRequest, IssuerAdded, IssuerInfo, JoinApplication, JoinDecision,
-    LogStatus, MessageRef, NameInfo, NodeRef, NodeRevoked, OwnCertificate, PeerInfo, PeerState, PingEvent,
-    PingReply, PingRequest, PingSummary, PolicyApplied, PolicyCheck, PolicyCheckRequest, PolicyControl,
-    PolicyInfo, PolicyRequest, Received, ReinstateRequest, Result, RevokeRequest, RolesChanged, RolesRequest,
-    RouteInfo, SendReceipt, ServiceInfo, Status, Timestamp, Trace, TraceHop, TrustControl, TrustStatus,
-    WorkloadControl, WorkloadInfo, WorkloadRequest,
+    IdInfo, InterfaceControl, Invite, InviteRequest, IssuerAdded, IssuerInfo, IssuerRequest, JoinApplication,
+    JoinDecision, LogStatus, MessageRef, NameInfo, NodeRef, NodeRevoked, OwnCertificate, PeerInfo, PeerState,
+    PingEvent, PingReply, PingRequest, PingSummary, PolicyApplied, PolicyCheck, PolicyCheckRequest,
+    PolicyControl, PolicyInfo, PolicyRequest, Received, ReinstateRequest, Result, RevokeRequest,
+    RolesChanged, RolesRequest, RouteInfo, SendReceipt, ServiceInfo, Status, Timestamp, Trace, TraceHop,
+    TrustControl, TrustStatus, WorkloadControl, WorkloadInfo, WorkloadRequest,
 };
 use tokio::sync::{mpsc, watch};
 
@@ -210,12 +210,14 @@ impl TrustControl for TestNode {
         Ok(trust_status().certificate)
     }
 
-    async fn trust_issuer_add(&self, node: String) -> Result<IssuerAdded> {
+    async fn trust_issuer_add(&self, request: IssuerRequest) -> Result<IssuerAdded> {
+        let IssuerRequest { node, propose } = request;
         if node != "bob" {
             return Err(ApiError::new(ErrorCode::UnknownNode, format!("no node called {node} is known")));
         }
         let not_after = Timestamp::from_unix_ms(1_800_000_000_000);
-        Ok(IssuerAdded { node_id: "b0b".into(), name: node, number: 1, not_after })
+        let statement = propose.then(|| "c3RhdGVtZW50".to_owned());
+        Ok(IssuerAdded { node_id: "b0b".into(), name: node, number: 1, not_after, statement })
     }
 }
 

@@ -66,7 +66,7 @@ impl PeerError {
                 LeafError::Expired { .. } | LeafError::NotYetValid { .. } | LeafError::IssuerNotValid { .. },
             ) => 45,
             Self::Revoked { .. } | Self::IssuerRevoked { .. } => 44,
-            Self::Leaf(LeafError::UnknownIssuer) => 48,
+            Self::Leaf(LeafError::UnknownIssuer | LeafError::IssuerDropped) => 48,
             Self::Leaf(LeafError::WrongMesh { .. })
             | Self::WrongNode { .. }
             | Self::NameHeld { .. }

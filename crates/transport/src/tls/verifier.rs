@@ -70,7 +70,7 @@ fn certificate_error(error: &LeafError) -> CertificateError {
     match error {
         LeafError::Expired { .. } | LeafError::IssuerNotValid { .. } => CertificateError::Expired,
         LeafError::NotYetValid { .. } => CertificateError::NotValidYet,
-        LeafError::UnknownIssuer => CertificateError::UnknownIssuer,
+        LeafError::UnknownIssuer | LeafError::IssuerDropped => CertificateError::UnknownIssuer,
         LeafError::WrongMesh { .. } => CertificateError::ApplicationVerificationFailure,
         LeafError::BadSpiffeId => CertificateError::NotValidForName,
         LeafError::BadPurpose => CertificateError::InvalidPurpose,

@@ -127,6 +127,65 @@ pub enum Event {
         /// How it ended.
         outcome: Outcome,
     },
+    /// This node goes by another version of the root document.
+    Root {
+        /// The version.
+        version: u64,
+        /// The phase that it says.
+        phase: u8,
+    },
+    /// A grant counts from now on, or does no more since the mesh's root dropped it.
+    Grant {
+        /// The issuer.
+        issuer: NodeId,
+        /// The grant's number.
+        number: u64,
+        /// Done: it counts.
+        outcome: Outcome,
+    },
+    /// An operator gave a member roles, or took some.
+    Roles {
+        /// The member.
+        node: NodeId,
+        /// Given.
+        added: Vec<Words>,
+        /// Taken.
+        removed: Vec<Words>,
+        /// How it ended.
+        outcome: Outcome,
+    },
+    /// An operator decided about a node that waits to join, or put one on the issuer's list of nodes or took it off.
+    Decision {
+        /// The node.
+        node: NodeId,
+        /// `approved`, `declined`, `listed` or `unlisted`.
+        decision: Words,
+    },
+    /// A ticket was made here. Never which.
+    Ticket {
+        /// How many nodes may join with it.
+        uses: u32,
+        /// Its end.
+        until: UnixMillis,
+        /// Roles that it gives.
+        roles: Vec<Words>,
+    },
+    /// A program was registered for an identity of its own, or is no more; or another trust domain is trusted, or no more.
+    Workload {
+        /// Name of the entry, or of the trust domain.
+        name: Words,
+        /// `registered`, `unregistered`, `federated` or `unfederated`.
+        change: Words,
+    },
+    /// A statement that was handed to this node to be published was refused.
+    Publication {
+        /// `root`, `grant`, `revocations` or `policy`.
+        statement: Words,
+        /// Its number.
+        number: u64,
+        /// How it ended.
+        outcome: Outcome,
+    },
     /// Evidence against a node or a signer.
     Evidence {
         /// Against whom: a node's or a signer's name or id.

@@ -65,7 +65,7 @@ struct Entry {
     key: KeyId,
     purpose: Purpose,
     number: u64,
-    /// Of a set: the hash of its head. Of a root document: the statement's.
+    /// Of a set: the hash of its head. Of a root document or a grant: the statement's.
     hash: SetHash,
 }
 
@@ -85,7 +85,7 @@ impl Journal {
 
     /// Notes that `key` is about to sign the statement; whether that is news, and the journal has to be stored first.
     ///
-    /// `instead`: of a root document, the signer says that the other content was never published and never will be. Versions can't skip
+    /// `instead`: of a root document or a grant, the signer says that the other content was never published and never will be. Versions can't skip
     /// one, as numbers of sets do; so a proposal that was given up has to be replaced.
     ///
     /// # Errors
@@ -94,14 +94,14 @@ impl Journal {
         let (purpose, statement) = (file.purpose(), file.statement()?);
         let (word, number) = (statement.word(), statement.number());
         let hash = match &statement {
-            Statement::Root(_) => SetHash(file.hash()),
+            Statement::Root(_) | Statement::Grant(_) => SetHash(file.hash()),
             Statement::Revocations(head, _) | Statement::Policy(head, _) => head.hash()?,
         };
         if let Some(held) = self.entry(key, purpose) {
             if held.number == number && held.hash == hash {
                 return Ok(false);
             }
-            let replaced = instead && matches!(statement, Statement::Root(_));
+            let replaced = instead && matches!(statement, Statement::Root(_) | Statement::Grant(_));
             if held.number == number && !replaced {
                 return Err(JournalError::Contradiction { word, number });
             }

@@ -1,11 +1,12 @@
 //! Signing away from the network: a statement file goes to each signer, a signature file comes back.
 
+use meshara_identity::grant::GrantStatement;
 use meshara_identity::root::Purpose;
+use meshara_identity::root_document::{ROOT_MAX, RootDocument};
 use meshara_identity::wire::{self, WireError};
 use meshara_identity::{KeyError, MeshId, RootKey};
 use serde::{Deserialize, Serialize};
 
-use super::document::{ROOT_MAX, RootDocument};
 use crate::policy::{Compiled, Policy, PolicyError};
 use crate::revocation::{RevocationError, Revocations};
 use crate::sets::{
@@ -81,6 +82,8 @@ pub enum Statement {
     Revocations(SetHead, Box<Revocations>),
     /// A policy set.
     Policy(SetHead, Box<Policy>),
+    /// A grant of an issuer, for several signers.
+    Grant(Box<GrantStatement>),
 }
 
 impl Statement {
@@ -89,6 +92,8 @@ impl Statement {
         match self {
             Self::Root(document) => document.mesh,
             Self::Revocations(head, _) | Self::Policy(head, _) => head.mesh,
+            // Those without an id aren't taken into a file.
+            Self::Grant(grant) => grant.mesh_id.unwrap_or(MeshId([0; 32])),
         }
     }
 
@@ -97,22 +102,24 @@ impl Statement {
         match self {
             Self::Root(document) => document.version,
             Self::Revocations(head, _) | Self::Policy(head, _) => head.number,
+            Self::Grant(grant) => grant.number,
         }
     }
 
-    /// In a word: `root`, `revocations` or `policy`.
+    /// In a word: `root`, `revocations`, `policy` or `grant`.
     pub fn word(&self) -> &'static str {
         match self {
             Self::Root(_) => "root",
             Self::Revocations(..) => "revocations",
             Self::Policy(..) => "policy",
+            Self::Grant(_) => "grant",
         }
     }
 
     /// The hash of the set before; `None` for a root document.
     pub(super) fn previous(&self) -> Option<SetHash> {
         match self {
-            Self::Root(_) => None,
+            Self::Root(_) | Self::Grant(_) => None,
             Self::Revocations(head, _) | Self::Policy(head, _) => Some(head.previous),
         }
     }
@@ -122,6 +129,11 @@ impl StatementFile {
     /// A version of the root document.
     pub fn root(document: &RootDocument) -> Result<Self, WireError> {
         Ok(Self { purpose: Purpose::RootDocument, statement: document.encode()?, body: Vec::new() })
+    }
+
+    /// A grant of an issuer.
+    pub fn grant(statement: &GrantStatement) -> Result<Self, WireError> {
+        Ok(Self { purpose: Purpose::IssuerGrant, statement: statement.encode()?, body: Vec::new() })
     }
 
     /// A set.
@@ -147,6 +159,9 @@ impl StatementFile {
         match self.purpose {
             Purpose::RootDocument if self.body.is_empty() => {
                 Ok(Statement::Root(Box::new(RootDocument::decode(&self.statement)?)))
+            }
+            Purpose::IssuerGrant if self.body.is_empty() => {
+                Ok(Statement::Grant(Box::new(GrantStatement::proposed(&self.statement)?)))
             }
             Purpose::Revocations => {
                 let head = self.head(SetKind::Revocations)?;

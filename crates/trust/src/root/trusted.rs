@@ -1,10 +1,10 @@
 //! The version that a node goes by, and the rules by which the next replaces it.
 
 use meshara_identity::root::Purpose;
+use meshara_identity::root_document::{Phase, ROOT_LIFE_MAX, RootDocument, SignedRoot, StandingGrants};
 use meshara_identity::wire::WireError;
 use meshara_identity::{MeshId, UnixMillis};
 
-use super::document::{Phase, ROOT_LIFE_MAX, RootDocument, SignedRoot};
 use crate::sets::{ApprovalError, KeyId, Quorum, SKEW_MAX};
 
 /// Why a version was refused.
@@ -55,9 +55,28 @@ pub enum RootError {
         /// Phase offered.
         found: Phase,
     },
-    /// In the last phase the founder's key is still a root key, or one signer is enough.
-    #[error("phase Quorum needs at least two root signers, and the founder's key among none of them")]
+    /// In the last phase the founder's key is still a key of the root or of the authority, or one root signer is enough.
+    #[error("phase Quorum needs at least two root signers, and the founder's key in no quorum")]
     FounderNotRetired,
+    /// The last phase begins with as many root signers as must approve: the loss of one key would end the mesh.
+    #[error(
+        "phase Quorum begins with {signers} root signers of whom {threshold} must approve, and needs one more"
+    )]
+    NoSpareSigner {
+        /// Distinct root signers.
+        signers: usize,
+        /// How many must approve.
+        threshold: usize,
+    },
+    /// A phase of several issuers begins with grants for fewer.
+    #[error("phase Shared needs grants of 2 issuers that stand under it, and names {found}")]
+    FewIssuers {
+        /// Issuers that the document names.
+        found: usize,
+    },
+    /// It names no grants, though the version before does: what stands under it could not be told.
+    #[error("a version that names no grants can't follow one that does")]
+    NamesNoGrants,
     /// Not approved by the quorum of the version before.
     #[error("not approved by the root before it: {0}")]
     OldQuorum(ApprovalError),
@@ -192,16 +211,33 @@ impl TrustedRoot {
     }
 }
 
-/// What the next version must be by itself, whoever approves it.
+/// Issuers that a mesh of several has at least.
+const SEVERAL_ISSUERS: usize = 2;
+
+/// What the next version must be by itself, whoever approves it. Of a phase's gate that is all that its document shows; the rest is measured
+/// by those who sign.
 fn check_content(old: &RootDocument, new: &RootDocument, now: UnixMillis) -> Result<(), RootError> {
     check_dates(new, now)?;
     let one_up = new.phase as u8 <= old.phase as u8 + 1;
     if new.phase < old.phase || !one_up {
         return Err(RootError::BadPhase { held: old.phase, found: new.phase });
     }
+    if old.grants.is_some() && new.grants.is_none() {
+        return Err(RootError::NamesNoGrants);
+    }
+    let begins = |phase| new.phase == phase && old.phase < phase;
+    let found = new.grants.as_ref().map_or(0, StandingGrants::issuers);
+    if begins(Phase::Shared) && found < SEVERAL_ISSUERS {
+        return Err(RootError::FewIssuers { found });
+    }
     let founder = KeyId(new.mesh.0);
-    if new.phase == Phase::Quorum && (new.root.threshold() < 2 || new.root.signer_of(&founder).is_some()) {
+    let kept = [&new.root, &new.authority].into_iter().any(|quorum| quorum.signer_of(&founder).is_some());
+    if new.phase == Phase::Quorum && (new.root.threshold() < 2 || kept) {
         return Err(RootError::FounderNotRetired);
+    }
+    let (signers, threshold) = (new.root.names().len(), new.root.threshold());
+    if begins(Phase::Quorum) && signers <= threshold {
+        return Err(RootError::NoSpareSigner { signers, threshold });
     }
     Ok(())
 }

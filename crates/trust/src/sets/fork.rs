@@ -2,14 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use meshara_identity::quorum::{ApprovalError, Quorum};
 use meshara_identity::wire::{self, WireError};
 use meshara_identity::{MeshId, NodeName};
 use serde::{Deserialize, Serialize};
 
-use super::approval::ApprovalError;
 use super::freshness::{FRESHNESS_MAX, SignedFreshness};
 use super::head::{HEAD_MAX, SetHash, SetKind, SignedHead};
-use super::quorum::Quorum;
 
 /// Longest evidence: two heads, since a statement of freshness is shorter.
 pub const EVIDENCE_MAX: usize = 16 + 2 * if HEAD_MAX > FRESHNESS_MAX { HEAD_MAX } else { FRESHNESS_MAX };

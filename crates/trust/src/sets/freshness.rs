@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
+use meshara_identity::quorum::{Approval, ApprovalError, Approvals, KeyId, Quorum};
 use meshara_identity::root::Purpose;
 use meshara_identity::wire::{self, WireError};
 use meshara_identity::{KeyError, MeshId, NodeName, RootKey, UnixMillis};
 use serde::{Deserialize, Serialize};
 
-use super::approval::{Approval, ApprovalError, Approvals, KeyId};
 use super::head::{SetHash, SetHead, SetKind};
-use super::quorum::Quorum;
 
 /// How often each signer says what is newest: a node that missed the flood of a new set learns of it within a minute.
 pub const FRESHNESS_INTERVAL: Duration = Duration::from_secs(60);

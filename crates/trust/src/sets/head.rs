@@ -3,12 +3,11 @@
 use std::fmt;
 
 use data_encoding::HEXLOWER;
+use meshara_identity::quorum::{APPROVALS_MAX, Approval, Approvals};
 use meshara_identity::root::Purpose;
 use meshara_identity::wire::{self, WireError};
 use meshara_identity::{KeyError, MeshId, RootKey, UnixMillis};
 use serde::{Deserialize, Serialize};
-
-use super::approval::{APPROVALS_MAX, Approval, Approvals};
 
 /// Longest signed head: 110 bytes and 64 approvals of 3.4 KB.
 pub const HEAD_MAX: usize = 256 + APPROVALS_MAX * 3500;

@@ -3,14 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use meshara_identity::quorum::{Approval, KeyId, Quorum, SIGNERS_MAX};
 use meshara_identity::{MeshId, NodeName, UnixMillis};
 
-use super::approval::{Approval, KeyId};
 use super::fork::{Claim, ForkEvidence};
 use super::freshness::{HeadRef, SignedFreshness};
 use super::head::{SetHash, SetKind, SignedHead, SignedSet};
 use super::outcome::{HearError, Heard, OfferError, Offered, StaleError};
-use super::quorum::{Quorum, SIGNERS_MAX};
 
 /// How long a node goes on without a word from the signers: a day, so that a night without issuers ends nothing.
 pub const SILENCE_LIMIT: Duration = Duration::from_secs(24 * 3600);

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use meshara_identity::UnixMillis;
+use meshara_identity::quorum::ApprovalError;
 use meshara_identity::wire::WireError;
 
-use super::approval::ApprovalError;
 use super::fork::ForkEvidence;
 
 /// What became of an offered set.

@@ -10,6 +10,7 @@ use meshara::offline::{self, RootChanges};
 use meshara_identity::MeshId;
 use serde_json::json;
 
+use super::key::passphrase;
 use super::publish;
 use super::signer::{next, show, show_root, told};
 use crate::context::Context;
@@ -125,7 +126,8 @@ pub(crate) async fn run(args: RootArgs, context: &Context) -> Result<(), Failure
             show_root(&root)
         }
         RootCommand::Export { file } => {
-            let root = offline::export_root(&context.home, &file).map_err(|error| told(&error))?;
+            let root = offline::export_root(&context.home, passphrase(None, context)?.as_ref(), &file)
+                .map_err(|error| told(&error))?;
             if context.json {
                 let written = json!({ "file": file, "version": root.version, "mesh_id": root.mesh_id });
                 return Ok(output::json(&written)?);
@@ -164,7 +166,9 @@ async fn rotate(args: RotateArgs, context: &Context) -> Result<(), Failure> {
         approvals: args.approvals,
         life: args.life.map(|span| span.0),
     };
-    let proposed = offline::propose_root(&context.home, args.chain.as_deref(), &changes, args.out.as_deref());
+    let pass = passphrase(None, context)?;
+    let (chain, out) = (args.chain.as_deref(), args.out.as_deref());
+    let proposed = offline::propose_root(&context.home, pass.as_ref(), chain, &changes, out);
     let info = proposed.map_err(|error| told(&error))?;
     if context.json {
         return Ok(output::json(&info)?);

@@ -67,7 +67,16 @@ pub(super) fn show_root(root: &RootInfo) -> Result<(), Failure> {
     }
     quorum("root", root.threshold, &root.signers)?;
     let QuorumInfo { threshold, signers } = &root.authority;
-    quorum("authority", *threshold, signers)
+    quorum("authority", *threshold, signers)?;
+    for grant in &root.grants {
+        output::line(format!(
+            "{}  {} grant {}",
+            paint.dim(&format!("{:<12}", "issuer")),
+            grant.node_id,
+            grant.number
+        ))?;
+    }
+    Ok(())
 }
 
 /// A statement in words.
@@ -76,6 +85,7 @@ pub(super) fn show(info: &StatementInfo) -> Result<(), Failure> {
     let what = match info.kind.as_str() {
         "root" => "the mesh's root document",
         "revocations" => "who is revoked",
+        "grant" => "who may issue certificates",
         _ => "who may do what",
     };
     output::line(format!("{} {}, number {}", paint.dim("says"), paint.bold(what), info.number))?;
@@ -100,6 +110,11 @@ pub(super) fn show(info: &StatementInfo) -> Result<(), Failure> {
                 text::printable(&one.reason)
             ))?;
         }
+    }
+    if let Some(grant) = &info.grant {
+        output::line(format!("{} may issue in mesh {}", grant.node_id, text::printable(&grant.mesh)))?;
+        output::line(format!("with the CA key {}", grant.ca))?;
+        output::line(format!("from {} to {}", grant.not_before, grant.not_after))?;
     }
     if let Some(policy) = &info.policy {
         output::line(policy.trim_end())?;

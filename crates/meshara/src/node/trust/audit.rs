@@ -24,6 +24,8 @@ const REFUSED_BURST: u32 = 32;
 const REFUSED_EVERY: Duration = Duration::from_secs(10);
 /// Target and rule of the line that counts the others; the node is nobody's.
 const REFUSED_TARGET: &str = "join";
+/// Likewise of renewals.
+const REFUSED_RENEWAL: &str = "renewal";
 const REFUSED_RULE: &str = "refused";
 /// Rules whose denials are counted: as many as a policy has. Those of policies before it make room.
 const RULES_MAX: usize = 10_000;
@@ -101,6 +103,12 @@ impl Audit {
 
     /// This node's issuer refused a join. Who asked is what the request says.
     pub(crate) fn refused(&self, node: NodeId, name: NodeName, why: &Refusal) {
+        let outcome = Outcome::Refused(Words::clean(&why.to_string()));
+        self.put_limited(Event::Join { node, name, outcome }, REFUSED_TARGET);
+    }
+
+    /// Writes what others can bring about as often as they like; what is too often is counted under `target`.
+    fn put_limited(&self, event: Event, target: &str) {
         let has_line = {
             let (now, mut used) =
                 (Instant::now(), self.refused.lock().unwrap_or_else(PoisonError::into_inner));
@@ -112,11 +120,23 @@ impl Audit {
             fits
         };
         self.put(if has_line {
-            let outcome = Outcome::Refused(Words::clean(&why.to_string()));
-            Work::Write(Event::Join { node, name, outcome })
+            Work::Write(event)
         } else {
-            Work::Denied(NodeId([0; 32]), REFUSED_TARGET.to_owned(), REFUSED_RULE.to_owned())
+            Work::Denied(NodeId([0; 32]), target.to_owned(), REFUSED_RULE.to_owned())
         });
+    }
+
+    /// This node's issuer refused to renew a certificate. Who asked, the session proved, or the request says. Limited as refused joins are.
+    pub(crate) fn refused_renewal(&self, node: NodeId, why: &Refusal) {
+        let outcome = Outcome::Refused(Words::clean(&why.to_string()));
+        self.put_limited(Event::Renewal { node, outcome, not_after: UnixMillis(0) }, REFUSED_RENEWAL);
+    }
+
+    /// This node got no certificate.
+    pub(crate) fn not_renewed(&self, member: &Member, why: &str) {
+        let (node, not_after) = (member.node_id, member.not_after);
+        let outcome = Outcome::Refused(Words::clean(why));
+        self.put_limited(Event::Renewal { node, outcome, not_after }, REFUSED_RENEWAL);
     }
 
     /// This node's own certificate was renewed.

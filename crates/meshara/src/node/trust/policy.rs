@@ -278,6 +278,7 @@ pub(super) fn enforce(inner: &Inner) {
     inner.gate.set(compiled);
     tracing::info!(number, rules, "a new policy is in force");
     inner.audit.record(Event::PolicyChange { number, rules, outcome: Outcome::Done });
+    inner.messages.retry_denied();
 }
 
 /// How a policy differs from another, by the names of rules.

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use meshara_identity::sealed::FileError;
-use meshara_identity::{KeyError, MeshId, NodeName, Passphrase, RootKey, RootPublic, UnixMillis, WireError};
+use meshara_identity::{
+    KeyError, MeshId, NodeId, NodeName, Passphrase, RootKey, RootPublic, UnixMillis, WireError,
+};
 use meshara_overlay::LinkId;
 use meshara_transport::tls::Revoked;
 use meshara_trust::audit::{Event, TrailError, Words};
@@ -31,6 +33,7 @@ use super::root::signing::SigningError;
 use super::{policy, revocation};
 use crate::frames::write_frame;
 use crate::node::Inner;
+use crate::node::standing::{self, AdoptError};
 
 /// Messages that wait for one neighbour: all versions of a root document, and statements beside. Whoever doesn't read for longer is cut off.
 const QUEUE: usize = 512;
@@ -42,6 +45,8 @@ const EVERY: Duration = Duration::from_millis(50);
 const LOOK: Duration = Duration::from_secs(1);
 /// Before writing is tried again after the disk failed.
 const WRITE_AGAIN: Duration = Duration::from_secs(5);
+/// Before grants are judged by the newest root document once more, though none came: a write may have failed.
+const TAKE_UP: Duration = Duration::from_secs(30);
 /// From so long before its end on, a root document that ends is worth a warning: its signers may have to meet.
 const ROOT_ENDS: Duration = Duration::from_secs(60 * 24 * 3600);
 /// How often that is said.
@@ -128,6 +133,23 @@ pub(crate) enum PublishError {
     /// It contradicts what was signed before, or is older.
     #[error("the set contradicts one that was published before: {0:?}")]
     NotNewest(Box<Offered>),
+    /// A root document that would end an issuer without anybody's wish: it was granted after the document was written.
+    #[error("grant {number} of issuer {issuer} would not stand under this root document: propose it anew")]
+    DropsGrant {
+        /// The issuer.
+        issuer: NodeId,
+        /// The grant's number.
+        number: u64,
+    },
+    /// A grant that enough signed and that changes nothing: it has ended, or the issuer has one with this number or a later one.
+    #[error("grant {number} was not taken: it has ended, or its issuer has a later one: propose it anew")]
+    GrantNotTaken {
+        /// The grant's number.
+        number: u64,
+    },
+    /// A grant.
+    #[error(transparent)]
+    Adopt(#[from] AdoptError),
     /// The node is stopping.
     #[error("the node is stopping")]
     Stopping,
@@ -169,6 +191,8 @@ pub(crate) struct Sets {
     keys: ArcSwap<Keys>,
     /// Told when the mesh has another root document: perhaps this node signs now.
     signers: Notify,
+    /// Told likewise: other grants may count.
+    roots: Notify,
     /// One at a time signs.
     signing: AsyncMutex<()>,
     pub(super) revoked: Arc<Revoked>,
@@ -220,6 +244,7 @@ impl Sets {
             passphrase: passphrase.cloned(),
             keys: ArcSwap::from_pointee(keys),
             signers: Notify::new(),
+            roots: Notify::new(),
             signing: AsyncMutex::default(),
             revoked: Arc::default(),
             enforcing: Mutex::default(),
@@ -243,12 +268,12 @@ impl Sets {
     }
 
     /// The home.
-    pub(super) fn home(&self) -> &Path {
+    pub(in crate::node) fn home(&self) -> &Path {
         &self.home
     }
 
     /// The keys with which this node signs for the mesh.
-    pub(super) fn keys(&self) -> Arc<Keys> {
+    pub(in crate::node) fn keys(&self) -> Arc<Keys> {
         self.keys.load_full()
     }
 
@@ -267,6 +292,15 @@ impl Sets {
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         let unwritten = self.view(|gossip| files.unwritten(gossip));
         files.write(unwritten)
+    }
+
+    /// Signers of the root document that haven't ended; `None` before the first document.
+    pub(crate) fn root_quorum(&self) -> Result<Option<(MeshId, Quorum)>, PublishError> {
+        self.view(|gossip| match gossip.root() {
+            None => Ok(None),
+            Some(document) if document.expires_at < UnixMillis::now() => Err(GossipError::NoRoot.into()),
+            Some(document) => Ok(Some((document.mesh, document.root.clone()))),
+        })
     }
 
     /// Whether this key alone signs for the mesh as root. Before the first root document the founder's does.
@@ -387,9 +421,13 @@ fn found(key: &RootKey, now: UnixMillis) -> Result<SignedRoot, SetsError> {
 fn changed(inner: &Inner, change: Change) {
     match change {
         Change::Root => {
-            let version = inner.sets.view(|gossip| gossip.have().root);
+            let (version, phase) = inner
+                .sets
+                .view(|gossip| gossip.root().map_or((0, 0), |root| (root.version, root.phase as u8)));
             tracing::info!(version, "this node goes by a new root document");
             inner.sets.signers.notify_one();
+            inner.sets.roots.notify_one();
+            inner.audit.record(Event::Root { version, phase });
         }
         Change::Set(SetKind::Revocations) => revocation::enforce(inner),
         Change::Set(SetKind::Policy) => policy::enforce(inner),
@@ -513,7 +551,18 @@ fn other_version(error: &Misbehaviour) -> Option<&'static str> {
 
 /// Runs timers, files and, where the mesh root is, statements of freshness. For ever.
 pub(crate) async fn run(inner: Arc<Inner>) {
-    tokio::join!(run_timers(&inner), run_files(&inner), run_freshness(&inner));
+    tokio::join!(run_timers(&inner), run_files(&inner), run_freshness(&inner), run_roots(&inner));
+}
+
+/// Has grants judged by the newest root document. Again after a while: the disk may have failed.
+async fn run_roots(inner: &Arc<Inner>) {
+    loop {
+        let versions = inner.sets.view(|gossip| gossip.versions().to_vec());
+        if let Err(error) = standing::rooted(inner, &versions).await {
+            tracing::error!(%error, "grants can't be judged by the newest root document");
+        }
+        let _ = tokio::time::timeout(TAKE_UP, inner.sets.roots.notified()).await;
+    }
 }
 
 async fn run_timers(inner: &Inner) {

@@ -92,7 +92,14 @@ impl Logs {
 
     /// Opens the log of the issuer that this node is, makes it if there is none, and lets the issuer record there what it gives out from
     /// now on. To be called before the issuer answers anybody. Blocks.
+    ///
+    /// A log that was begun for a grant that came to nothing serves the next one, which is for the same CA key.
     pub(crate) fn issue(&self, issuer: &Issuer, own: &Membership) -> Result<(), OpenError> {
+        if let Some(own) = self.own() {
+            own.statement().verify(&issuer.anchors()).map_err(|_| OpenError::OtherKey)?;
+            issuer.record_with(own.clone());
+            return Ok(());
+        }
         let own = Arc::new(OwnLog::open(&self.home, issuer, own, self.passphrase.as_ref())?);
         issuer.record_with(own.clone());
         let _ = self.own.set(own);
@@ -145,10 +152,11 @@ impl std::fmt::Debug for Logs {
 /// This running node issues from now on: before `issuer` answers anybody, what it gives out is logged.
 pub(crate) async fn begin(inner: &Arc<Inner>, issuer: &Arc<Issuer>) -> Result<(), OpenError> {
     let (work, issuer) = (inner.clone(), issuer.clone());
+    let begun = inner.logs.own().is_some();
     let opened =
         tokio::task::spawn_blocking(move || work.logs.issue(&issuer, &work.standing.membership())).await;
     opened.unwrap_or(Err(OpenError::Interrupted))?;
-    if let Some(own) = inner.logs.own() {
+    if let Some(own) = inner.logs.own().filter(|_| !begun) {
         inner.spawn(run_publish(inner.clone(), own.clone()));
     }
     Ok(())

@@ -56,6 +56,9 @@ pub enum OpenError {
     /// The issuer's members can't be read.
     #[error(transparent)]
     Issuer(#[from] IssuerError),
+    /// This running node began the log for another CA key, which is gone.
+    #[error("its log was begun for another CA key: restart that node, then try again")]
+    OtherKey,
     /// The node ends.
     #[error("the runtime is stopping")]
     Interrupted,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meshara_identity::UnixMillis;
+use meshara_trust::audit::{Event, Outcome as AuditOutcome, Words};
 use meshara_trust::gossip::GossipError;
 use meshara_trust::root::{Phase, RootDocument, SignedRoot, StatementFile};
 use meshara_trust::sets::{Approvals, FRESHNESS_INTERVAL, KeyId};
@@ -144,12 +145,19 @@ pub(crate) async fn advance(inner: &Arc<Inner>) -> Result<Published, AdvanceErro
         .ok_or_else(|| PublishError::from(GossipError::NoRoot))?;
     let next = held.phase.next().ok_or(AdvanceError::Last)?;
     if !measured.ready {
+        inner.audit.record(Event::Phase {
+            version: held.version,
+            phase: next as u8,
+            outcome: AuditOutcome::Refused(Words::clean("gate closed")),
+        });
         let closed = measured.gate.iter().filter(|predicate| !predicate.holds);
         let missing: Vec<String> =
             closed.map(|one| format!("{}: {}, needed {}", one.what, one.value, one.need)).collect();
         return Err(AdvanceError::Closed { next: next as u8, missing: missing.join("; ") });
     }
-    let document = RootDocument { phase: next, ..held.following(UnixMillis::now(), held.life()) };
+    let now = UnixMillis::now();
+    let grants = Some(inner.standing.anchors().standing(now));
+    let document = RootDocument { phase: next, grants, ..held.following(now, held.life()) };
     let file = StatementFile::root(&document).map_err(PublishError::from)?;
     let work = inner.clone();
     let signed = tokio::task::spawn_blocking(move || sign(&work, &held, &document, &file));

@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use meshara_identity::home::{self, AUTHORITY_KEY, HomeError, ROOT_KEY};
+use meshara_identity::keys::MlDsaPublic;
 use meshara_identity::sealed::FileError;
-use meshara_identity::{MeshId, NodeName, Passphrase, RootPublic, UnixMillis, WireError};
+use meshara_identity::{MeshId, NodeName, Passphrase, RootPublic, TrustError, UnixMillis, WireError};
 use meshara_trust::policy::write as policy_text;
 use meshara_trust::root::{
     CHAIN_FILE_MAX, DetachedSignature, OfflineError, PUBLIC_KEY_FILE_MAX, ROOT_LIFE_MAX, RootDocument,
-    RootError, SIGNATURE_FILE_MAX, STATEMENT_FILE_MAX, SignedRoot, Statement, StatementFile, TrustedRoot,
-    decode_chain, decode_public_key, encode_chain, encode_public_key,
+    RootError, SIGNATURE_FILE_MAX, STATEMENT_FILE_MAX, SignedRoot, StandingGrant, StandingGrants, Statement,
+    StatementFile, TrustedRoot, decode_chain, decode_chain_with, decode_public_key, encode_chain_with,
+    encode_public_key,
 };
 use meshara_trust::sets::{KeyId, Quorum, QuorumError, SetHead, Signer};
 
@@ -20,7 +22,8 @@ pub use super::signing::SigningError;
 use super::{gates, proposals, signing};
 use crate::api::Timestamp;
 use crate::api::root::{
-    KeyInfo, QuorumInfo, RevocationInfo, RootInfo, SignatureInfo, SignerInfo, StatementInfo,
+    GrantInfo, GrantName, KeyInfo, QuorumInfo, RevocationInfo, RootInfo, SignatureInfo, SignerInfo,
+    StatementInfo,
 };
 use crate::node::trust::files;
 
@@ -68,6 +71,15 @@ pub enum SignerError {
     /// Signers and threshold.
     #[error(transparent)]
     Quorum(#[from] QuorumError),
+    /// What the home holds of issuers.
+    #[error("the issuers' grants do not verify: {0}")]
+    Grants(TrustError),
+    /// An export of an earlier version, which doesn't say which grants stand: a version proposed from it would end every issuer.
+    #[error("{path}: does not say which issuers the mesh has: export it again with this version", path = path.display())]
+    NamesNoGrants {
+        /// The file.
+        path: PathBuf,
+    },
     /// A signer that was named without keys, and isn't one.
     #[error("{0} is no signer now: give the public keys as {0}=FILE")]
     UnknownSigner(NodeName),
@@ -151,6 +163,11 @@ pub fn look(path: &Path) -> Result<StatementInfo, SignerError> {
     Ok(statement_info(path, &statement))
 }
 
+/// Writes a file that is handed to others, in one step.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<(), SignerError> {
+    Ok(proposals::put(path, bytes)?)
+}
+
 /// Signs a statement file; what it holds, and where the signature is. Nothing that can't be read is signed.
 pub fn sign(
     home: &Path,
@@ -211,13 +228,29 @@ fn chain_from(home: &Path, chain: Option<&Path>) -> Result<Vec<SignedRoot>, Sign
     chain.map_or_else(|| chain_of(home), |path| content(path, CHAIN_FILE_MAX, decode_chain))
 }
 
-/// Writes the chain of root documents that a home holds. Nothing in it is secret.
-pub fn export_root(home: &Path, to: &Path) -> Result<RootInfo, SignerError> {
+/// Writes the chain of root documents that a home holds, and the names of the grants that stand now, for who proposes the next version
+/// elsewhere. Nothing in it is secret.
+pub fn export_root(home: &Path, passphrase: Option<&Passphrase>, to: &Path) -> Result<RootInfo, SignerError> {
     let chain = chain_of(home)?;
     let now = UnixMillis::now();
     let info = root_info(walk(&chain, None, now)?.document(), now);
-    proposals::put(to, &encode_chain(&chain)?)?;
+    let standing = standing_in(home, passphrase, &chain, now)?;
+    proposals::put(to, &encode_chain_with(&chain, &standing)?)?;
     Ok(info)
+}
+
+/// The grants that stand by what a home holds.
+fn standing_in(
+    home: &Path,
+    passphrase: Option<&Passphrase>,
+    chain: &[SignedRoot],
+    now: UnixMillis,
+) -> Result<StandingGrants, SignerError> {
+    let identity = home::load(home, passphrase)?;
+    let anchors = identity.membership.anchors();
+    // The node writes its membership after its root documents.
+    let rooted = anchors.with_roots(chain).map_err(SignerError::Grants)?;
+    Ok(rooted.as_ref().unwrap_or(anchors).standing(now))
 }
 
 /// What a proposed version says otherwise than the one held.
@@ -238,17 +271,30 @@ pub struct RootChanges {
 /// Writes the next version of the root document as a statement to be signed, in the home's `proposals` without a path.
 pub fn propose_root(
     home: &Path,
+    passphrase: Option<&Passphrase>,
     chain: Option<&Path>,
     changes: &RootChanges,
     to: Option<&Path>,
 ) -> Result<StatementInfo, SignerError> {
     let now = UnixMillis::now();
-    let trusted = walk(&chain_from(home, chain)?, None, now)?;
+    let (versions, grants) = match chain {
+        Some(path) => {
+            let (versions, grants) = content(path, CHAIN_FILE_MAX, decode_chain_with)?;
+            (versions, grants.ok_or_else(|| SignerError::NamesNoGrants { path: path.to_owned() })?)
+        }
+        None => {
+            let versions = chain_of(home)?;
+            let grants = standing_in(home, passphrase, &versions, now)?;
+            (versions, grants)
+        }
+    };
+    let trusted = walk(&versions, None, now)?;
     let held = trusted.document();
     let life = changes.life.unwrap_or(ROOT_LIFE_MAX);
     let document = RootDocument {
         root: quorum(&held.root, &changes.signers, changes.threshold, held)?,
         authority: quorum(&held.authority, &changes.authority, changes.approvals, held)?,
+        grants: Some(grants),
         ..held.following(now, life)
     };
     trusted.could_follow(&document, now)?;
@@ -322,8 +368,19 @@ fn root_info(document: &RootDocument, now: UnixMillis) -> RootInfo {
         authority: quorum_info(&document.authority),
         issued_at: timestamp(document.issued_at),
         expires_at: timestamp(document.expires_at),
+        grants: document.grants.iter().flat_map(StandingGrants::iter).map(grant_name).collect(),
         valid: now <= document.expires_at,
     }
+}
+
+/// A CA key as people compare it: 64 hex digits.
+fn hex_of(key: &MlDsaPublic) -> String {
+    let hash = blake3::derive_key("meshara 2026-11 ca key fingerprint v1", key.as_ref());
+    data_encoding::HEXLOWER.encode(&hash)
+}
+
+fn grant_name(grant: &StandingGrant) -> GrantName {
+    GrantName { node_id: grant.issuer.to_string(), number: grant.number }
 }
 
 fn statement_info(path: &Path, statement: &Statement) -> StatementInfo {
@@ -341,6 +398,7 @@ fn statement_info(path: &Path, statement: &Statement) -> StatementInfo {
         revocations: Vec::new(),
         reinstated: Vec::new(),
         policy: None,
+        grant: None,
     };
     match statement {
         Statement::Root(document) => {
@@ -370,6 +428,17 @@ fn statement_info(path: &Path, statement: &Statement) -> StatementInfo {
         Statement::Policy(of, policy) => {
             (info.previous, info.issued_at) = head(of);
             info.policy = Some(policy_text(policy));
+        }
+        Statement::Grant(grant) => {
+            info.issued_at = timestamp(grant.not_before);
+            info.grant = Some(GrantInfo {
+                mesh: grant.mesh.to_string(),
+                node_id: grant.issuer.to_string(),
+                number: grant.number,
+                ca: grant.ca_public().map(|key| hex_of(&key)).unwrap_or_default(),
+                not_before: timestamp(grant.not_before),
+                not_after: timestamp(grant.not_after),
+            });
         }
         _ => {}
     }

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use meshara_identity::UnixMillis;
-use meshara_trust::audit::{Event, Outcome};
+use meshara_identity::grant::GrantStatement;
+use meshara_identity::{IssuerGrant, TrustAnchors, UnixMillis};
+use meshara_trust::audit::{Event, Outcome, Words};
 use meshara_trust::gossip::{Gossip, GossipError};
 use meshara_trust::root::{
     DetachedSignature, OfflineError, RootDocument, RootError, SignedRoot, Statement, StatementFile,
@@ -14,13 +15,13 @@ use meshara_trust::sets::{
 
 use super::proposals;
 use super::signing;
-use crate::node::Inner;
 use crate::node::trust::sets::{self, PublishError};
+use crate::node::{Inner, standing};
 
 /// A statement that the mesh goes by now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Published {
-    /// `root`, `revocations` or `policy`.
+    /// `root`, `revocations`, `policy` or `grant`.
     pub(crate) kind: &'static str,
     /// Its version or number.
     pub(crate) number: u64,
@@ -95,11 +96,30 @@ pub(crate) async fn publish(
 ) -> Result<Published, PublishError> {
     let _alone = inner.sets.signing().await;
     let statement = file.statement()?;
+    let (kind, number) = (statement.word(), statement.number());
+    let published = take(inner, &file, statement, signatures).await;
+    if let Err(error) = &published {
+        inner.audit.record(Event::Publication {
+            statement: Words::clean(kind),
+            number,
+            outcome: Outcome::Refused(Words::clean(&error.to_string())),
+        });
+    }
+    published
+}
+
+async fn take(
+    inner: &Arc<Inner>,
+    file: &StatementFile,
+    statement: Statement,
+    signatures: Vec<DetachedSignature>,
+) -> Result<Published, PublishError> {
     let kind = statement.word();
     match statement {
-        Statement::Root(document) => root(inner, &file, *document, signatures).await,
+        Statement::Root(document) => root(inner, file, *document, signatures).await,
+        Statement::Grant(statement) => grant(inner, file, *statement, signatures).await,
         Statement::Revocations(head, _) | Statement::Policy(head, _) => {
-            let set = join_set(inner, &file, head, signatures)?;
+            let set = join_set(inner, file, head, signatures)?;
             let number = set.signed.head.number;
             let (work, stored) = (inner.clone(), set.clone());
             // What this node would refuse must not be written: it is offered first, and on the disk before anybody is told that it is done.
@@ -169,6 +189,7 @@ async fn root(
     }
     let number = document.version;
     let (before, phase) = (held.phase, document.phase);
+    keeps_grants(inner, &document)?;
     let signed = SignedRoot { document, approvals };
     inner.sets.input(inner, |gossip, now| gossip.publish_root(now, signed))?;
     let work = inner.clone();
@@ -178,6 +199,54 @@ async fn root(
         inner.audit.record(Event::Phase { version: number, phase: phase as u8, outcome: Outcome::Done });
     }
     Ok(Published { kind: "root", number, known: false })
+}
+
+/// Whether all who issue go on under a version of the root document, but for the revoked. One that was granted after the version was written
+/// would be dropped without anybody's wish.
+fn keeps_grants(inner: &Inner, document: &RootDocument) -> Result<(), PublishError> {
+    if document.grants.is_none() {
+        return Ok(());
+    }
+    let (anchors, now) = (inner.standing.anchors(), UnixMillis::now());
+    for grant in anchors.in_force().filter(|grant| grant.statement.not_after >= now) {
+        let (issuer, number) = (grant.statement.issuer, grant.statement.number);
+        if !inner.sets.revoked.contains(&issuer) && grant.check_under(document).is_err() {
+            return Err(PublishError::DropsGrant { issuer, number });
+        }
+    }
+    Ok(())
+}
+
+/// Publishes a grant. Durable when this returns; the issuer begins when it hears of it.
+async fn grant(
+    inner: &Arc<Inner>,
+    file: &StatementFile,
+    statement: GrantStatement,
+    signatures: Vec<DetachedSignature>,
+) -> Result<Published, PublishError> {
+    let (mesh, quorum) = inner.sets.root_quorum()?.ok_or(GossipError::NoRoot)?;
+    if statement.mesh_id != Some(mesh) {
+        return Err(GossipError::Root(RootError::WrongMesh).into());
+    }
+    let number = statement.number;
+    let held = |anchors: &TrustAnchors| anchors.in_force().any(|held| held.statement == statement);
+    let known = held(&inner.standing.anchors());
+    if !known {
+        let mut approvals = Approvals::default();
+        for signature in signatures {
+            file.join(signature, &[&quorum], &mut approvals)?;
+        }
+        let bytes = statement.encode()?;
+        quorum.check(file.purpose(), &bytes, &approvals).map_err(OfflineError::from)?;
+        // Grants travel with every join: more approvals than are needed would only make them longer.
+        let approvals = quorum.sufficient(approvals);
+        let grant = IssuerGrant::approved(statement.clone(), approvals)?;
+        standing::learn(inner, std::slice::from_ref(&grant)).await?;
+        if !held(&inner.standing.anchors()) {
+            return Err(PublishError::GrantNotTaken { number });
+        }
+    }
+    Ok(Published { kind: "grant", number, known })
 }
 
 /// Approves the sets held anew as one of the present signers, after the signers changed. Where this node's approval is not enough, it writes

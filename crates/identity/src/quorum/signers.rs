@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use meshara_identity::root::Purpose;
-use meshara_identity::{NodeName, RootPublic};
 use serde::{Deserialize, Serialize};
 
 use super::approval::{ApprovalError, Approvals, KeyId};
+use crate::names::NodeName;
+use crate::root::{Purpose, RootPublic};
 
 /// Most keys of a quorum: a board of a dozen, each with a key and its successor. It bounds what a verifier computes.
 pub const SIGNERS_MAX: usize = 32;
@@ -157,5 +157,19 @@ impl Quorum {
             return Err(ApprovalError::NotEnough { found: names.len(), needed: self.threshold() });
         }
         Ok(names)
+    }
+
+    /// Of good approvals as many as are needed, each of another signer.
+    #[must_use]
+    pub fn sufficient(&self, approvals: Approvals) -> Approvals {
+        let mut names = BTreeSet::new();
+        let mut enough = Approvals::default();
+        for approval in approvals.iter() {
+            let Some(signer) = self.signer_of(&approval.key()) else { continue };
+            if names.len() < self.threshold() && names.insert(&signer.name) {
+                let _ = enough.add(approval.clone());
+            }
+        }
+        enough
     }
 }

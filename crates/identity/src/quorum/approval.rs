@@ -3,11 +3,12 @@
 use std::fmt;
 
 use data_encoding::HEXLOWER;
-use meshara_identity::root::{HybridSignature, Purpose};
-use meshara_identity::{KeyError, NodeName, RootKey, RootPublic};
 use serde::{Deserialize, Serialize};
 
-use super::quorum::SIGNERS_MAX;
+use super::signers::SIGNERS_MAX;
+use crate::keys::KeyError;
+use crate::names::NodeName;
+use crate::root::{HybridSignature, Purpose, RootKey, RootPublic};
 
 /// Most approvals beside a statement: a root document carries those of two quorums.
 pub const APPROVALS_MAX: usize = 2 * SIGNERS_MAX;

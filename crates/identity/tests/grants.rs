@@ -1,0 +1,284 @@
+//! Grants of issuers by a root of several signers: who counts, what survives a change of the root, what newcomers believe.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may stop at the first surprise")]
+
+use std::time::Duration;
+
+use meshara_identity::home::{self, Identity};
+use meshara_identity::quorum::{Approval, ApprovalError, Approvals, Quorum, Signer};
+use meshara_identity::root::Purpose;
+use meshara_identity::root_document::{RootDocument, SignedRoot, StandingGrants};
+use meshara_identity::*;
+use tempfile::TempDir;
+
+const NOW: UnixMillis = UnixMillis(1_795_000_000_000);
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// A mesh whose founder may hand over to others.
+struct Mesh {
+    dir: TempDir,
+    alice: Identity,
+    founder: RootKey,
+    keys: Vec<RootKey>,
+}
+
+impl Mesh {
+    fn new() -> Self {
+        let dir = TempDir::new().unwrap();
+        let home = dir.path().join("alice");
+        let (mesh, name) = ("lab".parse().unwrap(), "alice".parse().unwrap());
+        let alice = create_mesh(&home, &mesh, &name, None, NOW).unwrap();
+        let founder = home::load_root(&home, None).unwrap();
+        Self { dir, alice, founder, keys: (0..4).map(|_| RootKey::generate().unwrap()).collect() }
+    }
+
+    fn id(&self) -> MeshId {
+        self.founder.public().fingerprint()
+    }
+
+    fn quorum(&self, threshold: u8, signers: &[(&str, usize)]) -> Quorum {
+        let signer = |(name, key): &(&str, usize)| Signer {
+            name: name.parse().unwrap(),
+            key: self.keys[*key].public().clone(),
+        };
+        Quorum::new(threshold, signers.iter().map(signer).collect()).unwrap()
+    }
+
+    fn first(&self) -> RootDocument {
+        let authority = self.quorum(1, &[("anna", 0)]);
+        RootDocument::founding(&self.founder, "founder".parse().unwrap(), authority, NOW, YEAR).unwrap()
+    }
+
+    fn sign(&self, document: RootDocument, founder: bool, keys: &[usize]) -> SignedRoot {
+        let mut signed = SignedRoot::new(document);
+        if founder {
+            signed.approve(&self.founder).unwrap();
+        }
+        keys.iter().for_each(|key| signed.approve(&self.keys[*key]).unwrap());
+        signed
+    }
+
+    /// The founder's version, and one of two of anna, bert, cora, which names what stands in `anchors`.
+    fn handed_over(&self, anchors: &TrustAnchors) -> Vec<SignedRoot> {
+        let first = self.first();
+        let root = self.quorum(2, &[("anna", 0), ("bert", 1), ("cora", 2)]);
+        let grants = Some(anchors.standing(NOW));
+        let second = RootDocument { root, grants, ..first.following(NOW, YEAR) };
+        vec![self.sign(first, true, &[]), self.sign(second, true, &[0, 1])]
+    }
+
+    fn offer(number: u64, issuer: NodeId, now: UnixMillis) -> GrantOffer {
+        GrantOffer::new("lab".parse().unwrap(), issuer, number, Lives::default(), now)
+    }
+
+    fn founders(&self, number: u64, issuer: NodeId) -> IssuerGrant {
+        let offer = Self::offer(number, issuer, NOW);
+        let key = IssuerKey::generate().unwrap();
+        offer.sign(key.ca_certificate(&offer).unwrap(), &self.founder).unwrap()
+    }
+
+    fn grant(&self, number: u64, issuer: NodeId, mesh: MeshId, keys: &[usize]) -> IssuerGrant {
+        let offer = Self::offer(number, issuer, NOW);
+        let key = IssuerKey::generate().unwrap();
+        self.approved(&offer, &key, mesh, keys)
+    }
+
+    fn approved(&self, offer: &GrantOffer, key: &IssuerKey, mesh: MeshId, keys: &[usize]) -> IssuerGrant {
+        let statement = offer.statement(key.ca_certificate(offer).unwrap(), Some(mesh)).unwrap();
+        let bytes = statement.encode().unwrap();
+        let mut approvals = Approvals::default();
+        for key in keys {
+            let approval = Approval::sign(&self.keys[*key], Purpose::IssuerGrant, &bytes).unwrap();
+            assert!(approvals.add(approval));
+        }
+        IssuerGrant::approved(statement, approvals).unwrap()
+    }
+}
+
+const BOB: NodeId = NodeId([2; 32]);
+const CAROL: NodeId = NodeId([3; 32]);
+
+#[test]
+fn a_quorum_grants_and_the_retired_founder_does_no_more() {
+    let mesh = Mesh::new();
+    let before = mesh.alice.membership.anchors();
+    let stolen = mesh.founders(1, BOB);
+    assert!(before.merged(std::slice::from_ref(&stolen), NOW).unwrap().is_some(), "the founder is root");
+    let held = before.with_roots(&mesh.handed_over(before)).unwrap().unwrap();
+    assert_eq!(held.issuers(NOW), before.issuers(NOW), "who issued goes on");
+    // A thief of the retired key; too few; one twice; a signer's two meshes.
+    let others = [
+        stolen,
+        mesh.grant(2, BOB, mesh.id(), &[]),
+        mesh.grant(2, BOB, mesh.id(), &[0]),
+        mesh.grant(2, BOB, mesh.id(), &[0, 3]),
+        mesh.grant(2, BOB, MeshId([9; 32]), &[0, 1]),
+    ];
+    for other in others {
+        assert!(held.merged(&[other], NOW).unwrap().is_none());
+    }
+    let good = mesh.grant(2, BOB, mesh.id(), &[1, 2]);
+    let granted = held.merged(std::slice::from_ref(&good), NOW).unwrap().unwrap();
+    assert!(granted.counts(&good) && granted.issuers(NOW).contains(&BOB));
+    // Before this node has heard of the new root it takes it for nothing; no error, since an honest neighbour may be ahead.
+    assert!(before.merged(&[good], NOW).unwrap().is_none());
+    // A forged approval by a signer is an error.
+    let mut bytes = mesh.grant(3, CAROL, mesh.id(), &[0, 1]).encode().unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    let forged = IssuerGrant::decode(&bytes).unwrap();
+    assert_eq!(granted.merged(&[forged], NOW).unwrap_err(), TrustError::BadSignature { number: 3 });
+    // An older number of the same issuer is a replay.
+    let older = mesh.grant(1, BOB, mesh.id(), &[0, 1]);
+    assert!(granted.merged(&[older], NOW).unwrap().is_none());
+    // Under a root that has ended nothing new counts; what is held does.
+    let ended = NOW.plus(YEAR + Duration::from_secs(1));
+    let late = mesh.grant(3, CAROL, mesh.id(), &[0, 1]);
+    assert!(granted.merged(&[late], ended).unwrap().is_none());
+    assert!(granted.issuers(ended).contains(&BOB));
+}
+
+#[test]
+fn one_signer_with_two_keys_is_one() {
+    let mesh = Mesh::new();
+    let first = mesh.first();
+    let root = mesh.quorum(2, &[("anna", 0), ("anna", 1), ("bert", 2)]);
+    let grants = Some(StandingGrants::default());
+    let document = RootDocument { root, grants, ..first.following(NOW, YEAR) };
+    let few = |found| ApprovalError::NotEnough { found, needed: 2 };
+    assert_eq!(mesh.grant(2, BOB, mesh.id(), &[0, 1]).check_under(&document), Err(few(1)));
+    assert_eq!(mesh.grant(2, BOB, mesh.id(), &[0, 1, 2]).check_under(&document), Ok(()));
+}
+
+#[test]
+fn what_a_new_root_does_not_name_counts_no_more() {
+    let mesh = Mesh::new();
+    let before = mesh.alice.membership.anchors();
+    let mut roots = mesh.handed_over(before);
+    let held = before.with_roots(&roots).unwrap().unwrap();
+    let bobs = mesh.grant(2, BOB, mesh.id(), &[0, 1]);
+    let carols = mesh.grant(3, CAROL, mesh.id(), &[0, 2]);
+    let held = held.merged(&[bobs.clone(), carols.clone()], NOW).unwrap().unwrap();
+    // The third root is other people, and names alice's and bob's grants.
+    let root = mesh.quorum(2, &[("bert", 1), ("dora", 3)]);
+    let names: Vec<_> = held.standing(NOW).into();
+    let named = names.into_iter().filter(|name| name.issuer != CAROL).collect::<Vec<_>>();
+    let grants = Some(StandingGrants::try_from(named).unwrap());
+    let third = RootDocument { root, grants, ..roots[1].document.following(NOW, YEAR) };
+    roots.push(mesh.sign(third, false, &[0, 1, 3]));
+    let now = held.with_roots(&roots).unwrap().unwrap();
+    assert!(now.counts(&bobs) && !now.counts(&carols));
+    assert_eq!(now.grants().len(), 3, "it stays in the list, and counts for nothing");
+    assert!(!now.issuers(NOW).contains(&CAROL));
+    // Signers of the root before sign nothing any more; nor does an old version bring anything back.
+    let replayed = mesh.grant(4, CAROL, mesh.id(), &[0, 2]);
+    assert!(now.merged(&[replayed], NOW).unwrap().is_none());
+    assert!(now.with_roots(&roots[..2]).unwrap().is_none());
+    // Whoever joins now is told the same, from the mesh's id down.
+    let info = MeshInfo::decode(&MeshInfo::of(&now).encode().unwrap()).unwrap();
+    let told = info.anchors().unwrap();
+    assert!(told.counts(&bobs) && !told.counts(&carols));
+    assert_eq!(told.roots(), now.roots());
+    // One that keeps to the second version may learn both.
+    let learnt = held.joined(&told, NOW).unwrap().unwrap();
+    assert_eq!(learnt.issuers(NOW), now.issuers(NOW));
+}
+
+#[test]
+fn certificates_of_a_dropped_issuer_are_refused_and_its_own_is_still_shown() {
+    let mesh = Mesh::new();
+    let before = mesh.alice.membership.anchors();
+    let mut roots = mesh.handed_over(before);
+    let leaf = mesh.alice.membership.leaf_der();
+    let held = before.with_roots(&roots).unwrap().unwrap();
+    assert!(held.verify_leaf(leaf, NOW).is_ok());
+    let grants = Some(StandingGrants::default());
+    let third = RootDocument { grants, ..roots[1].document.following(NOW, YEAR) };
+    roots.push(mesh.sign(third, false, &[1, 2]));
+    let now = before.with_roots(&roots).unwrap().unwrap();
+    assert_eq!(now.verify_leaf(leaf, NOW).unwrap_err(), LeafError::IssuerDropped);
+    let member = mesh.alice.membership.under(now).unwrap();
+    assert_eq!(member.valid_at(NOW), Err(LeafError::IssuerDropped));
+    // It is loaded as it was stored.
+    let home = mesh.dir.path().join("alice");
+    home::store_membership(&home, mesh.alice.node.node_id(), &member, None).unwrap();
+    let loaded = home::load(&home, None).unwrap();
+    assert_eq!(loaded.membership.valid_at(NOW), Err(LeafError::IssuerDropped));
+    assert_eq!(loaded.membership.anchors().roots().version(), 3);
+}
+
+#[test]
+fn chains_that_do_not_descend_from_the_founder_are_refused() {
+    let mesh = Mesh::new();
+    let before = mesh.alice.membership.anchors();
+    let roots = mesh.handed_over(before);
+    let verify =
+        |roots: &[SignedRoot]| RootChain::verify(&mesh.id(), roots.to_vec()).map(|chain| chain.version());
+    assert_eq!(verify(&roots), Ok(2));
+    assert_eq!(verify(&roots[1..]), Err(ChainError::NotFounder));
+    assert_eq!(RootChain::verify(&MeshId([1; 32]), roots.clone()), Err(ChainError::WrongMesh { version: 1 }));
+    let few = |found, needed| ApprovalError::NotEnough { found, needed };
+    let usurped = mesh.sign(roots[1].document.clone(), false, &[0, 1]);
+    let error = ChainError::NotApproved { version: 2, error: few(0, 1) };
+    assert_eq!(verify(&[roots[0].clone(), usurped]), Err(error));
+    let alone = mesh.sign(roots[1].document.clone(), true, &[0]);
+    let error = ChainError::NotApproved { version: 2, error: few(1, 2) };
+    assert_eq!(verify(&[roots[0].clone(), alone]), Err(error));
+    let many = vec![roots[0].clone(); 70];
+    assert_eq!(verify(&many), Err(ChainError::NotLater { held: 1, found: 1 }));
+
+    // Versions whose root signers stay are left out, and the descent is proved all the same.
+    let mut all = roots;
+    for _ in 0..100 {
+        let last = all.last().unwrap().document.clone();
+        all.push(mesh.sign(last.following(NOW, YEAR), false, &[0, 1]));
+    }
+    let chain = RootChain::verify(&mesh.id(), all).unwrap();
+    assert_eq!((chain.versions().len(), chain.version()), (3, 102));
+    assert_eq!(RootChain::verify(&mesh.id(), chain.versions().to_vec()), Ok(chain));
+}
+
+#[test]
+fn a_newcomer_judges_a_quorums_issuer_by_what_the_member_shows() {
+    let mesh = Mesh::new();
+    let alices = mesh.dir.path().join("alice");
+    let before = mesh.alice.membership.anchors();
+    let roots = mesh.handed_over(before);
+    // Bob joins, and the quorum makes him an issuer: his key waited in his home.
+    let issuer = home::open_issuer(&alices, before, None).unwrap().unwrap();
+    let hour = Duration::from_secs(3600);
+    let ticket = issuer.invite(hour, 2, Vec::new(), NOW).unwrap().ticket;
+    let home = mesh.dir.path().join("bob");
+    let (client, node, routing) = home::begin_join(&home, ticket, "bob".parse().unwrap(), None, NOW).unwrap();
+    let reply = issuer.handle_join(client.request(), NOW).reply;
+    let bob = home::finish(&home, node, routing, client.open_reply(&reply, NOW).unwrap(), None).unwrap();
+    assert!(home::load_pending_issuer(&home, None).unwrap().is_none());
+    let key = home::pending_issuer(&home, None).unwrap();
+    let offer = Mesh::offer(2, bob.node.node_id(), NOW);
+    let again = home::pending_issuer(&home, None).unwrap();
+    assert_eq!(again.public_key().as_ref(), key.public_key().as_ref(), "the same until it is used");
+    let grant = mesh.approved(&offer, &key, mesh.id(), &[0, 2]);
+    let rooted = bob.membership.anchors().with_roots(&roots).unwrap().unwrap();
+    let anchors = rooted.merged(std::slice::from_ref(&grant), NOW).unwrap().unwrap();
+    let second = home::become_issuer(&home, key, grant.clone(), anchors.clone(), None).unwrap();
+    // Until the membership holds the grant a restart begins again.
+    assert!(home::open_issuer(&home, &rooted, None).unwrap().is_none());
+    assert!(home::open_issuer(&home, &anchors, None).is_err(), "the store is open in this process");
+    home::end_pending_issuer(&home).unwrap();
+    home::end_pending_issuer(&home).unwrap();
+    assert!(home::load_pending_issuer(&home, None).unwrap().is_none());
+
+    let ticket = second.invite(hour, 1, Vec::new(), NOW).unwrap().ticket;
+    let home = mesh.dir.path().join("carol");
+    let (client, ..) = home::begin_join(&home, ticket, "carol".parse().unwrap(), None, NOW).unwrap();
+    let reply = second.handle_join(client.request(), NOW).reply;
+    // Without the root documents nobody believes bob.
+    let refused = client.open_reply(&reply, NOW).unwrap_err();
+    assert_eq!(refused, JoinError::Trust(TrustError::NotApproved { number: 2, found: 0, needed: 1 }));
+    let carol = client.open_reply_from(&reply, &MeshInfo::of(&anchors), NOW).unwrap();
+    assert_eq!(carol.member().issuer, bob.node.node_id());
+    assert!(anchors.verify_leaf(carol.leaf_der(), NOW).is_ok());
+    // A member of another mesh carried it.
+    let other = Mesh::new();
+    let info = MeshInfo::of(other.alice.membership.anchors());
+    assert_eq!(client.open_reply_from(&reply, &info, NOW).unwrap_err(), JoinError::WrongRoot);
+}
