@@ -247,6 +247,10 @@ async fn signs(inner: &Arc<Inner>, propose: bool) -> Result<Signs, GrantError> {
     if propose {
         return Ok(Signs::Others(mesh));
     }
+    if quorum.signers().all(|signer| signer.key.fingerprint() == mesh) {
+        // The founder's key is root alone, and elsewhere.
+        return Err(GrantError::NoRoot);
+    }
     let keys = inner.sets.keys();
     let signers = keys.all().filter_map(|key| quorum.signer_of(&KeyId::of(key.public())));
     let held = signers.map(|signer| signer.name.clone()).collect::<BTreeSet<_>>().len();
