@@ -216,6 +216,27 @@ fn down_as_long_as_it_is_dialled_as_lost() {
 }
 
 #[test]
+fn a_dozen_are_dialled_within_the_bar_of_a_heal_and_a_hundred_cost_no_more_than_a_few_a_second() {
+    let dials = |away: usize| {
+        let (mut core, mut now) = (core(true), ms(0));
+        for at in 1..=away {
+            link_from(&mut core, now, at as u32, at, socket(at), true);
+            confirm(&mut core, now, at as u32);
+            core.link_down(now, LinkId(at as u32), LinkDownReason::TimedOut);
+        }
+        // The first minute, and the nine that follow.
+        run(&mut core, &mut now, 10 * S);
+        [90, 450].map(|seconds| run(&mut core, &mut now, seconds * S) as f64 / f64::from(seconds))
+    };
+    for rate in dials(12) {
+        assert!(rate >= 12.0 / 1.5, "{rate} a second");
+    }
+    for rate in dials(100) {
+        assert!((6.0..=9.5).contains(&rate), "{rate} a second");
+    }
+}
+
+#[test]
 fn where_nobody_dials_it_is_down_for_ten_minutes() {
     let mut core = core(false);
     let mut now = ms(0);

@@ -136,6 +136,8 @@ pub struct Report {
     pub trust: Option<SpreadReport>,
     /// Bytes that all nodes sent, by kind.
     pub traffic: Traffic,
+    /// Dials of all nodes.
+    pub dials: u64,
     /// Links that turned suspect.
     pub suspicions: u64,
     /// Links declared dead.
@@ -159,7 +161,7 @@ impl Report {
 impl World<'_> {
     pub(crate) fn report(&mut self, scenario: &Scenario) -> Report {
         let (trace, events) = self.trace_hash();
-        let (suspicions, deaths) = self.counters();
+        let (suspicions, deaths, dials) = self.counters();
         let pings = self.pingers().iter().fold((0, 0), |(sent, back), p| (sent + p.sent, back + p.received));
         let samples = || self.results.iter().flat_map(|series| &series.samples);
         let gaps: Vec<f64> = samples().map(|sample| sample.gap_ms).collect();
@@ -184,6 +186,7 @@ impl World<'_> {
                 seconds: (self.now.as_secs_f64() - scenario.count_from_s).max(0.0),
                 ..self.traffic
             },
+            dials,
             suspicions,
             deaths,
             transient_loops: self.check.transient_loops,
@@ -273,8 +276,8 @@ impl fmt::Display for Report {
             f,
             "links",
             format!(
-                "{} suspicions, {} deaths, {} transient loops",
-                self.suspicions, self.deaths, self.transient_loops
+                "{} dials, {} suspicions, {} deaths, {} transient loops",
+                self.dials, self.suspicions, self.deaths, self.transient_loops
             ),
         )?;
         row(f, "trace", self.trace.clone())?;

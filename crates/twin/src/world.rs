@@ -77,6 +77,7 @@ pub(crate) struct World<'a> {
     events: u64,
     next_link: u32,
     suspicions: u64,
+    dials: u64,
     deaths: u64,
     /// Who holds which revocations, where somebody signs some.
     pub(crate) spread: Option<Spread>,
@@ -144,6 +145,7 @@ impl<'a> World<'a> {
             events: 0,
             next_link: 1,
             suspicions: 0,
+            dials: 0,
             deaths: 0,
             spread: scenario.trust.map(|_| Spread::new(nodes)),
             out: vec![false; nodes],
@@ -437,6 +439,7 @@ impl<'a> World<'a> {
     }
 
     fn dial(&mut self, now: Duration, at: usize, target: DialTarget, kind: LinkKind) {
+        self.dials += 1;
         let answering = target.addrs.iter().filter_map(at_socket).find_map(|peer| {
             let edge = self.net.between(at, peer)?;
             let works = self.net.get(edge)?.works() && self.nodes.get(peer)?.runs();
@@ -522,8 +525,8 @@ impl<'a> World<'a> {
         self.shared.pingers.get_mut(pinger)
     }
 
-    pub(crate) const fn counters(&self) -> (u64, u64) {
-        (self.suspicions, self.deaths)
+    pub(crate) const fn counters(&self) -> (u64, u64, u64) {
+        (self.suspicions, self.deaths, self.dials)
     }
 
     /// No messages are submitted after `at`.

@@ -66,6 +66,54 @@ fn a_healed_partition_hears_of_it() {
     assert!(healed.len() == 20 && healed[19] <= 2000.0, "{healed:?}");
 }
 
+/// However long it lasted, and though one link alone ends it.
+#[test]
+fn after_a_long_partition_the_bar_holds_too() {
+    let link = LinkModel { latency_ms: 10.0, jitter_ms: 1.0, loss: 0.05, bandwidth_mbit: 100.0 };
+    for (away_s, seeds) in [(100.0, 0..20), (590.0, 20..26)] {
+        let mut healed = Vec::new();
+        for seed in seeds {
+            let faults = vec![
+                at(5.0, Action::Cut { a: 3, b: 4 }),
+                at(8.0, Action::Revoke { node: None }),
+                // At any place in the time between two dials.
+                at(
+                    5.0 + away_s + f64::from(u32::try_from(seed).unwrap()) * 0.09,
+                    Action::Restore { a: 3, b: 4 },
+                ),
+            ];
+            let report = held(&Scenario {
+                seed,
+                link,
+                faults,
+                trust: SIGNED,
+                duration_s: away_s + 12.0,
+                ..Scenario::new(Topology::Line { nodes: 8 })
+            });
+            healed.push(report.trust.unwrap().healed_ms.unwrap().max);
+        }
+        healed.sort_by(f64::total_cmp);
+        assert!(healed.iter().all(|ms| *ms <= 2000.0), "after {away_s} s: {healed:?}");
+    }
+}
+
+/// Half of a mesh is away: what its other half spends on looking for it is bounded.
+#[test]
+fn looking_for_those_who_are_away_costs_a_few_dials_a_second() {
+    let nodes = 40;
+    let away = || (nodes / 2..nodes).map(|node| Action::Isolate { node });
+    let run_for = |duration_s| {
+        let faults = away().map(|action| at(10.0, action)).collect();
+        let topology = Topology::BarabasiAlbert { nodes, links: 4 };
+        held(&Scenario { faults, duration_s, ..Scenario::new(topology) })
+    };
+    // Between the 30th second of the faults and the 70th.
+    let dials = run_for(80.0).dials - run_for(40.0).dials;
+    let rate = dials as f64 / 40.0 / nodes as f64;
+    println!("{rate} dials a second and node");
+    assert!(rate <= 9.0, "{rate}");
+}
+
 #[test]
 fn a_stale_snapshot_and_an_older_authority_change_nothing() {
     let faults = vec![

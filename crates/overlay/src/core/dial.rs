@@ -391,7 +391,10 @@ impl Core {
         addrs.truncate(MAX_ADDRESSES);
         let keen = target.lost || target.origin == KnownOrigin::Configured;
         let wait = backoff(target.attempts, now.saturating_sub(target.since), keen, &self.config);
+        let fast = wait < self.config.redial_fast;
         let wait = wait - wait / 4 + self.jitter(wait / 4);
+        let many = if fast { Duration::ZERO } else { self.spread() };
+        let wait = if many > wait { many - many / 8 + self.jitter(many / 8) } else { wait };
         let Some(target) = self.dialling.targets.get_mut(at) else { return };
         target.attempts = target.attempts.saturating_add(1);
         target.next_at = now + wait;
@@ -401,6 +404,16 @@ impl Core {
         }
         self.metrics.dials += 1;
         self.outputs.push_back(Output::Dial { target: DialTarget { node, addrs }, kind: LinkKind::Routing });
+    }
+
+    /// How long one round over all peers that are dialled without end may take at least.
+    fn spread(&self) -> Duration {
+        let neighbours = self.neighbour_ids();
+        let away = self.dialling.targets.iter().filter(|target| {
+            (target.origin == KnownOrigin::Configured || (target.wanted && target.lost))
+                && !target.node.is_some_and(|node| neighbours.contains(&node))
+        });
+        self.config.redial_apart.saturating_mul(u32::try_from(away.count()).unwrap_or(u32::MAX))
     }
 
     /// The addresses in a node's signed record.
@@ -543,7 +556,7 @@ fn backoff(attempts: u32, lost_for: Duration, keen: bool, config: &Config) -> Du
     let fast = config.redial_first.saturating_mul(1 << attempts.min(16)).min(config.redial_fast);
     let Some(slow_for) = lost_for.checked_sub(config.redial_fast_for) else { return fast };
     if keen && lost_for < config.redial_give_up {
-        return config.redial_lost;
+        return fast;
     }
     // Doubles every 15 s once the first minute is over.
     let doublings = u32::try_from(slow_for.as_secs() / 15).unwrap_or(16).min(16);
@@ -564,6 +577,6 @@ mod tests {
         assert_eq!([ms(0, 0), ms(1, 1), ms(2, 2), ms(3, 3), ms(30, 59)], [250, 500, 1000, 1500, 1500]);
         assert_eq!([ms(30, 60), ms(30, 80), ms(30, 3600)], [1500, 3000, 30_000]);
         let keen = |lost| of(true, 30, lost);
-        assert_eq!([keen(59), keen(60), keen(599), keen(600)], [1500, 2500, 2500, 30_000]);
+        assert_eq!([keen(59), keen(60), keen(599), keen(600)], [1500, 1500, 1500, 30_000]);
     }
 }
