@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use meshara_identity::{MeshId, UnixMillis};
-use meshara_trust::gossip::{Gossip, Message, Moment, Peer, Stored};
+use meshara_trust::gossip::{Gossip, Message, Moment, Peer, Stored, Visit};
 
 const NOW: UnixMillis = UnixMillis(1_795_000_000_000);
 
@@ -26,5 +26,6 @@ fuzz_target!(|data: &[u8]| {
         gossip.handle_timeout(now);
         while gossip.poll_output().is_some() {}
     }
+    let _ = gossip.answer(&mut Visit::default(), data);
     let _ = meshara::decodes_set_file(data);
 });

@@ -216,7 +216,7 @@ async fn attempt(
     client: &JoinClient,
     to: SocketAddr,
 ) -> Result<Answered, MemberError> {
-    let meeting = meet(endpoint, config, to).await?;
+    let meeting = meet(endpoint, config, to, JOIN_VERSION).await?;
     meeting
         .info
         .check(client.ticket(), &meeting.leaf, UnixMillis::now())
@@ -232,16 +232,17 @@ pub(crate) struct Meeting {
     pub(crate) info: MeshInfo,
     /// Its certificate.
     pub(crate) leaf: Vec<u8>,
-    connection: Connection,
-    send: SendStream,
-    receive: RecvStream,
+    pub(crate) connection: Connection,
+    pub(crate) send: SendStream,
+    pub(crate) receive: RecvStream,
 }
 
-/// Meets whoever is at an address.
+/// Meets whoever is at an address, for the exchange that begins with this byte.
 pub(crate) async fn meet(
     endpoint: &Endpoint,
     config: ClientConfig,
     to: SocketAddr,
+    exchange: u8,
 ) -> Result<Meeting, MemberError> {
     let native = match (endpoint.local_addr(), to) {
         (Ok(SocketAddr::V6(_)), SocketAddr::V4(v4)) => {
@@ -256,7 +257,7 @@ pub(crate) async fn meet(
     let connection = connecting.await.map_err(lost)?;
     let (mut send, mut receive) = connection.open_bi().await.map_err(lost)?;
     let write = |error| MemberError::Write(to, error);
-    send.write_all(&[JOIN_VERSION]).await.map_err(write)?;
+    send.write_all(&[exchange]).await.map_err(write)?;
     let read = |error| MemberError::Read(to, error);
     let info = read_frame(&mut receive, MESH_INFO_MAX).await.map_err(read)?;
     let info = MeshInfo::decode(&info).map_err(|error| MemberError::Wire(to, error))?;

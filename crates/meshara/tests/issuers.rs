@@ -122,7 +122,7 @@ async fn when_an_issuer_is_revoked_members_find_another_and_its_certificates_cou
     let (to, from) = (carol.member().node_id, alice.member().node_id);
     alice.send(to, "before", Duration::from_secs(10)).await.unwrap();
 
-    let request = RevokeRequest { node: "bob".into(), reason: "laptop stolen".into() };
+    let request = RevokeRequest { node: "bob".into(), reason: "laptop stolen".into(), force: false };
     alice.control().trust_revoke(request).await.unwrap();
     assert_eq!(refused(&thief, &alice).await, REVOKED);
     // Hers would last for an hour; she asks alice at once.

@@ -426,7 +426,7 @@ async fn the_log_says_what_its_issuer_goes_by_and_the_name_of_a_revoked_node_is_
     let mut events = alice.events();
     let bob = build(&joined(&alice, dir.path(), "bob").await, config()).await;
     reached(&mut events, bob.member().node_id).await;
-    let request = RevokeRequest { node: "bob".into(), reason: "laptop stolen".into() };
+    let request = RevokeRequest { node: "bob".into(), reason: "laptop stolen".into(), force: false };
     let revoked = alice.control().trust_revoke(request).await.unwrap();
     stated_as(&home, [1, 1, 1, 1, 0, 1]).await;
     let said = entries(&home);
@@ -451,7 +451,7 @@ async fn the_log_says_what_its_issuer_goes_by_and_the_name_of_a_revoked_node_is_
         }
     })
     .await;
-    let request = RevokeRequest { node: "carol".into(), reason: String::new() };
+    let request = RevokeRequest { node: "carol".into(), reason: String::new(), force: false };
     alice.control().trust_revoke(request).await.unwrap();
     stated_as(&home, [1, 1, 1, 2, 0, 2]).await;
     assert!(alice.control().trust_audit().await.unwrap().ok);

@@ -46,7 +46,7 @@ async fn routed(node: &Node, to: NodeId) -> bool {
 }
 
 async fn revoke(authority: &Node, node: &str) -> u64 {
-    let request = RevokeRequest { node: node.to_owned(), reason: "laptop stolen".to_owned() };
+    let request = RevokeRequest { node: node.to_owned(), reason: "laptop stolen".to_owned(), force: false };
     authority.control().trust_revoke(request).await.unwrap().number
 }
 

@@ -57,6 +57,28 @@ pub enum ConnectError {
     TooManyLinks,
 }
 
+impl ConnectError {
+    /// Whether the other end refused this node's certificate as revoked, or its issuer's: TLS alert 44 (RFC 8446, 6.2), in the handshake or, after
+    /// a resumption, as the code that a connection is closed with.
+    #[must_use]
+    pub fn says_revoked(&self) -> bool {
+        let end = match self {
+            Self::Connection(end) => Some(end),
+            Self::Hello(HelloError::Stream(error)) => error.end(),
+            _ => None,
+        };
+        match end {
+            Some(ConnectionError::ConnectionClosed(close)) => {
+                u64::from(close.error_code) == CERTIFICATE_REVOKED
+            }
+            Some(ConnectionError::ApplicationClosed(close)) => {
+                close.error_code.into_inner() == CERTIFICATE_REVOKED
+            }
+            _ => false,
+        }
+    }
+}
+
 /// A link, complete but not yet known to the overlay.
 #[derive(Debug)]
 pub struct Link {
@@ -372,6 +394,8 @@ fn session_transports(control: CongestionControl, datagrams: bool) -> [Arc<quinn
     [false, true].map(|long| Arc::new(quic::session_transport(control, long, datagrams)))
 }
 
+/// TLS alert `certificate_revoked` as an error code of QUIC (RFC 9001, 4.8).
+const CERTIFICATE_REVOKED: u64 = 0x100 + 44;
 /// Close code: the certificate's mesh address isn't where the session came from.
 const CLOSE_WRONG_ADDRESS: u32 = 2;
 /// Close code: a node reached itself.

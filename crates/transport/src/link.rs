@@ -68,11 +68,18 @@ impl ControlStreamError {
     /// Whether the stream broke because its connection ended.
     #[must_use]
     pub fn link_ended(&self) -> bool {
-        matches!(
-            self,
-            Self::Write(quinn::WriteError::ConnectionLost(_))
-                | Self::Read(quinn::ReadExactError::ReadError(quinn::ReadError::ConnectionLost(_)))
-        )
+        self.end().is_some()
+    }
+
+    /// How the connection ended, if that is why the stream broke.
+    pub(crate) fn end(&self) -> Option<&quinn::ConnectionError> {
+        match self {
+            Self::Write(quinn::WriteError::ConnectionLost(end))
+            | Self::Read(quinn::ReadExactError::ReadError(quinn::ReadError::ConnectionLost(end))) => {
+                Some(end)
+            }
+            _ => None,
+        }
     }
 }
 

@@ -291,6 +291,51 @@ fn a_healed_partition_learns_within_three_trips_and_newcomers_learn_all() {
 }
 
 #[test]
+fn a_visitor_is_told_who_is_revoked_once_and_not_the_policy() {
+    let mut world = World::new(2);
+    let policy = meshara_trust::policy::parse(meshara_trust::policy::STARTER).unwrap();
+    let policy = set(None, SetKind::Policy, policy.policy().encode().unwrap(), NOW, &[0]);
+    world.publish(set(None, KIND, revoking(&[1]), NOW, &[0]));
+    world.publish(policy);
+    world.confirm();
+    // It knows nothing at all; both gossip states are driven by hand.
+    let (moment, member) = (world.moment(), Peer(7));
+    let mut wire: VecDeque<Vec<u8>> = world.nodes[0].gossip.greet().unwrap().into();
+    let mut visit = Visit::default();
+    let mut sent = wire.len();
+    world.nodes[1].gossip.peer_up(moment, member);
+    assert!(!world.nodes[1].gossip.has_all_of(member), "nothing was heard yet");
+    while let Some(message) = wire.pop_front() {
+        assert!(message.len() <= world.nodes[1].gossip.limit(member));
+        world.nodes[1].gossip.handle_message(moment, member, &message).unwrap();
+        while let Some(output) = world.nodes[1].gossip.poll_output() {
+            let Output::Send { message, .. } = output else { continue };
+            let answers = world.nodes[0].gossip.answer(&mut visit, &message).unwrap();
+            sent += answers.len();
+            wire.extend(answers.iter().map(|answer| answer.to_vec()));
+        }
+        assert_eq!(world.nodes[1].gossip.has_all_of(member), wire.is_empty());
+    }
+    assert_eq!([world.number(1, KIND), world.number(1, SetKind::Policy)], [1, 0]);
+    assert_eq!(world.nodes[1].gossip.have().root, 1);
+    assert_eq!(sent, 4, "the founder's word, what there is, the root, the snapshot");
+    // What was given isn't given again, the policy never, and what a visitor says changes nothing.
+    for item in [Item::Root, Item::Revocations, Item::Policy, Item::Statements] {
+        let want = Message::Want { item, above: 0 }.encode().unwrap();
+        assert!(world.nodes[0].gossip.answer(&mut visit, &want).unwrap().is_empty());
+    }
+    let before = world.nodes[0].gossip.have();
+    let next = set(None, KIND, revoking(&[1, 2]), NOW, &[0]);
+    let told = Message::Set(next).encode().unwrap();
+    assert!(world.nodes[0].gossip.answer(&mut visit, &told).unwrap().is_empty());
+    assert_eq!(world.nodes[0].gossip.have(), before);
+    assert_eq!(
+        world.nodes[0].gossip.answer(&mut visit, b"x").unwrap_err(),
+        meshara_identity::WireError::Malformed
+    );
+}
+
+#[test]
 fn after_a_rotation_the_set_held_gets_new_approvals_everywhere() {
     let mut world = World::new(6);
     line(&mut world);

@@ -109,6 +109,58 @@ fn a_revoked_node_is_out_and_a_policy_is_kept_everywhere() {
 }
 
 #[test]
+fn revoking_an_issuer_says_what_follows_and_the_last_one_takes_force() {
+    let dir = tempfile::tempdir().unwrap();
+    let alice = Node::first(&dir, "alice");
+    let ticket = alice.ticket(2);
+    let bob = Node::beside(&dir, "bob", &alice, &ticket);
+    let carol = Node::beside(&dir, "carol", &alice, &ticket);
+    alice.knows(2);
+    let status = |node: &Node| node.object(&["trust", "status"]);
+    alice.object(&["trust", "issuer", "add", "bob"]);
+    until("carol knows both issuers", || {
+        (status(&carol)["issuers"].as_array().unwrap().len() == 2).then_some(())
+    });
+    until("carol's certificate is bob's", || {
+        (carol.object(&["trust", "renew"])["issuer_name"] == "bob").then_some(())
+    });
+    // Issuers are asked in turn. The next of bob's is the first with a role: alice shows it once she has that certificate.
+    assert_eq!(carol.object(&["trust", "renew"])["issuer_name"], "alice");
+    bob.object(&["trust", "role", "carol", "add", "ops"]);
+    let last = carol.object(&["trust", "renew"]);
+    assert_eq!((&last["issuer_name"], &last["roles"]), (&"bob".into(), &serde_json::json!(["ops"])));
+    until("alice has carol's certificate", || {
+        let peers = alice.lines(&["peers"]);
+        peers.iter().any(|peer| peer["name"] == "carol" && peer["roles"][0] == "ops").then_some(())
+    });
+    let said = alice.run(&["trust", "revoke", "bob", "--reason", "laptop stolen"]);
+    let said = String::from_utf8(said.stdout).unwrap();
+    assert!(said.contains("1 known member has a certificate of its"), "{said}");
+    assert!(said.contains("the remaining issuer"), "{said}");
+    until("carol's certificate is alice's", || {
+        (status(&carol)["certificate"]["issuer_name"] == "alice").then_some(())
+    });
+    until("bob knows", || (status(&bob)["revoked"] == true).then_some(()));
+    let text = String::from_utf8(bob.run(&["trust", "status"]).stdout).unwrap();
+    assert!(text.contains("revoked: no member of the mesh talks with this node"), "{text}");
+
+    // Carol signs for the mesh from now on. Alice is the only issuer.
+    carol.object(&["trust", "key", "new", "--node"]);
+    let carols = format!("carol={}", carol.home.join("authority.key.pub").display());
+    let statement = dir.path().join("root-2.statement");
+    let statement = statement.to_str().unwrap();
+    alice.object(&["trust", "root", "rotate", "--authority", &carols, "--out", statement]);
+    alice.object(&["trust", "sign", statement]);
+    alice.object(&["trust", "publish", statement]);
+    let revoke = ["trust", "revoke", "alice", "--reason", "left the team"];
+    until("carol may sign", || (carol.failure(&revoke).0 == "last_issuer").then_some(()));
+    assert_eq!(status(&carol)["revocations"], 1, "nothing has changed");
+    let forced = carol.object(&[&revoke[..], &["--force"]].concat());
+    assert_eq!(forced["number"], 2);
+    assert_eq!(forced["issuer"], serde_json::json!({"members": 1, "issuers_left": 0}));
+}
+
+#[test]
 fn a_role_in_the_certificate_decides() {
     let dir = tempfile::tempdir().unwrap();
     let mut alice = Node::at(&dir, "alice");

@@ -29,12 +29,13 @@ fn ask(socket: &Path, method: &str, path: &str, request: &str, within: Duration)
         UnixStream::connect(socket).with_context(|| format!("cannot connect to {}", socket.display()))?;
     stream.set_read_timeout(Some(within))?;
     stream.set_write_timeout(Some(WAIT))?;
-    write!(
-        stream,
+    // One write: a head by itself would wake the node twice.
+    let head = format!(
         "{method} {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\nContent-Type: application/json\r\n\
-         Content-Length: {}\r\n\r\n{request}",
+         Content-Length: {}\r\n\r\n",
         request.len()
-    )?;
+    );
+    stream.write_all(&[head.as_bytes(), request.as_bytes()].concat())?;
     let mut answer = Vec::new();
     stream
         .take(MAX_ANSWER)

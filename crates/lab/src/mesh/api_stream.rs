@@ -4,7 +4,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -12,9 +12,16 @@ use anyhow::{Context, Result, bail, ensure};
 const HEAD_MAX: usize = 16 << 10;
 const ANSWER_MAX: usize = 1 << 20;
 
+/// A node closes a connection on which no request came for 10 s. One that was idle for half of that is not used again: a request on it could
+/// meet the close, and nobody would know whether the node had read it.
+const IDLE_MAX: Duration = Duration::from_secs(5);
+
 /// A connection for one request after the other.
 #[derive(Debug)]
-pub(crate) struct Kept(BufReader<UnixStream>);
+pub(crate) struct Kept {
+    stream: BufReader<UnixStream>,
+    used: Instant,
+}
 
 impl Kept {
     /// Connects; no answer may take longer than `within`.
@@ -23,7 +30,12 @@ impl Kept {
             UnixStream::connect(socket).with_context(|| format!("cannot connect to {}", socket.display()))?;
         stream.set_read_timeout(Some(within))?;
         stream.set_write_timeout(Some(within))?;
-        Ok(Self(BufReader::new(stream)))
+        Ok(Self { stream: BufReader::new(stream), used: Instant::now() })
+    }
+
+    /// Whether it was idle for so long that the node may be about to close it.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.used.elapsed() >= IDLE_MAX
     }
 
     /// Asks with POST; the body of the answer, which must be a success.
@@ -33,16 +45,17 @@ impl Kept {
             body.len()
         );
         // One write: a head by itself would wake the node twice.
-        self.0.get_mut().write_all(&[head.as_bytes(), body].concat())?;
-        let head = Head::read(&mut self.0)?;
+        self.stream.get_mut().write_all(&[head.as_bytes(), body].concat())?;
+        let head = Head::read(&mut self.stream)?;
         let mut answer = Vec::new();
         if head.chunked {
-            Unchunked::new(&mut self.0).take(ANSWER_MAX as u64).read_to_end(&mut answer)?;
+            Unchunked::new(&mut self.stream).take(ANSWER_MAX as u64).read_to_end(&mut answer)?;
         } else {
             ensure!(head.length <= ANSWER_MAX, "an answer of {} bytes", head.length);
             answer.resize(head.length, 0);
-            self.0.read_exact(&mut answer)?;
+            self.stream.read_exact(&mut answer)?;
         }
+        self.used = Instant::now();
         ensure!(head.status == 200, "status {}: {}", head.status, String::from_utf8_lossy(&answer).trim());
         Ok(answer)
     }
@@ -156,6 +169,15 @@ impl<R: BufRead> Read for Unchunked<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_connection_that_was_idle_is_not_used_again() {
+        let stream = BufReader::new(UnixStream::pair().unwrap().0);
+        let mut kept = Kept { stream, used: Instant::now() };
+        assert!(!kept.is_stale());
+        kept.used = kept.used.checked_sub(IDLE_MAX).unwrap();
+        assert!(kept.is_stale());
+    }
 
     #[test]
     fn a_head_says_how_long_the_answer_is() {

@@ -297,8 +297,8 @@ impl Pair {
 
 fn post(kept: &mut Option<Kept>, socket: &Path, path: &str, body: &[u8]) -> Result<()> {
     let connection = match kept {
-        Some(connection) => connection,
-        None => kept.insert(Kept::connect(socket, SEND_TIMEOUT * 2)?),
+        Some(connection) if !connection.is_stale() => connection,
+        _ => kept.insert(Kept::connect(socket, SEND_TIMEOUT * 2)?),
     };
     connection.post(path, "application/json", body).map(drop)
 }

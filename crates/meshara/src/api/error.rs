@@ -53,6 +53,8 @@ pub enum ErrorCode {
     NotAuthority,
     /// Other signers must approve; nothing has changed yet. The message names the statement.
     NeedsApprovals,
+    /// The node is the mesh's last issuer: without it nobody gets or renews a certificate.
+    LastIssuer,
     /// A predicate of the next phase's gate does not hold; the message says which.
     GateClosed,
     /// A node's policy denies it; the message names the rule.
@@ -110,6 +112,7 @@ impl ErrorCode {
             | Self::AmbiguousNode
             | Self::NameTaken
             | Self::NeedsApprovals
+            | Self::LastIssuer
             | Self::GateClosed
             | Self::AddressInUse => 409,
             Self::TicketExpired | Self::TicketUsed => 410,

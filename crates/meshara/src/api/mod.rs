@@ -24,8 +24,8 @@ pub use error::{ApiError, ErrorCode, ErrorEnvelope};
 pub use interface::{InterfaceControl, NameInfo, TunInfo};
 pub use log::{AuditInfo, AuditedLog, LogControl};
 pub use policy::{
-    NodeRevoked, PolicyApplied, PolicyCheck, PolicyCheckRequest, PolicyControl, PolicyInfo, PolicyLooked,
-    PolicyRequest, ReinstateRequest, RevokeRequest, RolesChanged, RolesRequest,
+    IssuerRevoked, NodeRevoked, PolicyApplied, PolicyCheck, PolicyCheckRequest, PolicyControl, PolicyInfo,
+    PolicyLooked, PolicyRequest, ReinstateRequest, RevokeRequest, RolesChanged, RolesRequest,
 };
 pub use root::{
     GatePredicate, KeyInfo, PhaseInfo, PublishRequest, PublishedInfo, QuorumInfo, RevocationInfo,

@@ -24,6 +24,9 @@ pub struct RevokeRequest {
     pub node: String,
     /// Why: at most 200 characters of one line.
     pub reason: String,
+    /// Also the last issuer: nobody gets or renews a certificate from then on.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// A node that was revoked.
@@ -33,6 +36,18 @@ pub struct NodeRevoked {
     pub number: u64,
     /// NodeId, 64 lower-case hex digits.
     pub node_id: String,
+    /// What follows where the node was an issuer; absent where it wasn't.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<IssuerRevoked>,
+}
+
+/// An issuer was revoked, and with it every certificate that it made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IssuerRevoked {
+    /// Members with a certificate of its, of those that the asked node knows: they must renew with another issuer.
+    pub members: u64,
+    /// Issuers that are left.
+    pub issuers_left: u64,
 }
 
 /// `POST /v1/trust/reinstatements`: a revoked node that may take part again. Answered as a revocation is.

@@ -7,6 +7,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{Method, StatusCode, Uri, header};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use bytes::Bytes;
@@ -71,7 +72,21 @@ pub fn router<C: Control>(control: Arc<C>) -> Router {
             *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
             response
         })
+        .layer(middleware::from_fn(taken_whole))
         .with_state(control)
+}
+
+/// Takes a short body before the request is looked at. An operation that has no use for its body would be answered, and the connection closed,
+/// while the body is still under way; what comes after a close makes the system reset the connection, and takes the answer from the client.
+async fn taken_whole(request: Request, next: Next) -> Answer {
+    let length = request.headers().get(header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    if length.is_none_or(|length| length == 0 || length > MAX_REQUEST) {
+        return Ok(next.run(request).await);
+    }
+    let (head, body) = request.into_parts();
+    let body = read_body(body, MAX_REQUEST, "a request").await?;
+    Ok(next.run(Request::from_parts(head, body.into())).await)
 }
 
 async fn metrics<C: Control>(State(control): State<Arc<C>>) -> Answer {
@@ -116,7 +131,7 @@ async fn send<C: Control>(State(control): State<Arc<C>>, request: Request) -> An
         Ok(Query(query)) => query,
         Err(error) => return Err(Failure(invalid(error.body_text()))),
     };
-    let body = read_body(request, MAX_MESSAGE, "a message").await?;
+    let body = read_body(request.into_body(), MAX_MESSAGE, "a message").await?;
     json(control.send(to, body, Duration::from_millis(timeout_ms)).await)
 }
 
@@ -199,12 +214,12 @@ pub(super) async fn read_json<T: DeserializeOwned>(request: Request) -> Result<T
 
 /// A request that may be as long as this.
 pub(super) async fn read_json_up_to<T: DeserializeOwned>(request: Request, limit: usize) -> Result<T> {
-    let body = read_body(request, limit, "a request").await?;
+    let body = read_body(request.into_body(), limit, "a request").await?;
     serde_json::from_slice(&body).map_err(|error| invalid(format!("the request does not read: {error}")))
 }
 
-async fn read_body(request: Request, limit: usize, what: &str) -> Result<Bytes> {
-    let body = Limited::new(request.into_body(), limit).collect();
+async fn read_body(body: Body, limit: usize, what: &str) -> Result<Bytes> {
+    let body = Limited::new(body, limit).collect();
     match tokio::time::timeout(BODY_TIMEOUT, body).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.downcast_ref::<LengthLimitError>().is_some() => {

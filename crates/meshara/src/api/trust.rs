@@ -40,6 +40,9 @@ pub struct TrustStatus {
     pub leaf_life_reason: String,
     /// The highest number of a revocation snapshot that this node has seen; 0 for none.
     pub revocations: u64,
+    /// Whether that snapshot revokes this node: no member talks with it.
+    #[serde(default)]
+    pub revoked: bool,
     /// When enough signers of the mesh last confirmed revocations and policy; absent (null) before the first word.
     #[serde(default)]
     pub signers_heard_at: Option<Timestamp>,

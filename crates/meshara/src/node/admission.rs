@@ -17,6 +17,7 @@ use super::Inner;
 use super::pipe::RESET;
 use super::sessions::Sessions;
 use super::streams::Opening;
+use super::trust::visit::{self, VISIT, Visitors};
 use crate::frames::{read_frame, write_frame};
 
 /// First byte of a newcomer: the version of this exchange.
@@ -47,16 +48,17 @@ const CLOSE_VERSION: u32 = 0x202;
 pub(crate) struct Admission {
     places: Semaphore,
     sources: Mutex<Sources>,
+    pub(super) visitors: Visitors,
 }
 
 impl Default for Admission {
     fn default() -> Self {
-        Self { places: Semaphore::new(MAX_JOINS), sources: Mutex::default() }
+        Self { places: Semaphore::new(MAX_JOINS), sources: Mutex::default(), visitors: Visitors::default() }
     }
 }
 
 impl Admission {
-    /// Serves one newcomer, or a member that has no valid certificate.
+    /// Serves one newcomer, or a member whose certificate has ended or is refused.
     pub(crate) async fn serve(&self, connection: Connection, inner: &Arc<Inner>) {
         let source = Source::of(connection.remote_address().ip());
         // The place comes first: it bounds the sources that have a join under way.
@@ -79,6 +81,9 @@ async fn exchange(connection: &Connection, inner: &Arc<Inner>) -> Option<()> {
     let (mut send, mut receive) = connection.accept_bi().await.ok()?;
     let mut version = [0];
     receive.read_exact(&mut version).await.ok()?;
+    if version == [VISIT] {
+        return visit::serve(inner, connection, send, receive).await;
+    }
     if version != [JOIN_VERSION] {
         let reason = format!(
             "this member speaks version {JOIN_VERSION} of the join protocol: update the older of the two"

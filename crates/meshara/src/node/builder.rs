@@ -35,6 +35,7 @@ use super::trust::files::Files;
 use super::trust::log::{self, Logs};
 use super::trust::policy::Gate;
 use super::trust::sets::{Sets, SetsError};
+use super::trust::visit::Doubts;
 use super::workload::{self, Workload};
 use super::{APPLICATION_STREAMS, Inner, Node, issuing, rejoin, renewal};
 use crate::api;
@@ -217,7 +218,8 @@ impl Builder {
         let overlay_config =
             meshara_overlay::Config { auto_neighbours: config.auto, ..meshara_overlay::Config::default() };
         let who = OverlayIdentity { node: member.node_id, address: member.address };
-        let auth = Box::new(MeshAuth::new(routing, standing.shared_anchors(), revoked, names));
+        let auth =
+            Box::new(MeshAuth::new(member.node_id, routing, standing.shared_anchors(), revoked, names));
         let rng = ChaCha8Rng::from_seed(next_seed());
         let mut core = Core::new(overlay_config, who, auth, rng, started.elapsed(), now_unix.0);
         // One whose certificate has ended says nothing until it has another.
@@ -274,6 +276,7 @@ impl Builder {
             services,
             echoes: Echoes::new(plane, random.next_u64()),
             admission: Admission::default(),
+            doubts: Doubts::default(),
             standing,
             granting: tokio::sync::Mutex::default(),
             remembered: remembered.addresses(),
@@ -467,6 +470,7 @@ fn start(
     inner.spawn(super::run_configured(me(), peers));
     inner.spawn(renewal::run(me()));
     inner.spawn(rejoin::watch(me()));
+    inner.spawn(super::trust::visit::run(me()));
     inner.spawn(super::contests::run(me()));
     inner.spawn(super::issuing::run(me()));
     inner.spawn(super::trust::sets::run(me()));

@@ -1,7 +1,7 @@
 //! Makes links: dials what the overlay asks for, accepts what others dial, and runs each link's control stream.
 
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -50,7 +50,8 @@ const EARLY_REFRESHES: u32 = 20;
 /// Carries out the overlay's dials.
 pub(crate) async fn run_dials(inner: Arc<Inner>, mut dials: mpsc::Receiver<(DialTarget, LinkKind)>) {
     let mut tasks = JoinSet::new();
-    let under_way = Arc::new(Mutex::new(HashSet::<Vec<SocketAddr>>::new()));
+    // Whether they were asked for again meanwhile.
+    let under_way = Arc::new(Mutex::new(HashMap::<Vec<SocketAddr>, bool>::new()));
     let timed_out = Arc::new(Mutex::new(HashMap::<Vec<SocketAddr>, u32>::new()));
     loop {
         tokio::select! {
@@ -61,16 +62,29 @@ pub(crate) async fn run_dials(inner: Arc<Inner>, mut dials: mpsc::Receiver<(Dial
                     inner.overlay.dial_failed(&target);
                     continue;
                 }
-                if !under_way.lock().unwrap_or_else(PoisonError::into_inner).insert(target.addrs.clone()) {
-                    continue; // the same addresses are being tried; its end is reported to the overlay
+                match under_way.lock().unwrap_or_else(PoisonError::into_inner).entry(target.addrs.clone()) {
+                    Entry::Vacant(free) => drop(free.insert(false)),
+                    Entry::Occupied(mut again) => {
+                        // The same addresses are being tried; the end of that is reported to the overlay.
+                        *again.get_mut() = true;
+                        continue;
+                    }
                 }
-                let tries = timed_out.lock().unwrap_or_else(PoisonError::into_inner).get(&target.addrs).copied();
-                let patient = tries.is_some_and(|tries| tries % PATIENT_EVERY == PATIENT_EVERY - 1);
                 let (inner, under_way, timed_out) = (inner.clone(), under_way.clone(), timed_out.clone());
                 tasks.spawn(async move {
-                    let dialled = dial_any(&inner, &target, kind, patient).await;
-                    count(&timed_out, &target, &dialled);
-                    under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&target.addrs);
+                    let dialled = loop {
+                        let patient = is_patient(&timed_out, &target);
+                        let dialled = dial_any(&inner, &target, kind, patient).await;
+                        count(&timed_out, &target, &dialled);
+                        let mut under_way = under_way.lock().unwrap_or_else(PoisonError::into_inner);
+                        match under_way.get_mut(&target.addrs) {
+                            Some(again @ true) if matches!(dialled, Err(ConnectError::TimedOut)) => *again = false,
+                            _ => {
+                                under_way.remove(&target.addrs);
+                                break dialled;
+                            }
+                        }
+                    };
                     match dialled {
                         Ok(link) => run_link(inner, link),
                         Err(error) => {
@@ -83,6 +97,12 @@ pub(crate) async fn run_dials(inner: Arc<Inner>, mut dials: mpsc::Receiver<(Dial
             }
         }
     }
+}
+
+/// Whether this try may take long.
+fn is_patient(timed_out: &Mutex<HashMap<Vec<SocketAddr>, u32>>, target: &DialTarget) -> bool {
+    let tries = timed_out.lock().unwrap_or_else(PoisonError::into_inner).get(&target.addrs).copied();
+    tries.is_some_and(|tries| tries % PATIENT_EVERY == PATIENT_EVERY - 1)
 }
 
 /// Counts tries in a row that timed out.
@@ -117,6 +137,11 @@ async fn dial_any(
             tokio::time::timeout(limit, inner.endpoints.dial(addr, expect, kind))
                 .await
                 .unwrap_or(Err(ConnectError::TimedOut))
+                .inspect_err(|error| {
+                    if error.says_revoked() {
+                        inner.doubts.note(addr);
+                    }
+                })
         });
     }
     let mut failure = ConnectError::TimedOut;
@@ -166,7 +191,12 @@ pub(crate) async fn run_accepts(inner: Arc<Inner>) {
                         Ok(Accepted::Link(link)) => run_link(inner, *link),
                         Ok(Accepted::Join(connection)) => inner.admission.serve(connection, &inner).await,
                         Ok(_) => {}
-                        Err(error) => tracing::debug!(%from, %error, "a link was not accepted"),
+                        Err(error) => {
+                            tracing::debug!(%from, %error, "a link was not accepted");
+                            if error.says_revoked() {
+                                inner.doubts.note(from);
+                            }
+                        }
                     }
                 });
                 of_tasks.insert(task.id(), source);
@@ -194,6 +224,7 @@ pub(super) fn run_link(inner: Arc<Inner>, link: Link) {
             () = link_streams::run(&inner, &connection, &handle.member, kind) => connection.closed().await,
         };
         tracing::info!(peer = %handle.member.name, %end, "link down");
+        inner.doubts.closed(handle.hop.remote(), &end);
         inner.overlay.link_down(id, reason(&end));
         inner.unlinked(&handle.member.node_id);
     });

@@ -91,6 +91,7 @@ use self::trust::policy::{self, Gate};
 pub use self::trust::root::offline;
 use self::trust::sets::Sets;
 pub use self::trust::sets::SetsError;
+use self::trust::visit::Doubts;
 pub use self::workload::OpenError as WorkloadError;
 use self::workload::Workload;
 use crate::config::{Config, PeerAddr};
@@ -135,6 +136,7 @@ pub(crate) struct Inner {
     pub(crate) services: Services,
     pub(crate) echoes: Echoes,
     pub(crate) admission: Admission,
+    pub(crate) doubts: Doubts,
     pub(crate) standing: Standing,
     /// Held while this node is being made an issuer.
     granting: tokio::sync::Mutex<()>,

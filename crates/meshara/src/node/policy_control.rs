@@ -17,22 +17,26 @@ use super::trust::revocation::{self, RevokeError};
 use super::trust::sets::PublishError;
 use super::{Inner, ResolveError};
 use crate::api::{
-    ApiError, ErrorCode, NodeRevoked, PolicyApplied, PolicyCheck, PolicyCheckRequest, PolicyControl,
-    PolicyInfo, PolicyLooked, PolicyRequest, ReinstateRequest, Result, RevokeRequest, RolesChanged,
-    RolesRequest, Timestamp,
+    ApiError, ErrorCode, IssuerRevoked, NodeRevoked, PolicyApplied, PolicyCheck, PolicyCheckRequest,
+    PolicyControl, PolicyInfo, PolicyLooked, PolicyRequest, ReinstateRequest, Result, RevokeRequest,
+    RolesChanged, RolesRequest, Timestamp,
 };
 
 impl PolicyControl for NodeControl {
     async fn trust_revoke(&self, request: RevokeRequest) -> Result<NodeRevoked> {
         let reason = reason(&request.reason)?;
-        let (number, node) = revocation::revoke(&self.0, &request.node, reason).await?;
-        Ok(NodeRevoked { number, node_id: node.to_string() })
+        let revoked = revocation::revoke(&self.0, &request.node, reason, request.force).await?;
+        let issuer = revoked.issuer.map(|follows| IssuerRevoked {
+            members: follows.members as u64,
+            issuers_left: follows.left as u64,
+        });
+        Ok(NodeRevoked { number: revoked.number, node_id: revoked.node.to_string(), issuer })
     }
 
     async fn trust_reinstate(&self, request: ReinstateRequest) -> Result<NodeRevoked> {
         let reason = reason(&request.reason)?;
         let (number, node) = revocation::reinstate(&self.0, &request.node, reason).await?;
-        Ok(NodeRevoked { number, node_id: node.to_string() })
+        Ok(NodeRevoked { number, node_id: node.to_string(), issuer: None })
     }
 
     async fn trust_roles(&self, request: RolesRequest) -> Result<RolesChanged> {
@@ -144,6 +148,8 @@ impl From<RevokeError> for ApiError {
             }
             RevokeError::Ourselves => Self::new(ErrorCode::InvalidArgument, text)
                 .hint("the mesh root must be moved to another node first"),
+            RevokeError::LastIssuer { .. } => Self::new(ErrorCode::LastIssuer, text)
+                .hint("let another node issue first, `meshara trust issuer add NODE`; or add `--force`"),
             RevokeError::Publish(PublishError::Revocation(
                 RevocationError::AlreadyRevoked { .. } | RevocationError::NotRevoked { .. },
             )) => Self::new(ErrorCode::InvalidArgument, text),

@@ -15,7 +15,8 @@ use tokio::time::Instant;
 
 use super::renewal::{self, RenewalError};
 use super::standing::{self, AdoptError};
-use super::{Inner, renewal::request};
+use super::trust::visit::{self, VISIT, VisitError};
+use super::{Inner, JOIN_VERSION, renewal::request};
 use crate::join::{Meeting, MemberError, ask, endpoint, meet};
 
 /// One attempt with one member: its issuer may be several hops away and write to disk.
@@ -48,6 +49,8 @@ pub(super) enum RejoinError {
     Meeting(#[from] MemberError),
     #[error("{0}: {1}")]
     NotMember(SocketAddr, MeshInfoError),
+    #[error(transparent)]
+    Visit(#[from] VisitError),
     #[error("{0}: no answer")]
     Silent(SocketAddr),
 }
@@ -61,7 +64,7 @@ pub(super) async fn renew(inner: &Arc<Inner>) -> Result<Member, RejoinError> {
             return Ok(member);
         }
     }
-    any(inner, certificate).await
+    any(inner, None, JOIN_VERSION, certificate).await
 }
 
 /// Asks through a member that was met and checked.
@@ -75,6 +78,12 @@ async fn certificate(inner: Arc<Inner>, meeting: Meeting) -> Result<Member, Rejo
 /// Wants nothing but the grants, which are learnt from each meeting.
 async fn nothing(_: Arc<Inner>, _: Meeting) -> Result<(), RejoinError> {
     Ok(())
+}
+
+/// Asks members for revocations that this node missed: first the one at `first`, then at all known addresses, until one knows something new.
+pub(super) async fn visit(inner: &Arc<Inner>, first: Option<SocketAddr>) -> Result<(), RejoinError> {
+    let pay = |inner: Arc<Inner>, meeting| async move { Ok(visit::pay(&inner, meeting).await?) };
+    any(inner, first, VISIT, pay).await
 }
 
 /// Learns whose certificates count now, whenever no link has stood for a while. For ever.
@@ -92,30 +101,39 @@ pub(super) async fn watch(inner: Arc<Inner>) {
         if since.elapsed() < STRANDED || Instant::now() < next {
             continue;
         }
-        match any(&inner, nothing).await {
+        match any(&inner, None, JOIN_VERSION, nothing).await {
             Ok(()) => wait = WAIT,
             Err(error) => {
                 tracing::debug!(%error, "no member tells whose certificates count now");
                 wait = (wait * 2).min(MAX_WAIT);
             }
         }
+        // Its only neighbours may be reinstated since, and it still refuses them.
+        if let Err(error) = visit(&inner, None).await {
+            tracing::debug!(%error, "no member knows of newer revocations");
+        }
         next = Instant::now() + wait;
     }
 }
 
-/// Meets members at all known addresses, a few at once, learns their grants, and does `then` with the first for which it succeeds.
-async fn any<T, F>(inner: &Arc<Inner>, then: impl Fn(Arc<Inner>, Meeting) -> F) -> Result<T, RejoinError>
+/// Meets members at all known addresses, at `first` first, a few at once, learns their grants, and does `then` with the first for which it succeeds.
+async fn any<T, F>(
+    inner: &Arc<Inner>,
+    first: Option<SocketAddr>,
+    exchange: u8,
+    then: impl Fn(Arc<Inner>, Meeting) -> F,
+) -> Result<T, RejoinError>
 where
     F: Future<Output = Result<T, RejoinError>>,
 {
-    let addrs = addresses(inner);
+    let addrs = addresses(inner, first);
     let mut rest = addrs.into_iter();
     let endpoint = endpoint()?;
     let mut config = tls::join_client_config()?;
     config.transport_config(Arc::new(quic::link_transport()));
     let mut meetings = JoinSet::new();
     let spawn = |meetings: &mut JoinSet<_>, to| {
-        meetings.spawn(meet_in_time(endpoint.clone(), config.clone(), to));
+        meetings.spawn(meet_in_time(endpoint.clone(), config.clone(), to, exchange));
     };
     rest.by_ref().take(AT_ONCE).for_each(|to| spawn(&mut meetings, to));
     let mut last = RejoinError::NoAddress;
@@ -146,8 +164,9 @@ async fn meet_in_time(
     endpoint: Endpoint,
     config: ClientConfig,
     to: SocketAddr,
+    exchange: u8,
 ) -> Result<Meeting, RejoinError> {
-    let met = tokio::time::timeout(ATTEMPT, meet(&endpoint, config, to)).await;
+    let met = tokio::time::timeout(ATTEMPT, meet(&endpoint, config, to, exchange)).await;
     Ok(met.map_err(|_| RejoinError::Silent(to))??)
 }
 
@@ -168,11 +187,11 @@ async fn check(inner: &Arc<Inner>, meeting: &Meeting) -> Result<(), RejoinError>
 }
 
 /// Where other members may be: where they were heard last, what is configured, what earlier lives remember.
-fn addresses(inner: &Inner) -> Vec<SocketAddr> {
+fn addresses(inner: &Inner, first: Option<SocketAddr>) -> Vec<SocketAddr> {
     let me = inner.member.node_id;
     let mut known: Vec<SocketAddr> = {
         let configured = inner.configured.lock().unwrap_or_else(PoisonError::into_inner);
-        configured.iter().flat_map(|peer| peer.addrs.iter().copied()).collect()
+        first.into_iter().chain(configured.iter().flat_map(|peer| peer.addrs.iter().copied())).collect()
     };
     inner.overlay.view(|core| {
         known.extend(core.lost_neighbours().filter_map(|lost| lost.addr));

@@ -224,7 +224,8 @@ pub(super) async fn taken(
     let renewed = client
         .open_reply(reply, UnixMillis::now())
         .map_err(|error| RenewalError::Reply { issuer: issuer.to_owned(), error })?;
-    if inner.standing.revoked().refuses(renewed.member()) {
+    // Not whether this node is revoked: what it knows of that may be old, and members judge it themselves.
+    if inner.standing.revoked().contains(&renewed.member().issuer) {
         return Err(RenewalError::RevokedIssuer(issuer.to_owned()));
     }
     let member = standing::renew(inner, renewed).await?;

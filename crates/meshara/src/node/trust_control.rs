@@ -55,6 +55,7 @@ impl TrustControl for NodeControl {
             leaf_life_s: lives.leaf(count).as_secs(),
             leaf_life_reason: why.to_owned(),
             revocations: inner.sets.revocations(),
+            revoked: inner.standing.revoked().contains(&me),
             signers_heard_at: inner.sets.heard().map(timestamp),
             stale: inner.sessions.is_stale(),
         })

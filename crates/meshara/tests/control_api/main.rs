@@ -46,6 +46,24 @@ async fn raw(running: &Running, request: &str) -> String {
     answer
 }
 
+/// Clients such as Python's `http.client` write head and body apart.
+#[tokio::test]
+async fn a_body_that_comes_late_and_that_nobody_needs_costs_no_answer() {
+    let r = start();
+    for (path, status) in [("/v1/trust/renewals", "200"), ("/v1/shutdown", "200"), ("/v1/nothing", "404")] {
+        let mut stream = tokio::net::UnixStream::connect(socket_path(r.home.path())).await.unwrap();
+        let head =
+            format!("POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // Long enough for the server to answer, and close, if it doesn't wait for the body.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        stream.write_all(b"{}").await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{path}: {answer}");
+    }
+}
+
 #[tokio::test]
 async fn questions_are_answered() {
     let r = start();
@@ -86,8 +104,9 @@ async fn questions_are_answered() {
 #[tokio::test]
 async fn revocation_and_policy_pass_both_ways() {
     let r = start();
-    let revoke = |node: &str| RevokeRequest { node: node.into(), reason: "laptop stolen".into() };
-    let revoked = NodeRevoked { number: 7, node_id: "b0b".into() };
+    let revoke =
+        |node: &str| RevokeRequest { node: node.into(), reason: "laptop stolen".into(), force: false };
+    let revoked = NodeRevoked { number: 7, node_id: "b0b".into(), issuer: None };
     assert_eq!(r.client.trust_revoke(&revoke("bob")).await, Ok(revoked));
     assert_eq!(r.client.trust_revoke(&revoke("eve")).await, Err(node::unknown("eve")));
     assert_eq!(r.client.policy_show().await.unwrap().number, 0);

@@ -117,6 +117,7 @@ pub(crate) fn trust_status() -> TrustStatus {
         leaf_life_s: 3600,
         leaf_life_reason: "several issuers can renew".into(),
         revocations: 3,
+        revoked: false,
         signers_heard_at: Some(at),
         stale: false,
     }
@@ -167,12 +168,12 @@ fn known(node: &str) -> Result<()> {
 impl PolicyControl for TestNode {
     async fn trust_revoke(&self, request: RevokeRequest) -> Result<NodeRevoked> {
         known(&request.node)?;
-        Ok(NodeRevoked { number: 7, node_id: "b0b".into() })
+        Ok(NodeRevoked { number: 7, node_id: "b0b".into(), issuer: None })
     }
 
     async fn trust_reinstate(&self, request: ReinstateRequest) -> Result<NodeRevoked> {
         known(&request.node)?;
-        Ok(NodeRevoked { number: 8, node_id: "b0b".into() })
+        Ok(NodeRevoked { number: 8, node_id: "b0b".into(), issuer: None })
     }
 
     async fn trust_roles(&self, request: RolesRequest) -> Result<RolesChanged> {

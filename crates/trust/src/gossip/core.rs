@@ -1,5 +1,7 @@
 //! The state machine: messages and the time go in, messages and changes come out.
 
+mod visitor;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -17,6 +19,7 @@ use crate::sets::{
     ApprovalError, EvidenceError, Fork, ForkEvidence, Freshness, HeadRef, HearError, Heard, Holder,
     OfferError, Offered, Quorum, SetBody, SetKind, SignedFreshness, SignedSet, StaleError,
 };
+pub use visitor::Visit;
 
 /// A neighbour that was asked and has not answered for so long is slow or worse: another one is asked beside it, the next after twice as
 /// long, and so on.

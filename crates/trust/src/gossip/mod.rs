@@ -8,5 +8,5 @@ mod core;
 mod message;
 mod neighbour;
 
-pub use self::core::{Change, Gossip, GossipError, Misbehaviour, Moment, Output, Peer, Stored};
+pub use self::core::{Change, Gossip, GossipError, Misbehaviour, Moment, Output, Peer, Stored, Visit};
 pub use message::{Have, Item, MESSAGE_MAX, Message, SET_MESSAGE_MAX};

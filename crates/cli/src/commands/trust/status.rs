@@ -46,6 +46,9 @@ pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
         None if status.stale => rows.push(("signers", paint.bad("never heard: this node accepts nothing"))),
         None => rows.push(("signers", "not heard yet".to_owned())),
     }
+    if status.revoked {
+        rows.push(("state", paint.bad("revoked: no member of the mesh talks with this node")));
+    }
     if !status.valid {
         rows.push((
             "state",

@@ -7,3 +7,4 @@ pub(crate) mod policy;
 pub(crate) mod revocation;
 pub(crate) mod root;
 pub(crate) mod sets;
+pub(crate) mod visit;

@@ -72,20 +72,51 @@ pub(crate) enum RevokeError {
     /// The signer itself.
     #[error("this node signs for the mesh: it cannot revoke itself")]
     Ourselves,
+    /// Nobody would issue any more.
+    #[error(
+        "this node is the mesh's only issuer: without it nobody gets or renews a certificate, and the {members} known members with one of its are cut off"
+    )]
+    LastIssuer {
+        /// Members whose certificates it made, of those known.
+        members: usize,
+    },
     /// It could not be signed or published.
     #[error(transparent)]
     Publish(#[from] PublishError),
 }
 
-/// Revokes a node; the number of the snapshot, and who it is. Returns when the snapshot is on the disk, enforced here, and on its way.
+/// What follows from an issuer's revocation.
+pub(crate) struct Follows {
+    /// Members that must renew with another, of those known.
+    pub(crate) members: usize,
+    /// Issuers that are left.
+    pub(crate) left: usize,
+}
+
+/// A node that was revoked.
+pub(crate) struct Done {
+    /// Of the snapshot.
+    pub(crate) number: u64,
+    pub(crate) node: NodeId,
+    pub(crate) issuer: Option<Follows>,
+}
+
+/// Revokes a node. Returns when the snapshot is on the disk, enforced here, and on its way. The last issuer only goes with `force`.
 pub(crate) async fn revoke(
     inner: &Arc<Inner>,
     text: &str,
     reason: Reason,
-) -> Result<(u64, NodeId), RevokeError> {
+    force: bool,
+) -> Result<Done, RevokeError> {
     let node = named(inner, text)?;
     if node == inner.member.node_id {
         return Err(RevokeError::Ourselves);
+    }
+    let issuer = follows(inner, &node);
+    if let Some(Follows { members, left: 0 }) = issuer
+        && !force
+    {
+        return Err(RevokeError::LastIssuer { members });
     }
     let number = sets::publish(inner, SetKind::Revocations, |gossip| {
         let mut revocations = gossip.revocations().unconfirmed().cloned().unwrap_or_default();
@@ -93,7 +124,24 @@ pub(crate) async fn revoke(
         Ok(revocations.encode()?)
     })
     .await?;
-    Ok((number, node))
+    Ok(Done { number, node, issuer })
+}
+
+/// What follows if this node is revoked and issues now.
+fn follows(inner: &Inner, node: &NodeId) -> Option<Follows> {
+    let issuers = inner.standing.issuers(UnixMillis::now());
+    if !issuers.contains(node) {
+        return None;
+    }
+    let (anchors, me) = (inner.standing.anchors(), inner.standing.member());
+    let certificates: Vec<Vec<u8>> = inner.overlay.view(|core| {
+        let others = core.nodes().filter(|other| other.node != me.node_id && other.node != *node);
+        others.filter_map(|other| other.member).collect()
+    });
+    // The overlay has verified each of them.
+    let of_its = |der: &Vec<u8>| anchors.issuer_of(der) == Some(*node);
+    let members = certificates.iter().filter(|der| of_its(der)).count();
+    Some(Follows { members: members + usize::from(me.issuer == *node), left: issuers.len() - 1 })
 }
 
 /// Takes a revocation back; the number of the snapshot, and whose. Returns as [`revoke`] does. The node comes back by itself.

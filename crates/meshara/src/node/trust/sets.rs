@@ -14,7 +14,7 @@ use meshara_identity::{
 use meshara_overlay::LinkId;
 use meshara_transport::tls::Revoked;
 use meshara_trust::audit::{Event, TrailError, Words};
-use meshara_trust::gossip::{Change, Gossip, GossipError, Misbehaviour, Moment, Output, Peer};
+use meshara_trust::gossip::{Change, Gossip, GossipError, Misbehaviour, Moment, Output, Peer, Visit};
 use meshara_trust::policy::{Compiled, Evidence, PolicyError, PolicyTextError};
 use meshara_trust::revocation::{RevocationError, Revocations};
 use meshara_trust::root::{OfflineError, ROOT_LIFE_MAX, RootDocument, RootError, SignedRoot};
@@ -388,7 +388,13 @@ impl Sets {
         result
     }
 
-    fn begin(&self, inner: &Inner) -> (Peer, mpsc::Receiver<Arc<[u8]>>) {
+    /// The answer to a visitor's message.
+    pub(super) fn answer(&self, visit: &mut Visit, message: &[u8]) -> Result<Vec<Arc<[u8]>>, WireError> {
+        self.lock().gossip.answer(visit, message)
+    }
+
+    /// Begins to exchange messages with a peer; an [`Exchange`] ends that.
+    pub(super) fn begin(&self, inner: &Inner) -> (Peer, mpsc::Receiver<Arc<[u8]>>) {
         let (stream, messages) = mpsc::channel(QUEUE);
         let peer = {
             let mut state = self.lock();
@@ -481,9 +487,9 @@ pub(crate) async fn exchange(inner: &Arc<Inner>, link: LinkId, connection: &Conn
 }
 
 /// A neighbour's part in the exchange; it ends when this is dropped.
-struct Exchange<'a> {
-    inner: &'a Inner,
-    peer: Peer,
+pub(super) struct Exchange<'a> {
+    pub(super) inner: &'a Inner,
+    pub(super) peer: Peer,
 }
 
 impl Drop for Exchange<'_> {
