@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use meshara::Node;
-use meshara::api::{Control, PolicyControl, RevokeRequest, TrustControl, TrustStatus};
+use meshara::api::{Control, IssuerRequest, PolicyControl, RevokeRequest, TrustControl, TrustStatus};
 use meshara::config::Config;
 use meshara_transport::{quic, tls};
 use quinn::{ConnectionError, Endpoint};
@@ -72,7 +72,7 @@ async fn a_node_that_was_cut_off_together_with_its_revoked_issuer_comes_back_and
     let bob = build(&homes[0], config()).await;
     let dave = build(&homes[2], config()).await;
     neighbours(&dave, 2).await;
-    alice.control().trust_issuer_add("bob".into()).await.unwrap();
+    alice.control().trust_issuer_add(IssuerRequest::new("bob")).await.unwrap();
     until(&dave, |status| status.issuers.len() == 2).await;
     soon(async {
         while trust(&dave).await.certificate.issuer_name != "bob" {
