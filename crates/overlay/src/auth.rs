@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use meshara_identity::{MeshAddress, NodeId};
 
+use crate::heads::{HeadId, Known};
 use crate::record::{Record, RecordError};
 
 /// Length of a record's signature: Ed25519's (RFC 8032).
@@ -18,6 +19,8 @@ pub struct Member {
     pub routing_key: [u8; 32],
     /// How much longer its certificate is valid.
     pub expires_in: Duration,
+    /// Whether its record is a proof under a head of its issuer's log, in place of the certificate.
+    pub proved: bool,
 }
 
 /// Why a member record proves nothing.
@@ -45,14 +48,56 @@ pub enum MemberError {
     /// Its name is another node's.
     #[error("the member record has another node's name")]
     NameHeld,
+    /// It is proved under a head that is not held here.
+    #[error("the member record is proved under a head of {} entries that is not held here", .0.size)]
+    UnknownHead(HeadId),
+    /// It does not lead to the head that it names, as it is known here.
+    #[error("the member record's proof doesn't lead to the head that it names")]
+    Unproved,
+    /// The log that it leads to contradicts itself.
+    #[error("the log that the member record leads to forked")]
+    ForkedLog,
+}
+
+/// Why a head of an issuer's log is not taken. No neighbour is blamed: it may know other grants, witnesses, or statements of keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum HeadError {
+    /// Not a head of this format, or too long.
+    #[error("the head is malformed")]
+    Malformed,
+    /// Nobody who issues here has this log, or it was revoked, or its log forked.
+    #[error("the head is of no log that counts here")]
+    UnknownLog,
+    /// The issuer's statement of its log's keys is not here yet.
+    #[error("the keys of the head's log are not known yet")]
+    LacksKeys,
+    /// Not signed by that log, or not named as such a head by it.
+    #[error("the head is not signed by its log")]
+    Untrusted,
+    /// No witness that is known here cosigned it, or one did wrongly.
+    #[error("the head lacks a witness that is known here")]
+    Unwitnessed,
+    /// Older than all that are kept.
+    #[error("newer heads fill the places")]
+    NoRoom,
 }
 
 impl MemberError {
-    /// Whether an honest peer may forward such a record: it may see another time, know another issuer, not know a revocation yet, or have met
-    /// the other node of that name first.
+    /// Whether an honest peer may forward such a record: it may see another time, know another issuer, not know a revocation yet, have met
+    /// the other node of that name first, hold other heads, or another head of a log that shows two.
     #[must_use]
     pub const fn excusable(self) -> bool {
-        matches!(self, Self::OutsideTime | Self::Revoked | Self::UnknownIssuer | Self::NameHeld)
+        matches!(
+            self,
+            Self::OutsideTime
+                | Self::Revoked
+                | Self::UnknownIssuer
+                | Self::NameHeld
+                | Self::UnknownHead(_)
+                | Self::Unproved
+                | Self::ForkedLog
+        )
     }
 }
 
@@ -78,11 +123,24 @@ pub trait Authenticator {
         self.verify(routing_key, &message, &signature)
     }
 
-    /// Checks the body of a member record: that it is a certificate of this mesh for `origin`.
+    /// Checks the body of a member record: that it is a certificate of this mesh for `origin`, or the proof of one under a head that is held.
     ///
     /// # Errors
     /// Says why the record proves nothing.
-    fn member(&self, origin: &NodeId, body: &[u8]) -> Result<Member, MemberError>;
+    fn member(&self, origin: &NodeId, body: &[u8], known: &Known<'_>) -> Result<Member, MemberError>;
+
+    /// Whether a head could count: its issuer has a grant.
+    fn wants_head(&self, _: &HeadId) -> bool {
+        false
+    }
+
+    /// Checks a head, or an issuer's statement of its log's keys (size 0); gives what proofs under it lead to.
+    ///
+    /// # Errors
+    /// Says why it doesn't count.
+    fn head(&self, _: &HeadId, _: &[u8], _: &Known<'_>) -> Result<[u8; 32], HeadError> {
+        Err(HeadError::UnknownLog)
+    }
 
     /// Whether the mesh revoked a node: no link with it is kept.
     fn revoked(&self, _: &NodeId) -> bool {

@@ -48,6 +48,13 @@ impl<'a> Reader<'a> {
         self.array().map(NodeId)
     }
 
+    /// All that is left.
+    pub(crate) const fn rest(&mut self) -> &'a [u8] {
+        let rest = self.rest;
+        self.rest = &[];
+        rest
+    }
+
     pub(crate) const fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }

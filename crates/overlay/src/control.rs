@@ -6,8 +6,11 @@
 //!   2 summary   (origin [32] | kind u8 | sequence u64)*
 //!   3 request   (origin [32] | kind u8)*
 //!   4 digest    [32]
+//!   5 heads     (issuer [32] | size u64)*
+//!   6 want      (issuer [32] | size u64)*
+//!   7 head      issuer [32] | size u64 | body
 //! ```
-//! The entries of summaries and requests are in ascending order of origin and kind, each once.
+//! The entries of summaries, requests and lists of heads are in ascending order, each once.
 //! A link starts with a digest each way; whoever sees another one sends a summary; whoever lacks something requests it.
 
 use std::borrow::Borrow;
@@ -15,6 +18,7 @@ use std::borrow::Borrow;
 use meshara_identity::NodeId;
 
 use crate::codec::{Reader, Truncated};
+use crate::heads::{HeadId, MAX_HEAD_LEN};
 use crate::record::{Kind, MAX_RECORD_LEN, Record, RecordError};
 
 /// Version of the format, the first byte.
@@ -55,6 +59,17 @@ pub enum Message {
     Request(Vec<(NodeId, Kind)>),
     /// A hash of all that the sender has.
     Digest([u8; 32]),
+    /// Heads of issuers' logs that the sender has.
+    Heads(Vec<HeadId>),
+    /// Heads that the sender wants.
+    WantHeads(Vec<HeadId>),
+    /// A head that was wanted.
+    Head {
+        /// Which one.
+        id: HeadId,
+        /// What the authenticator judges, 1 to [`MAX_HEAD_LEN`] bytes.
+        body: Vec<u8>,
+    },
 }
 
 /// Why a control message is refused. The driver closes the link: an honest peer sends none of these.
@@ -137,6 +152,13 @@ impl Message {
                 out
             }
             Self::Digest(digest) => [&[VERSION, 4], digest.as_slice()].concat(),
+            Self::Heads(ids) => encode_heads(5, ids),
+            Self::WantHeads(ids) => encode_heads(6, ids),
+            Self::Head { id, body } => {
+                let mut out = encode_heads(7, std::slice::from_ref(id));
+                out.extend(body);
+                out
+            }
         }
     }
 
@@ -180,6 +202,19 @@ impl Message {
                     return Err(ControlError::Trailing);
                 }
                 Self::Digest(digest)
+            }
+            5 => Self::Heads(read_heads(&mut r)?),
+            6 => Self::WantHeads(read_heads(&mut r)?),
+            7 => {
+                let id = read_head(&mut r)?;
+                let body = r.rest();
+                if body.is_empty() {
+                    return Err(ControlError::Truncated);
+                }
+                if body.len() > MAX_HEAD_LEN {
+                    return Err(ControlError::TooLong);
+                }
+                Self::Head { id, body: body.to_vec() }
             }
             other => return Err(ControlError::UnknownType(other)),
         };
@@ -225,6 +260,24 @@ fn raw_record<'a>(r: &mut Reader<'a>) -> Result<RawRecord<'a>, Truncated> {
     let age_s = r.u16()?;
     let length = r.u16()?;
     Ok((age_s, r.bytes(usize::from(length))?))
+}
+
+fn encode_heads(code: u8, ids: &[HeadId]) -> Vec<u8> {
+    let mut out = vec![VERSION, code];
+    for id in ids {
+        out.extend(id.issuer.0);
+        out.extend(id.size.to_be_bytes());
+    }
+    out
+}
+
+fn read_head(r: &mut Reader<'_>) -> Result<HeadId, ControlError> {
+    Ok(HeadId { issuer: r.node()?, size: r.u64()? })
+}
+
+fn read_heads(r: &mut Reader<'_>) -> Result<Vec<HeadId>, ControlError> {
+    let ids = read_all(r, read_head)?;
+    if ids.is_sorted_by(|a, b| a < b) { Ok(ids) } else { Err(ControlError::Order) }
 }
 
 fn read_kind(r: &mut Reader<'_>) -> Result<Kind, ControlError> {
@@ -311,6 +364,13 @@ mod tests {
         expected.extend([5; 32]);
         assert_eq!(Message::Digest([5; 32]).encode(), expected);
 
+        let head = HeadId { issuer: id, size: 258 };
+        let named = [&[1; 32][..], &[0, 0, 0, 0, 0, 0, 1, 2]].concat();
+        assert_eq!(Message::Heads(vec![head]).encode(), [&[1, 5][..], &named].concat());
+        assert_eq!(Message::WantHeads(vec![head]).encode(), [&[1, 6][..], &named].concat());
+        let whole = Message::Head { id: head, body: vec![8, 9] };
+        assert_eq!(whole.encode(), [&[1, 7][..], &named, &[8, 9]].concat());
+
         let record = record(1, 0);
         let mut expected = vec![1, 1, 0, 3, 0, 108];
         expected.extend(record.bytes());
@@ -346,6 +406,19 @@ mod tests {
         assert!(summary(vec![entry(one, Kind::Member, 2), entry(one, Kind::Addresses, 1)]).is_ok());
         let doubled = vec![entry(one, Kind::Member, 1), entry(one, Kind::Member, 2)];
         assert_eq!(summary(doubled), Err(ControlError::Order));
+        let head = |size| HeadId { issuer: one, size };
+        for lists in [Message::Heads, Message::WantHeads] {
+            let read =
+                |sizes: &[u64]| Message::decode(&lists(sizes.iter().copied().map(head).collect()).encode());
+            assert!(read(&[0, 1, 9]).is_ok());
+            assert_eq!(read(&[1, 1]), Err(ControlError::Order));
+            assert_eq!(read(&[9, 1]), Err(ControlError::Order));
+            assert_eq!(read(&[]), Err(ControlError::Entries));
+        }
+        let body = |len| Message::decode(&Message::Head { id: head(1), body: vec![0; len] }.encode());
+        assert!(body(MAX_HEAD_LEN).is_ok());
+        assert_eq!(body(MAX_HEAD_LEN + 1), Err(ControlError::TooLong));
+        assert_eq!(body(0), Err(ControlError::Truncated));
     }
 
     #[test]
@@ -363,7 +436,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn decoded_is_canonical(mut bytes: Vec<u8>, code in 1u8..5) {
+        fn decoded_is_canonical(mut bytes: Vec<u8>, code in 1u8..8) {
             for (to, from) in bytes.iter_mut().zip([VERSION, code]) { *to = from; }
             if let Ok(message) = Message::decode(&bytes) {
                 prop_assert_eq!(message.encode(), bytes);

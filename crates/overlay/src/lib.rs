@@ -16,6 +16,7 @@ mod database;
 pub mod echo;
 mod graph;
 pub mod header;
+pub mod heads;
 mod liveness;
 mod paths;
 pub mod probe;
@@ -23,11 +24,12 @@ pub mod record;
 pub mod table;
 pub mod types;
 
-pub use crate::auth::{Authenticator, Member, MemberError};
+pub use crate::auth::{Authenticator, HeadError, Member, MemberError};
 pub use crate::config::Config;
 pub use crate::control::ControlError;
 pub use crate::core::Core;
 pub use crate::core::views::{LostView, Metrics, NeighbourView, NodeView, Phase, RouteView};
+pub use crate::heads::{HeadId, Known};
 pub use crate::probe::ProbeError;
 pub use crate::table::{Alternates, ForwardingTable, RouteEntry};
 pub use crate::types::{

@@ -243,6 +243,8 @@ pub enum Event {
     NodeUnreachable(NodeId),
     /// The node announced that it leaves.
     NodeLeft(NodeId),
+    /// A head of an issuer's log is held from now on.
+    HeadTaken(crate::heads::HeadId),
     /// The process stood still this long; peers were given credit for it.
     Stalled(Duration),
     /// The process or machine slept this long; every link is probed anew.

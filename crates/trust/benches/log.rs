@@ -57,6 +57,9 @@ fn certificate(number: u64) -> Certificate {
         not_after: UnixMillis(NOW.0 + number + 3_600_000),
         leaf: hash,
         routing_key: hash.0,
+        roles: Vec::new(),
+        enrolled_from: NOW,
+        enrolled_until: UnixMillis(NOW.0 + 90 * 24 * 3_600_000),
     }
 }
 

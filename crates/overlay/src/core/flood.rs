@@ -14,6 +14,7 @@ use crate::bucket::Bucket;
 use crate::config::Config;
 use crate::control::{ControlError, MAX_ENTRIES, Message, SummaryEntry, chunk_records, raw_records};
 use crate::database::MAX_ORIGINS;
+use crate::heads::HeadId;
 use crate::record::{Kind, LinkState, Neighbour, Record, encode_addresses};
 use crate::types::{CloseReason, Event, LinkId, LinkKind, Output};
 
@@ -161,6 +162,9 @@ impl Core {
                     self.control_out(id, message);
                 }
             }
+            Message::Heads(ids) => self.heads_announced(now, id, &ids),
+            Message::WantHeads(ids) => self.heads_wanted(now, id, &ids)?,
+            Message::Head { id: head, body } => self.head_came(now, id, head, &body),
             Message::Digest(digest) => {
                 let lately = link.summary_at.is_some_and(|at| now < at + SUMMARY_EVERY);
                 if digest != self.database.digest() && !lately {
@@ -198,7 +202,7 @@ impl Core {
     }
 
     /// Looks at a record of a neighbour: is it newer, true, and within its origin's rate?
-    fn consider(
+    pub(super) fn consider(
         &mut self,
         now: Duration,
         from: LinkId,
@@ -218,6 +222,10 @@ impl Core {
             Ok(member) => member,
             Err(Refused::Quietly) => {
                 self.metrics.ignored += 1;
+                return Ok(());
+            }
+            Err(Refused::Waits(head)) => {
+                self.wait_for_head(now, from, age, record, head);
                 return Ok(());
             }
             Err(Refused::Misbehaviour(error)) => {
@@ -240,12 +248,11 @@ impl Core {
 
     fn verify(&self, record: &Record) -> Result<Option<crate::auth::Member>, Refused> {
         if record.kind == Kind::Member {
-            let member = self.auth.member(&record.origin, record.body()).map_err(|error| {
-                if error.excusable() {
-                    Refused::Quietly
-                } else {
-                    Refused::Misbehaviour(ControlError::BadMember(error))
-                }
+            let judged = self.auth.member(&record.origin, record.body(), &self.known());
+            let member = judged.map_err(|error| match error {
+                MemberError::UnknownHead(head) => Refused::Waits(head),
+                error if error.excusable() => Refused::Quietly,
+                error => Refused::Misbehaviour(ControlError::BadMember(error)),
             })?;
             return if self.auth.verify_record(&member.routing_key, record) {
                 Ok(Some(member))
@@ -435,7 +442,7 @@ impl Core {
             self.flooding.member_made = now;
             announced = self
                 .auth
-                .member(&record.origin, body)
+                .member(&record.origin, body, &self.known())
                 .is_ok_and(|member| self.may_wait(now, &record, &member.routing_key));
         }
         self.database.put(now, Duration::ZERO, record.clone());
@@ -449,7 +456,7 @@ impl Core {
 
     pub(super) fn own_member(&mut self, now: Duration, body: Vec<u8>) -> Result<(), MemberError> {
         let us = self.identity.node;
-        let member = self.auth.member(&us, &body)?;
+        let member = self.auth.member(&us, &body, &self.known())?;
         if !self.originate(now, Kind::Member, &body) {
             return Err(MemberError::Malformed);
         }
@@ -607,6 +614,8 @@ impl Core {
 enum Refused {
     /// It may come from an honest peer.
     Quietly,
+    /// It is proved under a head that isn't here yet.
+    Waits(HeadId),
     /// No honest peer forwards it.
     Misbehaviour(ControlError),
 }

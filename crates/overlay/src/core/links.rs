@@ -105,6 +105,8 @@ impl Core {
         let routing = link.routing();
         self.links.insert(id, link);
         if routing {
+            // Before records that are proved under them are asked for.
+            self.greet_heads(id);
             self.greet(id);
         }
         self.check_link(now, id);

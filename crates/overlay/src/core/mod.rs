@@ -3,6 +3,7 @@
 mod announce;
 mod dial;
 mod flood;
+mod heads;
 mod links;
 mod lost;
 mod revoke;
@@ -21,6 +22,7 @@ use rand_chacha::ChaCha8Rng;
 
 use self::dial::Dialling;
 use self::flood::Flooding;
+use self::heads::Awaiting;
 use self::links::{Link, Told};
 use self::routing::Routing;
 use self::swap::Swapping;
@@ -30,6 +32,7 @@ use crate::config::Config;
 use crate::damping::Damping;
 use crate::database::Database;
 use crate::graph::Graph;
+use crate::heads::Heads;
 use crate::types::{Identity, LinkId, Output};
 
 /// A call that comes this much later than the requested timeout means that our own process stood still.
@@ -53,6 +56,8 @@ pub struct Core {
     told: BTreeMap<NodeId, Told>,
     database: Database,
     flooding: Flooding,
+    heads: Heads,
+    awaiting: Awaiting,
     graph: Graph,
     routing: Routing,
     dialling: Dialling,
@@ -86,6 +91,8 @@ impl Core {
         let mut core = Self {
             database: Database::new(config.lifetime),
             flooding: Flooding::new(now, sequence, &config),
+            heads: Heads::default(),
+            awaiting: Awaiting::default(),
             routing: Routing::new(now),
             dialling: Dialling::new(now),
             swapping: Swapping::new(now, config.swap_every),
@@ -108,7 +115,7 @@ impl Core {
         core
     }
 
-    /// Sets our own certificate record (also after each renewal). Nobody believes our link state before.
+    /// Sets the body of our own member record, certificate or proof (also after each renewal). Nobody believes our link state before.
     ///
     /// # Errors
     /// The authenticator refuses our own certificate.
@@ -218,6 +225,7 @@ impl Core {
     fn tick(&mut self, now: Duration) {
         self.age_records(now);
         self.compare_databases(now);
+        self.mind_waiting(now);
         self.settle_duplicates(now);
         self.damping.retain(|_, damping| !damping.forgotten(now));
         self.routing.check_transit(now, &self.graph);

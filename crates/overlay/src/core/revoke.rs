@@ -19,6 +19,7 @@ impl Core {
                 self.close(now, link, CloseReason::Revoked);
             }
             self.flooding.forget(node);
+            self.forget_heads(node);
             self.database.forget(node);
             self.graph.remove(node, now);
             self.damping.remove(node);

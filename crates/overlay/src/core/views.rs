@@ -60,8 +60,12 @@ pub struct NodeView {
     pub address: MeshAddress,
     /// Its name, from its certificate.
     pub name: Option<String>,
-    /// Its certificate record's body.
+    /// Its member record's body: a certificate or a proof.
     pub member: Option<Vec<u8>>,
+    /// Whether that is a proof.
+    pub proved: bool,
+    /// The key that signs its records.
+    pub routing_key: Option<[u8; 32]>,
     /// Where it says it can be dialled.
     pub addresses: Vec<SocketAddr>,
     /// Whether a route to it exists now.
@@ -110,6 +114,12 @@ pub struct Metrics {
     pub expired: u64,
     /// Records sent in floods, one for each link.
     pub flooded: u64,
+    /// Heads of issuers' logs taken.
+    pub heads_taken: u64,
+    /// Heads that came and did not count.
+    pub heads_refused: u64,
+    /// Member records that waited for a head.
+    pub waited: u64,
     /// Shortest-path computations.
     pub route_runs: u64,
     /// Tables published.
@@ -165,6 +175,8 @@ impl Core {
             address: at.map_or_else(|| self.auth.address(id), |at| self.graph.address(at)),
             name: origin.member.as_ref().map(|member| member.name.clone()),
             member: origin.record(Kind::Member).map(|record| record.body().to_vec()),
+            proved: origin.member.as_ref().is_some_and(|member| member.proved),
+            routing_key: origin.member.as_ref().map(|member| member.routing_key),
             addresses: self.addresses(id),
             reachable: *id == self.identity.node || at.is_some_and(|at| self.routing.reached(at)),
             left: origin.left,

@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use meshara_overlay::{
-    Authenticator, CloseReason, Config, Core, Event, ForwardingTable, Identity, KnownNode, KnownOrigin,
-    LinkDownReason, LinkId, LinkKind, LinkPeer, Member, MemberError, MeshAddress, NodeId, Output,
+    Authenticator, CloseReason, Config, Core, Event, ForwardingTable, HeadError, HeadId, Identity, Known,
+    KnownNode, KnownOrigin, LinkDownReason, LinkId, LinkKind, LinkPeer, Member, MemberError, MeshAddress,
+    NodeId, Output,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -35,6 +36,12 @@ pub struct TestAuth {
     pub revoked: Arc<Mutex<BTreeSet<NodeId>>>,
 }
 
+/// Under which head of node 0's log a member with such a name is proved: `proved-8-alice` under the one of 8 entries.
+pub fn head_of(name: &str) -> Option<HeadId> {
+    let (size, _) = name.strip_prefix("proved-")?.split_once('-')?;
+    Some(HeadId { issuer: node_id(0), size: size.parse().unwrap() })
+}
+
 impl TestAuth {
     pub fn of(node: &NodeId) -> Self {
         Self { key: *blake3::hash(&node.0).as_bytes(), revoked: Arc::default() }
@@ -54,7 +61,7 @@ impl Authenticator for TestAuth {
     fn verify(&self, routing_key: &[u8; 32], message: &[u8], signature: &[u8; 64]) -> bool {
         mac(routing_key, message) == *signature
     }
-    fn member(&self, origin: &NodeId, body: &[u8]) -> Result<Member, MemberError> {
+    fn member(&self, origin: &NodeId, body: &[u8], known: &Known<'_>) -> Result<Member, MemberError> {
         let (id, rest) = body.split_first_chunk::<32>().ok_or(MemberError::Malformed)?;
         if *id != origin.0 {
             return Err(MemberError::WrongNode);
@@ -64,11 +71,29 @@ impl Authenticator for TestAuth {
         if self.revoked.lock().unwrap().contains(origin) {
             return Err(MemberError::Revoked);
         }
+        let proved = head_of(&name);
         match name.as_str() {
             "expired" => Err(MemberError::OutsideTime),
             "stranger" => Err(MemberError::Untrusted),
-            _ => Ok(Member { name, routing_key: *key, expires_in: Duration::from_secs(86_400) }),
+            _ if proved.is_some_and(|head| known.root(&head).is_none()) => {
+                Err(MemberError::UnknownHead(proved.unwrap()))
+            }
+            _ => Ok(Member {
+                name,
+                routing_key: *key,
+                expires_in: Duration::from_secs(86_400),
+                proved: proved.is_some(),
+            }),
         }
+    }
+    fn wants_head(&self, id: &HeadId) -> bool {
+        id.issuer == node_id(0)
+    }
+    fn head(&self, id: &HeadId, body: &[u8], known: &Known<'_>) -> Result<[u8; 32], HeadError> {
+        if id.size > 0 && known.head(&HeadId::statement(id.issuer)).is_none() {
+            return Err(HeadError::LacksKeys);
+        }
+        if body.starts_with(b"head") { Ok([7; 32]) } else { Err(HeadError::Untrusted) }
     }
     fn revoked(&self, node: &NodeId) -> bool {
         self.revoked.lock().unwrap().contains(node)
@@ -240,6 +265,13 @@ impl World {
         let now = self.now;
         self.nodes[at].revoked.lock().unwrap().insert(node_id(other));
         self.core_mut(at).revoke(now, &node_id(other));
+        self.drain(at);
+    }
+
+    /// The node names a head of its log.
+    pub fn set_head(&mut self, at: usize, id: HeadId, body: &[u8]) {
+        let now = self.now;
+        self.core_mut(at).set_head(now, id, body).unwrap();
         self.drain(at);
     }
 

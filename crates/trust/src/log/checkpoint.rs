@@ -164,6 +164,11 @@ impl LogPublic {
             && verify_ml_dsa(&self.ml_dsa, message, ml_dsa).is_ok()
     }
 
+    /// Whether the Ed25519 key made this signature.
+    pub(super) fn verifies_ed25519(&self, message: &[u8], signature: &[u8; 64]) -> bool {
+        verify_routing(&self.ed25519, message, signature).is_ok()
+    }
+
     fn verifies_ml_dsa(&self, message: &[u8], bytes: &[u8]) -> bool {
         MlDsaSignature::try_from(bytes)
             .is_ok_and(|signature| verify_ml_dsa(&self.ml_dsa, message, &signature).is_ok())
@@ -251,6 +256,11 @@ impl LogKey {
             line(self.public.ml_dsa_id(), signature.ml_dsa.as_ref()),
         ];
         Ok(note)
+    }
+
+    /// With the Ed25519 key alone, where a wrong signature would cost no more than room.
+    pub(super) fn sign_ed25519(&self, message: &[u8]) -> [u8; 64] {
+        self.ed25519.sign(message)
     }
 
     pub(super) fn sign(&self, message: &[u8]) -> Result<LogSignature, KeyError> {

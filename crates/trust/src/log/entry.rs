@@ -1,7 +1,8 @@
 //! What a log records, in one canonical form: a version byte, the kind, its fields.
 
+use meshara_identity::issuer::Enrolled;
 use meshara_identity::wire::{self, WireError};
-use meshara_identity::{Member, NodeId, NodeName, RoleName, UnixMillis};
+use meshara_identity::{Member, MeshAddress, NodeId, NodeName, RoleName, SpiffeId, TrustAnchors, UnixMillis};
 use serde::{Deserialize, Serialize};
 
 use super::hash::Hash;
@@ -68,6 +69,12 @@ pub struct Certificate {
     pub leaf: Hash,
     /// The Ed25519 key that signs the node's routing records: proved by this entry, so that records need no certificate.
     pub routing_key: [u8; 32],
+    /// Its roles, sorted, each once: with them the entry says all that the certificate says of the node.
+    pub roles: Vec<RoleName>,
+    /// When its enrolment began.
+    pub enrolled_from: UnixMillis,
+    /// When its enrolment ends.
+    pub enrolled_until: UnixMillis,
 }
 
 impl Certificate {
@@ -81,7 +88,30 @@ impl Certificate {
             not_after: member.not_after,
             leaf: Hash::of(leaf_der),
             routing_key: member.routing_key,
+            roles: member.enrolled.roles.clone(),
+            enrolled_from: member.enrolled.from,
+            enrolled_until: member.enrolled.until,
         })
+    }
+
+    /// The node as its certificate would show it: in the mesh of `anchors`, certified by `issuer`, in whose log this entry is.
+    pub fn member(&self, anchors: &TrustAnchors, issuer: NodeId) -> Member {
+        Member {
+            node_id: self.node,
+            issuer,
+            name: self.name.clone(),
+            spiffe_id: SpiffeId::node(anchors.mesh(), &self.name),
+            address: MeshAddress::derive(&anchors.mesh_id(), &self.node),
+            routing_key: self.routing_key,
+            not_before: self.not_before,
+            not_after: self.not_after,
+            serial: self.serial.to_vec(),
+            enrolled: Enrolled {
+                roles: self.roles.clone(),
+                from: self.enrolled_from,
+                until: self.enrolled_until,
+            },
+        }
     }
 }
 
@@ -163,15 +193,15 @@ impl Entry {
         let ordered = |from: &UnixMillis, until: &UnixMillis| from < until;
         match self {
             Self::Enrolment(enrolment) => {
-                let sorted = enrolment.roles.is_sorted_by(|a, b| a < b) && enrolment.roles.len() <= ROLES_MAX;
-                if !sorted {
-                    return Err(EntryError::Roles);
-                }
+                check_roles(&enrolment.roles)?;
                 ordered(&enrolment.from, &enrolment.until).then_some(()).ok_or(EntryError::Dates)
             }
-            Self::Certificate(certificate) => ordered(&certificate.not_before, &certificate.not_after)
-                .then_some(())
-                .ok_or(EntryError::Dates),
+            Self::Certificate(certificate) => {
+                check_roles(&certificate.roles)?;
+                let valid = ordered(&certificate.not_before, &certificate.not_after);
+                let enrolled = ordered(&certificate.enrolled_from, &certificate.enrolled_until);
+                (valid && enrolled).then_some(()).ok_or(EntryError::Dates)
+            }
             Self::Phase(Phase { phase, .. }) if *phase > PHASE_MAX => Err(EntryError::Phase(*phase)),
             Self::Grant { grant: statement, .. }
             | Self::Root(statement)
@@ -185,6 +215,11 @@ impl Entry {
             _ => Ok(()),
         }
     }
+}
+
+fn check_roles(roles: &[RoleName]) -> Result<(), EntryError> {
+    let fits = roles.is_sorted_by(|a, b| a < b) && roles.len() <= ROLES_MAX;
+    if fits { Ok(()) } else { Err(EntryError::Roles) }
 }
 
 #[cfg(test)]

@@ -15,6 +15,9 @@ pub(crate) fn certificate(number: u64) -> Certificate {
         not_after: UnixMillis(1_795_003_600_000),
         leaf: Hash([3; 32]),
         routing_key: [4; 32],
+        roles: vec!["db".parse().unwrap()],
+        enrolled_from: UnixMillis(1_795_000_000_000),
+        enrolled_until: UnixMillis(1_802_776_000_000),
     }
 }
 
@@ -70,9 +73,9 @@ fn a_leaf_says_what_its_entry_is() {
         not_after: entry.not_after,
         serial: entry.serial.to_vec(),
         enrolled: meshara_identity::issuer::Enrolled {
-            roles: Vec::new(),
-            from: entry.not_before,
-            until: entry.not_after,
+            roles: entry.roles.clone(),
+            from: entry.enrolled_from,
+            until: entry.enrolled_until,
         },
     };
     let expected = Certificate { leaf: Hash::of(b"leaf"), ..entry };
@@ -116,6 +119,9 @@ fn values_out_of_range_are_refused() {
     let never = UnixMillis(0);
     refused(Entry::Enrolment(Enrolment { until: never, ..enrolment(2, "a") }), EntryError::Dates);
     refused(Entry::Certificate(Certificate { not_after: never, ..certificate(1) }), EntryError::Dates);
+    refused(Entry::Certificate(Certificate { enrolled_until: never, ..certificate(1) }), EntryError::Dates);
+    let roles: Vec<RoleName> = ["web", "db"].map(|role| role.parse().unwrap()).into();
+    refused(Entry::Certificate(Certificate { roles, ..certificate(1) }), EntryError::Roles);
     refused(Entry::Phase(Phase { phase: 4, hash: [0; 32], at: never }), EntryError::Phase(4));
     refused(Entry::Root(Statement { number: 0, ..statement() }), EntryError::Number);
     refused(Entry::Ended(Ended { node: NodeId([6; 32]), by: 0, at: never }), EntryError::Number);
@@ -144,7 +150,7 @@ proptest! {
     ) {
         let entry = Entry::Certificate(Certificate {
             serial, node: NodeId(node), name: name.parse().unwrap(), not_before: UnixMillis(from),
-            not_after: UnixMillis(from + 1), leaf: Hash(leaf), routing_key,
+            not_after: UnixMillis(from + 1), leaf: Hash(leaf), routing_key, ..certificate(1)
         });
         prop_assert_eq!(Entry::decode(&entry.encode().unwrap()), Ok(entry));
     }

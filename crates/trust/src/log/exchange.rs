@@ -65,6 +65,15 @@ pub enum Ask {
     },
     /// What proves that the certificate that you show is in its issuer's log?
     Attestation,
+    /// Where is the entry with this hash in the log of `size` entries?
+    Inclusion {
+        /// Whose log: the one who is asked.
+        issuer: NodeId,
+        /// The entry's hash.
+        leaf: Hash,
+        /// Entries in the log.
+        size: u64,
+    },
 }
 
 /// A log as somebody knows it.
@@ -103,6 +112,13 @@ pub enum Answer {
         /// The proof.
         proof: Option<InclusionProof>,
     },
+    /// To [`Ask::Inclusion`].
+    Inclusion {
+        /// The entry's place.
+        index: u64,
+        /// Path to the root.
+        path: Vec<Hash>,
+    },
 }
 
 impl Ask {
@@ -137,6 +153,7 @@ impl Answer {
                 heads.len() <= GRANTS_MAX && heads.iter().all(|head| head.note.as_ref().is_none_or(is_note))
             }
             Self::Path(path) => path.len() <= PATH_MAX + 1,
+            Self::Inclusion { path, .. } => path.len() <= PATH_MAX,
             Self::Entries(entries) => {
                 entries.len() <= usize::from(WIDTH) && entries.iter().all(|entry| entry.len() <= ENTRY_MAX)
             }
@@ -160,7 +177,7 @@ mod tests {
 
     #[test]
     fn the_wire_forms_are_frozen() {
-        let asks: [(Ask, &[u8]); 6] = [
+        let asks: [(Ask, &[u8]); 7] = [
             (Ask::Heads, &[1, 0]),
             (
                 Ask::Path { issuer: NODE, first: 1, second: 300, relay: true },
@@ -176,6 +193,10 @@ mod tests {
             ),
             (Ask::Proof { issuer: NODE, leaf: Hash([9; 32]) }, &[&[1, 4][..], &[7; 32], &[9; 32]].concat()),
             (Ask::Attestation, &[1, 5]),
+            (
+                Ask::Inclusion { issuer: NODE, leaf: Hash([9; 32]), size: 300 },
+                &[&[1, 6][..], &[7; 32], &[9; 32], &[0xac, 2]].concat(),
+            ),
         ];
         for (ask, bytes) in asks {
             assert_eq!(ask.encode().unwrap(), bytes, "{ask:?}");
@@ -183,7 +204,7 @@ mod tests {
         }
         let proof = InclusionProof { index: 3, path: vec![Hash([9; 32])], checkpoint: "c".into() };
         let proved = [&[3, 1][..], &[9; 32], &[1, b'c']].concat();
-        let answers: [(Answer, &[u8]); 8] = [
+        let answers: [(Answer, &[u8]); 9] = [
             (Answer::Unknown, &[1, 0]),
             (Answer::Heads(Vec::new()), &[1, 1, 0]),
             (Answer::Path(vec![Hash([9; 32])]), &[&[1, 2, 1][..], &[9; 32]].concat()),
@@ -194,6 +215,10 @@ mod tests {
             (
                 Answer::Attestation { promise: vec![8], proof: Some(proof) },
                 &[&[1, 7, 1, 8, 1][..], &proved].concat(),
+            ),
+            (
+                Answer::Inclusion { index: 3, path: vec![Hash([9; 32])] },
+                &[&[1, 8, 3, 1][..], &[9; 32]].concat(),
             ),
         ];
         for (answer, bytes) in answers {
@@ -211,6 +236,10 @@ mod tests {
         let entries = |count| Answer::Entries(vec![Vec::new(); count]).encode().unwrap();
         assert!(Answer::decode(&entries(256)).is_ok());
         assert_eq!(Answer::decode(&entries(257)), Err(WireError::Malformed));
+        let inclusion =
+            |count| Answer::Inclusion { index: 0, path: vec![Hash([0; 32]); count] }.encode().unwrap();
+        assert!(Answer::decode(&inclusion(PATH_MAX)).is_ok());
+        assert_eq!(Answer::decode(&inclusion(PATH_MAX + 1)), Err(WireError::Malformed));
         assert_eq!(Answer::decode(&[1, 0, 0]), Err(WireError::Malformed));
         assert_eq!(Ask::decode(&[1, 0x80, 0]), Err(WireError::Malformed));
         assert!(matches!(Ask::decode(&[2, 0]), Err(WireError::UnsupportedVersion { found: 2, .. })));

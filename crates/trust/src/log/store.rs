@@ -16,6 +16,7 @@ use super::hash::Hash;
 use super::history;
 use super::note::Note;
 use super::open::{self, Opened};
+use super::routing_head::{self, RoutingHead, WITNESS_LINES};
 use super::wal::{Segment, frame_count};
 
 /// Where the newest checkpoint is (tlog-tiles).
@@ -191,6 +192,17 @@ impl Log {
     /// The newest checkpoint, with the cosignatures that it has.
     pub fn checkpoint(&self) -> Note {
         lock(&self.published).note.clone()
+    }
+
+    /// The newest checkpoint, named a head for proofs of routing keys, with as many cosignatures as such a head carries.
+    pub fn routing_head(&self) -> RoutingHead {
+        let mut note = self.checkpoint();
+        let mut own = self.public().only_own(&note).signatures;
+        note.signatures.retain(|line| !own.contains(line));
+        note.signatures.truncate(WITNESS_LINES);
+        own.append(&mut note.signatures);
+        note.signatures = own;
+        RoutingHead { naming: self.key.sign_ed25519(&routing_head::message(&note)), note }
     }
 
     /// Entries under the newest checkpoint.

@@ -1,0 +1,260 @@
+//! Heads of issuers' logs and records that are proved under them: they come to everybody once, and a record that is ahead of its head waits.
+
+#[allow(unreachable_pub)]
+mod world;
+
+use std::time::Duration;
+
+use meshara_overlay::control::{Aged, Message};
+use meshara_overlay::record::{Kind, Record};
+use meshara_overlay::{
+    Authenticator, Config, ControlError, Core, Event, HeadId, Identity, LinkId, LinkKind, LinkPeer, Output,
+};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use world::{TestAuth, World, address_of, member_body, ms, node_id};
+
+/// Every node has six neighbours.
+fn woven(nodes: usize) -> Vec<(usize, usize, u64)> {
+    (0..nodes).flat_map(|at| [1, 2, 3].map(|step| (at, (at + step) % nodes, 5))).collect()
+}
+
+fn head(size: u64) -> HeadId {
+    HeadId { issuer: node_id(0), size }
+}
+
+/// Node 0 names a head of its log; the statement of its keys comes first.
+fn name_head(world: &mut World, size: u64) {
+    for id in [head(0), head(size)] {
+        world.set_head(0, id, b"head");
+    }
+}
+
+fn proved(world: &World, at: usize, other: usize) -> bool {
+    world.core(at).node(&node_id(other)).is_some_and(|node| node.proved)
+}
+
+#[test]
+fn a_head_comes_to_each_node_once_and_records_are_believed_under_it() {
+    let mut world = World::new(1, 12, &woven(12));
+    world.run(ms(5000));
+    assert!(world.whole());
+    world.heard = Some(Vec::new());
+    name_head(&mut world, 8);
+    world.run(ms(1000));
+    let bodies = |world: &World| {
+        let is_head = |bytes: &&Vec<u8>| bytes.get(1) == Some(&7);
+        world.heard.iter().flatten().filter(is_head).count()
+    };
+    assert_eq!(bodies(&world), 2 * 11, "statement and head, once to each of the others");
+    for at in 0..12 {
+        assert_eq!(world.core(at).heads().collect::<Vec<_>>(), [head(0), head(8)], "at {at}");
+        world.renew(at, &format!("proved-8-n{at}"));
+    }
+    world.run(ms(3000));
+    assert!(world.whole());
+    assert!((0..12).all(|at| (0..12).all(|other| proved(&world, at, other))));
+    let waited: u64 = (0..12).map(|at| world.core(at).metrics().waited).sum();
+    assert_eq!(waited, 0, "heads were everywhere before the records");
+}
+
+#[test]
+fn a_newcomer_gets_heads_first_and_believes_what_is_proved_under_them() {
+    let mut world = World::new(2, 8, &woven(8));
+    world.kill(7);
+    world.run(ms(10_000));
+    name_head(&mut world, 8);
+    world.run(ms(1000));
+    for at in 0..7 {
+        world.renew(at, &format!("proved-8-n{at}"));
+    }
+    world.run(ms(3000));
+    world.start(7);
+    world.run(ms(20_000));
+    assert!(world.whole());
+    assert!((0..7).all(|other| proved(&world, 7, other)));
+    assert_eq!(world.core(7).metrics().waited, 0);
+}
+
+const LINK: LinkId = LinkId(1);
+const OTHER: LinkId = LinkId(2);
+
+/// One core whose neighbours are played by the test.
+struct Played {
+    core: Core,
+    now: Duration,
+    out: Vec<(LinkId, Message)>,
+    taken: Vec<HeadId>,
+}
+
+impl Played {
+    fn new() -> Self {
+        let identity = Identity { node: node_id(9), address: address_of(&node_id(9)) };
+        let auth = Box::new(TestAuth::of(&node_id(9)));
+        let config = Config { auto_neighbours: false, ..Config::default() };
+        let now = Duration::from_secs(1);
+        let mut core = Core::new(config, identity, auth, ChaCha8Rng::from_seed([3; 32]), now, 1000);
+        core.set_member(now, member_body(&node_id(9), "n9")).unwrap();
+        let mut played = Self { core, now, out: Vec::new(), taken: Vec::new() };
+        for (link, at) in [(LINK, 1), (OTHER, 2)] {
+            let peer = LinkPeer {
+                node: node_id(at),
+                address: address_of(&node_id(at)),
+                dialled_by_us: true,
+                kind: LinkKind::Routing,
+                mtu: 1400,
+                rtt: Some(ms(4)),
+                remote: None,
+            };
+            played.core.link_up(played.now, link, peer);
+        }
+        played.collect();
+        played
+    }
+
+    fn collect(&mut self) {
+        while let Some(output) = self.core.poll_output() {
+            match output {
+                Output::Control { link, bytes } => self.out.push((link, Message::decode(&bytes).unwrap())),
+                Output::Event(Event::HeadTaken(id)) => self.taken.push(id),
+                _ => {}
+            }
+        }
+    }
+
+    fn hear(&mut self, link: LinkId, message: &Message) -> Result<(), ControlError> {
+        self.out.clear();
+        let result = self.core.handle_control(self.now, link, &message.encode());
+        self.collect();
+        result
+    }
+
+    fn tell(&mut self, link: LinkId, id: HeadId, body: &[u8]) {
+        self.hear(link, &Message::Head { id, body: body.to_vec() }).unwrap();
+    }
+
+    /// Only time passes; the played neighbours' links are kept by nobody, so this is short.
+    fn wait(&mut self, span: Duration) {
+        self.out.clear();
+        let end = self.now + span;
+        while let Some(at) = self.core.poll_timeout().filter(|at| *at <= end) {
+            self.now = self.now.max(at);
+            self.core.handle_timeout(self.now);
+            self.collect();
+        }
+        self.now = end;
+    }
+
+    fn wanted(&self, link: LinkId) -> Vec<HeadId> {
+        let wants = self.out.iter().filter(|(to, _)| *to == link).filter_map(|(_, message)| match message {
+            Message::WantHeads(ids) => Some(ids.clone()),
+            _ => None,
+        });
+        wants.flatten().collect()
+    }
+
+    fn name(&self, at: usize) -> Option<String> {
+        self.core.node(&node_id(at))?.name
+    }
+}
+
+fn member(at: usize, sequence: u64, name: &str) -> Message {
+    let auth = TestAuth::of(&node_id(at));
+    let body = member_body(&node_id(at), name);
+    let record = Record::sign(Kind::Member, node_id(at), sequence, &body, |message| auth.sign(message));
+    Message::Records(vec![Aged { age_s: 0, record: record.unwrap() }])
+}
+
+#[test]
+fn a_record_that_is_ahead_of_its_head_waits_and_its_sender_is_asked() {
+    let mut p = Played::new();
+    p.hear(LINK, &member(5, 1, "proved-8-n5")).unwrap();
+    assert_eq!(p.name(5), None, "not believed");
+    assert_eq!(p.wanted(LINK), [head(0), head(8)], "and not refused");
+    // The answer may come in pieces; who is asked already is not asked again.
+    p.hear(OTHER, &Message::Heads(vec![head(0), head(8)])).unwrap();
+    assert_eq!(p.wanted(OTHER), []);
+    p.tell(LINK, head(0), b"head");
+    assert_eq!(p.name(5), None);
+    p.tell(LINK, head(8), b"head");
+    assert_eq!(p.name(5).as_deref(), Some("proved-8-n5"));
+    assert_eq!(p.taken, [head(0), head(8)]);
+    let metrics = p.core.metrics();
+    assert_eq!((metrics.waited, metrics.heads_taken, metrics.forged), (1, 2, 0));
+}
+
+#[test]
+fn who_does_not_answer_is_asked_again_and_what_waits_too_long_is_given_up() {
+    let mut p = Played::new();
+    p.hear(LINK, &member(5, 1, "proved-8-n5")).unwrap();
+    // The links are Init and close after 3 s; until then the neighbour is asked again.
+    p.wait(ms(2800));
+    assert!(p.wanted(LINK).contains(&head(8)), "{:?}", p.out);
+    p.wait(Duration::from_secs(40));
+    assert!(p.core.metrics().ignored >= 1);
+    // The head comes by another way: nothing waits for it any more.
+    p.core.set_head(p.now, head(0), b"head").unwrap();
+    p.core.set_head(p.now, head(8), b"head").unwrap();
+    assert_eq!(p.name(5), None);
+}
+
+#[test]
+fn what_waits_is_bounded() {
+    let mut p = Played::new();
+    for at in 100..1_200 {
+        p.hear(LINK, &member(at, 1, "proved-8-x")).unwrap();
+    }
+    let metrics = p.core.metrics();
+    assert_eq!((metrics.waited, metrics.shed), (1024, 76));
+}
+
+#[test]
+fn heads_that_were_not_asked_for_or_are_forged_change_nothing() {
+    let mut p = Played::new();
+    p.tell(LINK, head(0), b"head");
+    assert_eq!(p.core.heads().count(), 0, "nobody asked");
+    // Of a node that has no grant nothing is asked.
+    p.hear(LINK, &Message::Heads(vec![HeadId { issuer: node_id(4), size: 3 }])).unwrap();
+    assert_eq!(p.wanted(LINK), []);
+    p.hear(LINK, &Message::Heads(vec![head(0), head(8)])).unwrap();
+    assert_eq!(p.wanted(LINK), [head(0), head(8)]);
+    // Another neighbour was not asked.
+    p.tell(OTHER, head(0), b"head");
+    assert_eq!(p.core.heads().count(), 0);
+    p.tell(LINK, head(0), b"head");
+    p.tell(LINK, head(8), b"forged");
+    assert_eq!(p.core.heads().collect::<Vec<_>>(), [head(0)]);
+    assert_eq!(p.core.metrics().heads_refused, 1);
+    // A record under it still waits, and is not blamed on who sent it.
+    p.hear(OTHER, &member(5, 1, "proved-8-n5")).unwrap();
+    assert_eq!(p.name(5), None);
+}
+
+#[test]
+fn an_issuer_that_names_without_end_is_asked_for_few() {
+    let mut p = Played::new();
+    let ids: Vec<HeadId> = (1..=500).map(head).collect();
+    p.hear(LINK, &Message::Heads(ids)).unwrap();
+    assert_eq!(p.wanted(LINK).len(), 34);
+}
+
+#[test]
+fn heads_are_given_to_who_wants_them_and_forgotten_with_their_issuer() {
+    let mut p = Played::new();
+    p.core.set_head(p.now, head(0), b"head").unwrap();
+    p.core.set_head(p.now, head(8), b"head").unwrap();
+    p.hear(LINK, &Message::WantHeads(vec![head(0), head(7), head(8)])).unwrap();
+    let given: Vec<HeadId> = p
+        .out
+        .iter()
+        .filter_map(|(to, message)| match message {
+            Message::Head { id, .. } if *to == LINK => Some(*id),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(given, [head(0), head(8)]);
+    p.core.forget_heads(&node_id(0));
+    assert_eq!(p.core.heads().count(), 0);
+    p.hear(LINK, &member(5, 1, "proved-8-n5")).unwrap();
+    assert_eq!(p.name(5), None);
+}
