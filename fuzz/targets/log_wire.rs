@@ -1,11 +1,14 @@
-//! The log's binary forms: entries, promises, proofs, evidence, bundles, tiles, write-ahead files; and Merkle paths of any shape.
+//! The log's binary forms: entries, promises, proofs, evidence, bundles, tiles, write-ahead files, proofs of routing keys and the
+//! heads that they lead to; and Merkle paths of any shape.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use meshara_trust::log::proof::{roots_of_path, verify_consistency, verify_inclusion};
 use meshara_trust::log::tile::{append_to_bundle, bundle_entries, tile_bytes, tile_hashes};
-use meshara_trust::log::{Entry, ForkEvidence, Hash, InclusionProof, Promise, wal_decodes};
+use meshara_trust::log::{
+    Entry, ForkEvidence, Hash, InclusionProof, Promise, ProvedKey, RoutingHead, wal_decodes,
+};
 
 macro_rules! round_trip {
     ($data:expr, $($kind:ty),*) => {$(
@@ -16,7 +19,7 @@ macro_rules! round_trip {
 }
 
 fuzz_target!(|data: &[u8]| {
-    round_trip!(data, Entry, Promise, InclusionProof, ForkEvidence);
+    round_trip!(data, Entry, Promise, InclusionProof, ForkEvidence, ProvedKey, RoutingHead);
     if let Some(entries) = bundle_entries(data) {
         let mut bundle = Vec::new();
         for entry in entries {

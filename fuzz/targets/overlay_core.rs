@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use meshara_overlay::{
-    Authenticator, Config, Core, Identity, LinkDownReason, LinkId, LinkKind, LinkPeer, Member, MemberError,
-    MeshAddress, NodeId,
+    Authenticator, Config, Core, HeadError, HeadId, Identity, Known, LinkDownReason, LinkId, LinkKind, LinkPeer,
+    Member, MemberError, MeshAddress, NodeId,
 };
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -22,13 +22,29 @@ impl Authenticator for Credulous {
     fn verify(&self, _: &[u8; 32], _: &[u8], _: &[u8; 64]) -> bool {
         true
     }
-    fn member(&self, origin: &NodeId, _: &[u8]) -> Result<Member, MemberError> {
+    fn member(&self, origin: &NodeId, body: &[u8], known: &Known<'_>) -> Result<Member, MemberError> {
         let name = format!("n{}", origin.0[0]);
-        Ok(Member { name, routing_key: [2; 32], expires_in: Duration::from_secs(3600) })
+        let head = body.first().filter(|first| **first < 64).map(|first| head(*first));
+        if let Some(head) = head.filter(|head| known.root(head).is_none()) {
+            return Err(MemberError::UnknownHead(head));
+        }
+        let expires_in = Duration::from_secs(3600);
+        Ok(Member { name, routing_key: [2; 32], expires_in, proved: head.is_some() })
+    }
+    fn wants_head(&self, _: &HeadId) -> bool {
+        true
+    }
+    fn head(&self, _: &HeadId, body: &[u8], _: &Known<'_>) -> Result<[u8; 32], HeadError> {
+        if body.first().is_some_and(|first| *first < 128) { Ok([5; 32]) } else { Err(HeadError::Untrusted) }
     }
     fn address(&self, node: &NodeId) -> MeshAddress {
         address(node)
     }
+}
+
+/// Under which head a member record with this first byte is proved.
+fn head(first: u8) -> HeadId {
+    HeadId { issuer: NodeId([first >> 4; 32]), size: u64::from(first & 15) }
 }
 
 fn address(node: &NodeId) -> MeshAddress {
@@ -58,7 +74,7 @@ fuzz_target!(|data: &[u8]| {
     let mut now = Duration::from_secs(1);
     let rng = ChaCha8Rng::from_seed([3; 32]);
     let mut core = Core::new(Config::default(), identity, Box::new(Credulous), rng, now, 1000);
-    core.set_member(now, vec![9; 40]).unwrap();
+    core.set_member(now, vec![99; 40]).unwrap();
     up(&mut core, now, 1);
     up(&mut core, now, 2);
     let mut rest = data;

@@ -256,6 +256,12 @@ pub fn kinds(bytes: &[u8]) -> impl Iterator<Item = (Kind, usize)> {
     records.into_iter().flatten().filter_map(kind)
 }
 
+/// Whether a message is about heads. For those who count bytes.
+#[must_use]
+pub fn is_of_heads(bytes: &[u8]) -> bool {
+    matches!(bytes, [VERSION, 5..=7, ..])
+}
+
 fn raw_record<'a>(r: &mut Reader<'a>) -> Result<RawRecord<'a>, Truncated> {
     let age_s = r.u16()?;
     let length = r.u16()?;

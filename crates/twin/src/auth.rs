@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use meshara_identity::{MeshAddress, MeshId, NodeId};
 use meshara_overlay::record::{Kind, Record, RecordError};
-use meshara_overlay::{Authenticator, Member, MemberError};
+use meshara_overlay::{Authenticator, HeadError, HeadId, Known, Member, MemberError};
 
 const MESH: MeshId = MeshId([7; 32]);
 
@@ -26,11 +26,64 @@ pub(crate) fn address(node: &NodeId) -> MeshAddress {
 
 /// What a node of the twin shows as its `serial`th certificate, as long as a real one if `len` says so.
 pub(crate) fn member_body(at: usize, serial: u64, len: usize) -> Vec<u8> {
-    let node = node_id(at);
-    let mut body =
-        [&node.0[..], &routing_key(&node), &serial.to_be_bytes(), format!("n{at}").as_bytes()].concat();
+    let mut body = [&[CERTIFICATE][..], &content(at, serial)].concat();
     body.resize(body.len().max(len), 0);
     body
+}
+
+/// First byte of a certificate (DER), and of a proof.
+const CERTIFICATE: u8 = 0x30;
+const PROOF: u8 = 1;
+/// Bytes of a real log's entry of a certificate, without roles.
+const ENTRY_LEN: usize = 165;
+
+/// What a certificate or entry says.
+fn content(at: usize, serial: u64) -> Vec<u8> {
+    let node = node_id(at);
+    [&node.0[..], &routing_key(&node), &serial.to_be_bytes(), format!("n{at}").as_bytes()].concat()
+}
+
+/// What a node shows to prove its `serial`th certificate under a head: as long as a real proof, and as hard to make for anybody who doesn't hold
+/// the head.
+pub(crate) fn proof_body(at: usize, serial: u64, head: HeadId, path: usize) -> Vec<u8> {
+    let mut entry = content(at, serial);
+    entry.resize(entry.len().max(ENTRY_LEN), 0);
+    let count = u8::try_from(path).unwrap_or(u8::MAX);
+    let fixed =
+        [&[PROOF][..], &head.issuer.0, &head.size.to_be_bytes(), &serial.to_be_bytes(), &[count]].concat();
+    [fixed, path_of(&root_of(&head), &entry, usize::from(count)), entry].concat()
+}
+
+/// Stands for a Merkle path: it depends on the root and the entry.
+fn path_of(root: &[u8; 32], entry: &[u8], count: usize) -> Vec<u8> {
+    let mut path = vec![0; count * 32];
+    blake3::Hasher::new_keyed(root).update(entry).finalize_xof().fill(&mut path);
+    path
+}
+
+/// What proofs under a head lead to.
+fn root_of(head: &HeadId) -> [u8; 32] {
+    *blake3::keyed_hash(&routing_key(&head.issuer), &head.size.to_be_bytes()).as_bytes()
+}
+
+/// A head, or with size 0 a statement of keys: what only the issuer can make, and as long as a real one.
+pub(crate) fn head_body(head: &HeadId, len: usize) -> Vec<u8> {
+    let mut body = mac(&routing_key(&head.issuer), &head.size.to_be_bytes()).to_vec();
+    body.resize(body.len().max(len), 0);
+    body
+}
+
+/// Reads a proof: its head, and its entry if that is under the head's root.
+fn read_proof<'a>(body: &'a [u8], known: &Known<'_>) -> Result<&'a [u8], MemberError> {
+    let malformed = MemberError::Malformed;
+    let (issuer, rest) = body.split_first_chunk::<32>().ok_or(malformed)?;
+    let (size, rest) = rest.split_first_chunk::<8>().ok_or(malformed)?;
+    let (_index, rest) = rest.split_first_chunk::<8>().ok_or(malformed)?;
+    let (count, rest) = rest.split_first().ok_or(malformed)?;
+    let (path, entry) = rest.split_at_checked(usize::from(*count) * 32).ok_or(malformed)?;
+    let head = HeadId { issuer: NodeId(*issuer), size: u64::from_be_bytes(*size) };
+    let root = known.root(&head).ok_or(MemberError::UnknownHead(head))?;
+    if path_of(&root, entry, usize::from(*count)) == path { Ok(entry) } else { Err(MemberError::Unproved) }
 }
 
 /// Whom a node knows to be revoked.
@@ -131,11 +184,19 @@ pub(crate) struct TwinAuth {
     revoked: Revoked,
     /// How long a certificate is valid when it is seen.
     life: Duration,
+    /// Who issues: the first nodes of all.
+    issuers: usize,
 }
 
 impl TwinAuth {
     pub(crate) fn of(node: &NodeId, pool: &Arc<Pool>, revoked: &Revoked, life: Duration) -> Self {
-        Self { key: routing_key(node), pool: Arc::clone(pool), revoked: Arc::clone(revoked), life }
+        let (pool, revoked) = (Arc::clone(pool), Arc::clone(revoked));
+        Self { key: routing_key(node), pool, revoked, life, issuers: 0 }
+    }
+
+    /// So many nodes issue.
+    pub(crate) fn with_issuers(self, issuers: usize) -> Self {
+        Self { issuers, ..self }
     }
 }
 
@@ -156,7 +217,10 @@ impl Authenticator for TwinAuth {
         self.pool.verify(routing_key, record)
     }
 
-    fn member(&self, origin: &NodeId, body: &[u8]) -> Result<Member, MemberError> {
+    fn member(&self, origin: &NodeId, body: &[u8], known: &Known<'_>) -> Result<Member, MemberError> {
+        let (kind, rest) = body.split_first().ok_or(MemberError::Malformed)?;
+        let proved = *kind == PROOF;
+        let body = if proved { read_proof(rest, known)? } else { rest };
         let (id, rest) = body.split_first_chunk::<32>().ok_or(MemberError::Malformed)?;
         let (key, rest) = rest.split_first_chunk::<32>().ok_or(MemberError::Malformed)?;
         let (_serial, name) = rest.split_first_chunk::<8>().ok_or(MemberError::Malformed)?;
@@ -171,7 +235,22 @@ impl Authenticator for TwinAuth {
         }
         let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
         let name = std::str::from_utf8(name).map_err(|_| MemberError::Malformed)?.to_owned();
-        Ok(Member { name, routing_key: *key, expires_in: self.life })
+        Ok(Member { name, routing_key: *key, expires_in: self.life, proved })
+    }
+
+    fn wants_head(&self, id: &HeadId) -> bool {
+        (0..self.issuers).any(|at| node_id(at) == id.issuer)
+    }
+
+    fn head(&self, id: &HeadId, body: &[u8], known: &Known<'_>) -> Result<[u8; 32], HeadError> {
+        if !self.wants_head(id) {
+            return Err(HeadError::UnknownLog);
+        }
+        if id.size > 0 && known.head(&HeadId::statement(id.issuer)).is_none() {
+            return Err(HeadError::LacksKeys);
+        }
+        let signed = mac(&routing_key(&id.issuer), &id.size.to_be_bytes());
+        if body.starts_with(&signed) { Ok(root_of(id)) } else { Err(HeadError::Untrusted) }
     }
 
     fn revoked(&self, node: &NodeId) -> bool {

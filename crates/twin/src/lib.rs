@@ -28,8 +28,8 @@ use std::time::{Duration, Instant};
 pub use crate::check::MessageCounts;
 pub use crate::report::{Percentiles, Report, Sample, Series, Sweep};
 pub use crate::scenario::{
-    Action, Campaign, Certificates, Fault, FaultKind, LinkModel, Messages, Neighbours, Pings, Scenario,
-    ScenarioError, Topology, Trust,
+    Action, Campaign, Certificates, Fault, FaultKind, Inclusion, LinkModel, Messages, Neighbours, Pings,
+    Scenario, ScenarioError, Topology, Trust,
 };
 pub use crate::spread::SpreadReport;
 pub use crate::traffic::Traffic;

@@ -259,14 +259,16 @@ impl fmt::Display for Report {
             }
         }
         let hourly = |bytes| self.traffic.per_node_hour(bytes) / 1e6;
-        let Traffic { probes, member, addresses, link_state, compare, trust, frames, .. } = self.traffic;
+        let Traffic { probes, member, addresses, link_state, compare, heads, trust, frames, .. } =
+            self.traffic;
         let shares = format!(
-            "{:.2} MB a node and hour: certificates {:.2}, links {:.2}, addresses {:.2}, comparing {:.2}",
+            "{:.2} MB a node and hour: certificates {:.2}, links {:.2}, addresses {:.2}, comparing {:.2}, heads {:.2}",
             self.traffic.records_per_node_hour() / 1e6,
             hourly(member),
             hourly(link_state),
             hourly(addresses),
             hourly(compare),
+            hourly(heads),
         );
         row(f, "records", shares)?;
         let others = [hourly(probes), hourly(trust), hourly(frames)];

@@ -320,6 +320,27 @@ pub struct Certificates {
     /// Records are refreshed this often, seconds, and live twice as long.
     #[serde(default = "defaults::refresh_s")]
     pub refresh_s: f64,
+    /// Records are proofs under heads of issuers' logs, as soon as there is a head that has the certificate.
+    #[serde(default)]
+    pub inclusion: Option<Inclusion>,
+}
+
+/// Routing keys by inclusion. A head is named every twelfth of a certificate's life.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Inclusion {
+    /// Nodes that issue: the first of all, whose certificates the others have in turn.
+    #[serde(default = "defaults::issuers")]
+    pub issuers: usize,
+    /// Hashes in a proof's path: 28 are a year of 10,000 nodes that renew twice an hour.
+    #[serde(default = "defaults::path")]
+    pub path: usize,
+    /// Length of a head with three witnesses, bytes.
+    #[serde(default = "defaults::head_bytes")]
+    pub head_bytes: usize,
+    /// Length of an issuer's statement of its log's keys, bytes.
+    #[serde(default = "defaults::statement_bytes")]
+    pub statement_bytes: usize,
 }
 
 /// Reliable messages between random pairs.
@@ -350,6 +371,18 @@ mod defaults {
     }
     pub(super) const fn certificate() -> usize {
         5600
+    }
+    pub(super) const fn issuers() -> usize {
+        2
+    }
+    pub(super) const fn path() -> usize {
+        28
+    }
+    pub(super) const fn head_bytes() -> usize {
+        5_400
+    }
+    pub(super) const fn statement_bytes() -> usize {
+        5_400
     }
     pub(super) const fn refresh_s() -> f64 {
         1800.0

@@ -20,6 +20,8 @@ pub struct Traffic {
     pub link_state: u64,
     /// Digests, summaries and requests.
     pub compare: u64,
+    /// Heads of issuers' logs, with their announcements.
+    pub heads: u64,
     /// Root documents, signed sets and statements.
     pub trust: u64,
     /// Pings and sessions.
@@ -29,6 +31,10 @@ pub struct Traffic {
 impl Traffic {
     /// A control message of the overlay.
     pub(crate) fn control(&mut self, size: usize, bytes: &[u8]) {
+        if control::is_of_heads(bytes) {
+            self.heads += size as u64;
+            return;
+        }
         let mut rest = size;
         let mut first = None;
         for (kind, len) in control::kinds(bytes) {
@@ -51,7 +57,7 @@ impl Traffic {
     /// Bytes of records and their comparison that a node sends in an hour; as many come in.
     #[must_use]
     pub fn records_per_node_hour(&self) -> f64 {
-        self.per_node_hour(self.member + self.addresses + self.link_state + self.compare)
+        self.per_node_hour(self.member + self.addresses + self.link_state + self.compare + self.heads)
     }
 
     /// A number of bytes as what a node sends in an hour.
@@ -87,6 +93,10 @@ mod tests {
         let digest = Message::Digest([0; 32]).encode();
         traffic.control(digest.len(), &digest);
         assert_eq!(traffic.compare, 34);
+        let head = meshara_overlay::HeadId { issuer: NodeId([1; 32]), size: 7 };
+        let list = Message::Heads(vec![head]).encode();
+        traffic.control(list.len(), &list);
+        assert_eq!((traffic.heads, traffic.compare), (42, 34));
         let hour = Traffic { seconds: 1800.0, nodes: 2, ..Traffic::default() };
         assert!((hour.per_node_hour(100) - 100.0).abs() < 1e-9);
     }

@@ -234,6 +234,20 @@ impl<'a> World<'a> {
                 let first = seconds(plan.life_s / 2.0).mul_f64(self.rng.random());
                 self.push(first, at, What::Renew { serial: 1 });
             }
+            if let Some(inclusion) = plan.inclusion {
+                let sane = (1..=self.nodes.len().min(16)).contains(&inclusion.issuers)
+                    && inclusion.path <= 32
+                    && inclusion.head_bytes.max(inclusion.statement_bytes) <= 8 * 1024;
+                if !sane {
+                    let why =
+                        "inclusion: 1 to 16 issuers, paths of at most 32 hashes, heads of at most 8 KiB";
+                    return Err(ScenarioError::OutOfRange(why));
+                }
+                for at in 0..inclusion.issuers {
+                    let first = seconds(plan.life_s / 12.0).mul_f64(self.rng.random());
+                    self.push(first, at, What::NameHead);
+                }
+            }
         }
         Ok(())
     }
@@ -246,7 +260,8 @@ impl<'a> World<'a> {
         let sequence = UNIX_MS + u64::try_from(self.now.as_millis()).unwrap_or(0);
         let revoked = Revoked::default();
         let life = self.shared.certificates.map_or(DAY, |plan| seconds(plan.life_s));
-        let auth = Box::new(TwinAuth::of(&id, &self.pool, &revoked, life));
+        let issuers = self.shared.certificates.and_then(|plan| plan.inclusion).map_or(0, |plan| plan.issuers);
+        let auth = Box::new(TwinAuth::of(&id, &self.pool, &revoked, life).with_issuers(issuers));
         let mut core = Core::new(self.config.clone(), identity, auth, rng, self.now, sequence);
         if let Err(error) = core
             .set_member(self.now, member_body(at, 0, self.shared.certificates.map_or(0, |plan| plan.bytes)))
@@ -275,6 +290,7 @@ impl<'a> World<'a> {
         }
         let Some(node) = self.nodes.get_mut(at) else { return };
         node.end();
+        node.unproved = Some((0, now));
         node.core = Some(core);
         node.mail = mail;
         node.rng = ChaCha8Rng::from_seed(seed);

@@ -6,7 +6,8 @@
 use std::path::Path;
 
 use meshara_twin::{
-    Action, Certificates, Fault, LinkModel, Report, Scenario, ScenarioError, Topology, Trust, run, sweep,
+    Action, Certificates, Fault, Inclusion, LinkModel, Report, Scenario, ScenarioError, Topology, Trust, run,
+    sweep,
 };
 
 const SIGNED: Option<Trust> = Some(Trust { authority: 0, every_s: None });
@@ -164,13 +165,31 @@ fn certificates_cost_what_is_counted() {
         count_from_s: 20.0,
         ..Scenario::new(Topology::Ring { nodes: 6 })
     };
-    let plan = Certificates { life_s: 40.0, bytes: 5600, refresh_s: 1800.0 };
+    let plan = Certificates { life_s: 40.0, bytes: 5600, refresh_s: 1800.0, inclusion: None };
     let (without, with) = (held(&scenario(None)), held(&scenario(Some(plan))));
     assert_eq!(without.traffic.member, 0, "nothing is renewed or refreshed");
     // Five renewals in 100 s of each of six nodes, once or twice over each of six links.
     let floods = with.traffic.member / 5_700;
     assert!((5 * 6 * 5..=6 * 6 * 12).contains(&floods), "{floods}");
     assert_eq!(with.traffic.seconds, 100.0);
+}
+
+#[test]
+fn proofs_take_the_place_of_certificates() {
+    let scenario = |inclusion| Scenario {
+        certificates: Some(Certificates { life_s: 300.0, bytes: 5600, refresh_s: 1800.0, inclusion }),
+        duration_s: 900.0,
+        count_from_s: 300.0,
+        ..Scenario::new(Topology::Ladder { length: 8 })
+    };
+    let plan = Inclusion { issuers: 2, path: 28, head_bytes: 5400, statement_bytes: 5400 };
+    let (certificates, proofs) = (held(&scenario(None)), held(&scenario(Some(plan))));
+    assert_eq!(certificates.traffic.heads, 0);
+    // 24 heads in ten minutes, each once to each of fifteen others, and a little for announcements.
+    let heads = proofs.traffic.heads / 5_500;
+    assert!((23 * 15..=26 * 15).contains(&heads), "{heads}");
+    let share = proofs.traffic.member as f64 / certificates.traffic.member as f64;
+    assert!((0.15..0.3).contains(&share), "{share}");
 }
 
 #[test]
@@ -187,6 +206,12 @@ fn senseless_plans_are_refused() {
     assert_eq!(refused(Scenario { trust, ..ring() }), ScenarioError::NoSuchNode(4));
     let trust = Some(Trust { authority: 0, every_s: Some(0.0) });
     assert!(matches!(refused(Scenario { trust, ..ring() }), ScenarioError::OutOfRange(_)));
-    let certificates = Some(Certificates { life_s: 1.0, bytes: 10, refresh_s: 1800.0 });
+    let certificates = Some(Certificates { life_s: 1.0, bytes: 10, refresh_s: 1800.0, inclusion: None });
     assert!(matches!(refused(Scenario { certificates, ..ring() }), ScenarioError::OutOfRange(_)));
+    let long = Inclusion { issuers: 1, path: 33, head_bytes: 1, statement_bytes: 1 };
+    for inclusion in [long, Inclusion { path: 1, issuers: 5, ..long }] {
+        let plan = Certificates { life_s: 60.0, bytes: 10, refresh_s: 1800.0, inclusion: Some(inclusion) };
+        let scenario = Scenario { certificates: Some(plan), ..ring() };
+        assert!(matches!(refused(scenario), ScenarioError::OutOfRange(_)));
+    }
 }

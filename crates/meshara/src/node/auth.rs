@@ -1,4 +1,4 @@
-//! The overlay core's view of cryptography, answered by certificates and the node's Ed25519 routing key.
+//! The overlay core's view of cryptography, answered by certificates, by proofs under heads of issuers' logs, and the node's Ed25519 routing key.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,8 +8,11 @@ use meshara_identity::{
     LeafError, MeshAddress, NodeId, RoutingKey, TrustAnchors, UnixMillis, verify_routing,
 };
 use meshara_overlay::auth::SIGNATURE_LEN;
-use meshara_overlay::{Authenticator, Member, MemberError};
+use meshara_overlay::{Authenticator, HeadError, HeadId, Known, Member, MemberError};
 use meshara_transport::tls::{Names, Revoked};
+use meshara_trust::log::{Hash, ProvedKey, proved};
+
+use super::trust::log::{Logs, routing};
 
 /// Signs with the node's routing key and verifies members under the mesh's trust anchors.
 pub(crate) struct MeshAuth {
@@ -18,6 +21,7 @@ pub(crate) struct MeshAuth {
     anchors: Arc<ArcSwap<TrustAnchors>>,
     revoked: Arc<Revoked>,
     names: Arc<Names>,
+    logs: Arc<Logs>,
 }
 
 impl MeshAuth {
@@ -27,8 +31,55 @@ impl MeshAuth {
         anchors: Arc<ArcSwap<TrustAnchors>>,
         revoked: Arc<Revoked>,
         names: Arc<Names>,
+        logs: Arc<Logs>,
     ) -> Self {
-        Self { me, key, anchors, revoked, names }
+        Self { me, key, anchors, revoked, names, logs }
+    }
+
+    /// Who a certificate is for.
+    fn certified(&self, body: &[u8], now: UnixMillis) -> Result<meshara_identity::Member, MemberError> {
+        let anchors = self.anchors.load();
+        anchors.verify_leaf(body, now).map_err(|error| match error {
+            LeafError::Expired { .. } | LeafError::NotYetValid { .. } => MemberError::OutsideTime,
+            // Its grant may be on its way here. One that names a known issuer and isn't signed by it is forged.
+            LeafError::UnknownIssuer if anchors.issuer_of(body).is_none() => MemberError::UnknownIssuer,
+            // Its node may not have heard of the mesh's newest root yet.
+            LeafError::IssuerDropped => MemberError::UnknownIssuer,
+            LeafError::UnknownIssuer | LeafError::WrongMesh { .. } => MemberError::Untrusted,
+            _ => MemberError::Malformed,
+        })
+    }
+
+    /// Who the entry of a certificate is for, if it is in a log that counts, under a head that is held.
+    fn proved(
+        &self,
+        body: &[u8],
+        known: &Known<'_>,
+        now: UnixMillis,
+    ) -> Result<meshara_identity::Member, MemberError> {
+        let proof = ProvedKey::decode(body).map_err(|_| MemberError::Malformed)?;
+        let anchors = self.anchors.load();
+        if self.revoked.contains(&proof.issuer) {
+            return Err(MemberError::Revoked);
+        }
+        if !anchors.issuers(now).contains(&proof.issuer) {
+            return Err(MemberError::UnknownIssuer);
+        }
+        if self.logs.is_distrusted(&proof.issuer) {
+            return Err(MemberError::ForkedLog);
+        }
+        // The empty tree proves nothing; its place is another's.
+        let head = HeadId { issuer: proof.issuer, size: proof.size };
+        if proof.size == 0 {
+            return Err(MemberError::Malformed);
+        }
+        let root = known.root(&head).ok_or(MemberError::UnknownHead(head))?;
+        proof.verify(&Hash(root)).map_err(|_| MemberError::Unproved)?;
+        let (from, until) = (proof.certificate.not_before, proof.certificate.not_after);
+        if now < from || now > until {
+            return Err(MemberError::OutsideTime);
+        }
+        Ok(proof.certificate.member(&anchors, proof.issuer))
     }
 }
 
@@ -41,22 +92,14 @@ impl Authenticator for MeshAuth {
         verify_routing(routing_key, message, signature).is_ok()
     }
 
-    fn member(&self, origin: &NodeId, body: &[u8]) -> Result<Member, MemberError> {
-        // A node that knows that it is revoked runs: it is for others to refuse it, and it may be reinstated.
+    fn member(&self, origin: &NodeId, body: &[u8], known: &Known<'_>) -> Result<Member, MemberError> {
+        // Before anything is proved. A node that knows that it is revoked runs: it is for others to refuse it, and it may be reinstated.
         if *origin != self.me && self.revoked.contains(origin) {
             return Err(MemberError::Revoked);
         }
         let now = UnixMillis::now();
-        let anchors = self.anchors.load();
-        let member = anchors.verify_leaf(body, now).map_err(|error| match error {
-            LeafError::Expired { .. } | LeafError::NotYetValid { .. } => MemberError::OutsideTime,
-            // Its grant may be on its way here. One that names a known issuer and isn't signed by it is forged.
-            LeafError::UnknownIssuer if anchors.issuer_of(body).is_none() => MemberError::UnknownIssuer,
-            // Its node may not have heard of the mesh's newest root yet.
-            LeafError::IssuerDropped => MemberError::UnknownIssuer,
-            LeafError::UnknownIssuer | LeafError::WrongMesh { .. } => MemberError::Untrusted,
-            _ => MemberError::Malformed,
-        })?;
+        let is_proof = body.first() == Some(&proved::VERSION);
+        let member = if is_proof { self.proved(body, known, now)? } else { self.certified(body, now)? };
         if member.node_id != *origin {
             return Err(MemberError::WrongNode);
         }
@@ -68,7 +111,24 @@ impl Authenticator for MeshAuth {
             name: member.name.to_string(),
             routing_key: member.routing_key,
             expires_in: Duration::from_millis(member.not_after.0.saturating_sub(now.0)),
+            proved: is_proof,
         })
+    }
+
+    fn wants_head(&self, id: &HeadId) -> bool {
+        let granted = || self.anchors.load().issuers(UnixMillis::now()).contains(&id.issuer);
+        !self.revoked.contains(&id.issuer) && !self.logs.is_distrusted(&id.issuer) && granted()
+    }
+
+    fn head(&self, id: &HeadId, body: &[u8], known: &Known<'_>) -> Result<[u8; 32], HeadError> {
+        if !self.wants_head(id) {
+            return Err(HeadError::UnknownLog);
+        }
+        if id.size == 0 {
+            return routing::verify_statement(&self.logs, &self.anchors.load(), id.issuer, body)
+                .map(|()| [0; 32]);
+        }
+        routing::verify_head(&self.logs, id, body, known)
     }
 
     fn revoked(&self, node: &NodeId) -> bool {

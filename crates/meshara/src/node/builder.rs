@@ -218,8 +218,15 @@ impl Builder {
         let overlay_config =
             meshara_overlay::Config { auto_neighbours: config.auto, ..meshara_overlay::Config::default() };
         let who = OverlayIdentity { node: member.node_id, address: member.address };
-        let auth =
-            Box::new(MeshAuth::new(member.node_id, routing, standing.shared_anchors(), revoked, names));
+        let logs = Arc::new(logs);
+        let auth = Box::new(MeshAuth::new(
+            member.node_id,
+            routing,
+            standing.shared_anchors(),
+            revoked,
+            names,
+            logs.clone(),
+        ));
         let rng = ChaCha8Rng::from_seed(next_seed());
         let mut core = Core::new(overlay_config, who, auth, rng, started.elapsed(), now_unix.0);
         // One whose certificate has ended says nothing until it has another.
@@ -476,6 +483,8 @@ fn start(
     inner.spawn(super::trust::sets::run(me()));
     inner.spawn(log::run_follow(me()));
     inner.spawn(log::run_attest(me()));
+    inner.spawn(log::routing::run_compare(me()));
+    inner.spawn(log::run_own_record(me()));
     if let Some(own) = inner.logs.own() {
         inner.spawn(log::run_publish(me(), own.clone()));
     }

@@ -56,6 +56,9 @@ pub(crate) fn text(inner: &Inner) -> String {
         ("records_shed", overlay.shed),
         ("records_expired", overlay.expired),
         ("records_flooded", overlay.flooded),
+        ("records_waited", overlay.waited),
+        ("heads_taken", overlay.heads_taken),
+        ("heads_refused", overlay.heads_refused),
         ("route_runs", overlay.route_runs),
         ("tables", overlay.tables),
         ("dials", overlay.dials),
@@ -103,6 +106,12 @@ pub(crate) fn text(inner: &Inner) -> String {
     registry.register("policy_denials", "requests of other nodes that a rule denied", denials);
     let have = inner.sets.view(meshara_trust::gossip::Gossip::have);
     let (neighbours, routes) = inner.overlay.view(|core| (core.neighbours().count(), core.routes().count()));
+    // Member records by what they are, and the heads that proofs lead to.
+    let (proved, certified, heads) = inner.overlay.view(|core| {
+        let count =
+            |proved| core.nodes().filter(|node| node.member.is_some() && node.proved == proved).count();
+        (count(true), count(false), core.heads().filter(|head| head.size > 0).count())
+    });
     let left = inner.certificate_end().0.saturating_sub(UnixMillis::now().0);
     // Peers by whether they proved that their certificate is in the log.
     let (logged, unlogged) = inner.logs.attestations.counts();
@@ -120,6 +129,9 @@ pub(crate) fn text(inner: &Inner) -> String {
         ("inbox_messages", messages.inbox_messages),
         ("inbox_bytes", messages.inbox_bytes),
         ("log_entries", inner.logs.status().size),
+        ("members_proved", proved as u64),
+        ("members_certified", certified as u64),
+        ("routing_heads", heads as u64),
         ("peers_logged", logged as u64),
         ("peers_unlogged", unlogged as u64),
     ] {

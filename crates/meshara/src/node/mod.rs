@@ -142,7 +142,7 @@ pub(crate) struct Inner {
     granting: tokio::sync::Mutex<()>,
     /// Where earlier lives met other members.
     remembered: Vec<SocketAddr>,
-    pub(crate) logs: Logs,
+    pub(crate) logs: Arc<Logs>,
     pub(crate) workload: Workload,
     pub(crate) network_changes: watch::Sender<u32>,
     /// Where programs of this machine send packets to other nodes.

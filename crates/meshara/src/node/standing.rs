@@ -17,7 +17,7 @@ use meshara_transport::tls::{Revoked, TlsError, TlsMaterial};
 use meshara_trust::audit::{Event, Outcome, Words};
 use tokio::sync::{Mutex, watch};
 
-use super::Inner;
+use super::{Inner, trust};
 
 /// Between looks at the clock: clocks are set and machines sleep, and tokio's timers don't count sleep.
 pub(super) const LOOK: Duration = Duration::from_secs(30);
@@ -312,7 +312,7 @@ async fn adopt(
     {
         tracing::error!(%error, "this node's issuer doesn't fit the mesh's grants");
     }
-    if leaf {
+    if leaf && !trust::log::may_wait(inner, &held, &made) {
         inner.overlay.input(|core, now| core.set_member(now, made.leaf_der().to_vec()))?;
     }
     if grants {

@@ -23,6 +23,8 @@ const MAX_ASKED: usize = 17 * 16;
 const ISSUER_BURST: u32 = 2 * (HEADS_KEPT as u32 + 1);
 /// … and then one in this time: the shortest certificates that are proved live for a minute, with a head every 5 s.
 const ISSUER_EVERY: Duration = Duration::from_secs(2);
+/// Issuers whose pace is remembered: four times as many as there are grants at a time.
+const MAX_PACES: usize = 64;
 /// Member records that wait for their head: what a minute's renewals of 10,000 nodes are, thrice; 1.3 MB. Others are found again by the
 /// comparison of databases.
 const MAX_WAITING: usize = 1024;
@@ -121,7 +123,10 @@ impl Core {
         if asked.len() >= MAX_ASKED {
             asked.retain(|_, (_, at)| now < *at + ASK_AGAIN);
         }
-        // The authenticator wants heads of issuers alone, so these are few.
+        // The authenticator wants heads of issuers alone, so these are few; should it not, all begin anew.
+        if paces.len() >= MAX_PACES {
+            paces.clear();
+        }
         let pace = paces.entry(id.issuer).or_insert_with(|| Bucket::new(ISSUER_BURST, ISSUER_EVERY, now));
         if asked.len() >= MAX_ASKED || !pace.take(1, now) {
             return false;

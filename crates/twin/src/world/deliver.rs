@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use meshara_identity::NodeId;
-use meshara_overlay::{CloseReason, ControlError, Event, LinkId, LinkKind, LinkPeer, Output};
+use meshara_overlay::{CloseReason, ControlError, Event, HeadId, LinkId, LinkKind, LinkPeer, Output};
 use rand::Rng;
 
 use super::node::{Act, Body, End, Frame, Node, Note, Shared, What};
@@ -27,6 +27,8 @@ impl Node {
             What::Submit { pair } => return self.submit(shared, now, *pair),
             What::Confirm | What::Revocation => return self.sign_regularly(shared, now, &what),
             What::Renew { serial } => return self.renew(shared, now, *serial),
+            What::NameHead => return self.name_head(shared, now),
+            What::Prove { serial, head } => return self.prove(shared, now, *serial, *head),
             What::Timer if self.timer == Some(now) => self.timer = None,
             What::TrustTimer => match &mut self.trust {
                 Some(trust) if trust.timer == Some(now) => trust.timer = None,
@@ -101,7 +103,8 @@ impl Node {
             What::MailTimer => return self.mail_timer(shared, now),
             What::Stored { life, token, ops } => return self.stored(shared, now, life, token, ops),
             What::Ping { .. } | What::Submit { .. } => return,
-            What::Confirm | What::Revocation | What::Renew { .. } => return,
+            What::Confirm | What::Revocation => return,
+            What::Renew { .. } | What::NameHead | What::Prove { .. } => return,
         }
         self.drain(shared, now);
     }
@@ -112,11 +115,61 @@ impl Node {
         let half = crate::seconds(plan.life_s / 2.0);
         let wait = half.mul_f64(0.9) + half.mul_f64(0.2 * self.rng.random::<f64>());
         self.push(now + wait, What::Renew { serial: serial + 1 });
+        self.unproved = Some((serial, now));
         let Some(core) = self.core.as_mut().filter(|_| !self.stopped && !self.left) else { return };
+        // Where heads are named, the record before stays until the next one.
+        let waits = core.heads().any(|head| Some(head.issuer) == issuer(shared, self.at));
+        if waits {
+            return;
+        }
         if let Err(error) = core.set_member(now, crate::auth::member_body(self.at, serial, plan.bytes)) {
             let what = format!("node {} refuses its own next certificate: {error}", self.at);
             self.note(now, Note::Violation(what));
         }
+        self.drain(shared, now);
+    }
+
+    /// The next head of the log that this node writes.
+    fn name_head(&mut self, shared: &Shared, now: Duration) {
+        let Some((life, plan)) = shared.certificates.and_then(|plan| Some((plan.life_s, plan.inclusion?)))
+        else {
+            return;
+        };
+        self.push(now + crate::seconds(life / 12.0), What::NameHead);
+        let id = shared.id(self.at);
+        let Some(core) = self.core.as_mut().filter(|_| !self.stopped && !self.left) else { return };
+        // The size is the time: a head has what was logged until then.
+        let size = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        for (size, len) in [(0, plan.statement_bytes), (size, plan.head_bytes)] {
+            let head = HeadId { issuer: id, size };
+            if let Err(error) = core.set_head(now, head, &crate::auth::head_body(&head, len)) {
+                let what = format!("node {} refuses its own head: {error}", self.at);
+                self.note(now, Note::Violation(what));
+                return;
+            }
+        }
+        self.drain(shared, now);
+    }
+
+    /// A head that has this node's certificate: the path is asked for, not by all at once. Question and answer (1.2 KB over a session) are not
+    /// simulated.
+    fn head_taken(&mut self, shared: &Shared, now: Duration, head: HeadId) {
+        let Some(plan) = shared.certificates.filter(|_| issuer(shared, self.at) == Some(head.issuer)) else {
+            return;
+        };
+        let logged = |(_, at): &(u64, Duration)| at.as_millis() < u128::from(head.size);
+        let Some((serial, _)) = self.unproved.take_if(|unproved| logged(unproved)) else { return };
+        let wait = crate::seconds(plan.life_s / 120.0).mul_f64(self.rng.random());
+        self.push(now + wait, What::Prove { serial, head });
+    }
+
+    /// Shows the proof of a certificate in place of what was shown before.
+    fn prove(&mut self, shared: &Shared, now: Duration, serial: u64, head: HeadId) {
+        let Some(plan) = shared.certificates.and_then(|plan| plan.inclusion) else { return };
+        let Some(core) = self.core.as_mut().filter(|_| !self.stopped && !self.left) else { return };
+        let body = crate::auth::proof_body(self.at, serial, head, plan.path);
+        // After a crash it may have none of the heads yet; it is told again with the next certificate.
+        let _ = core.set_member(now, body);
         self.drain(shared, now);
     }
 
@@ -150,6 +203,7 @@ impl Node {
                 }
                 Output::Event(Event::LinkSuspect { .. }) => self.note(now, Note::Suspicion),
                 Output::Event(Event::NodeReachable(node)) => self.reachable(shared, now, &node),
+                Output::Event(Event::HeadTaken(head)) => self.head_taken(shared, now, head),
                 Output::Event(_) => {}
             }
         }
@@ -254,4 +308,10 @@ impl Node {
             }
         }
     }
+}
+
+/// Who issued a node's certificates, where there are logs.
+fn issuer(shared: &Shared, at: usize) -> Option<NodeId> {
+    let plan = shared.certificates?.inclusion?;
+    Some(shared.id(at.checked_rem(plan.issuers)?))
 }

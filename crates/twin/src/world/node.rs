@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use meshara_identity::{MeshAddress, NodeId};
 use meshara_messaging::{MessageId, StoreOp, Token};
-use meshara_overlay::{Core, DialTarget, ForwardingTable, LinkDownReason, LinkId, LinkKind};
+use meshara_overlay::{Core, DialTarget, ForwardingTable, HeadId, LinkDownReason, LinkId, LinkKind};
 use meshara_trust::gossip::Stored;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -39,6 +39,8 @@ pub(super) enum What {
     Confirm,
     Revocation,
     Renew { serial: u64 },
+    NameHead,
+    Prove { serial: u64, head: HeadId },
 }
 
 impl What {
@@ -61,6 +63,8 @@ impl What {
             Self::Confirm => "confirm",
             Self::Revocation => "revocation",
             Self::Renew { .. } => "renew",
+            Self::NameHead => "name-head",
+            Self::Prove { .. } => "prove",
         }
     }
 
@@ -68,14 +72,14 @@ impl What {
     pub(super) fn detail(&self) -> u64 {
         match self {
             Self::Timer | Self::MailTimer | Self::DialFailed(_) => 0,
-            Self::TrustTimer | Self::Confirm | Self::Revocation => 0,
+            Self::TrustTimer | Self::Confirm | Self::Revocation | Self::NameHead => 0,
             // Without signatures, which have random bytes: the length and the kind.
             Self::Trust { link, bytes } => {
                 let kind = bytes.get(1).copied().unwrap_or_default();
                 (u64::from(link.0) << 32) ^ ((bytes.len() as u64) << 4) ^ u64::from(kind)
             }
             Self::Kept { life, .. } => *life,
-            Self::Renew { serial } => *serial,
+            Self::Renew { serial } | Self::Prove { serial, .. } => *serial,
             // The length and a little of the content of a message.
             Self::Probe { link, bytes } | Self::Control { link, bytes } => {
                 let tail = bytes.last_chunk::<4>().map_or(0, |tail| u32::from_be_bytes(*tail));
@@ -260,6 +264,8 @@ pub(super) struct Node {
     pub(super) left: bool,
     pub(super) inbox: VecDeque<What>,
     pub(super) life: u64,
+    /// The certificate that is to be proved under the next head, and since when its log has it.
+    pub(super) unproved: Option<(u64, Duration)>,
     pub(super) rng: ChaCha8Rng,
     /// What will happen to it; survives a crash, as packets on links do.
     queue: BinaryHeap<Reverse<Due>>,
@@ -290,6 +296,7 @@ impl Node {
             left: false,
             inbox: VecDeque::new(),
             life: 0,
+            unproved: None,
             rng: ChaCha8Rng::from_seed([0; 32]),
             queue: BinaryHeap::new(),
             made: 0,

@@ -18,6 +18,7 @@ use meshara_trust::policy::{
 };
 use meshara_trust::sets::{SetBody, SetKind};
 
+use super::log::routing::recorded;
 use super::sets::{self, PublishError};
 use crate::node::Inner;
 
@@ -208,9 +209,9 @@ pub(crate) fn who(inner: &Inner, node: &NodeId) -> Arc<Who> {
         return who.clone();
     }
     let view = inner.overlay.view(|core| core.node(node));
-    let certificate = view.as_ref().and_then(|view| view.member.as_deref());
+    let record = view.as_ref().and_then(|view| view.member.as_deref());
     let anchors = inner.endpoints.tls().anchors();
-    let member = certificate.and_then(|der| anchors.verify_leaf(der, UnixMillis::now()).ok());
+    let member = record.and_then(|body| recorded(&anchors, body, UnixMillis::now()));
     let who = member.map_or_else(
         || {
             let name = view.and_then(|view| view.name).unwrap_or_default();
@@ -218,7 +219,7 @@ pub(crate) fn who(inner: &Inner, node: &NodeId) -> Arc<Who> {
             let spiffe_id = spiffe_id.unwrap_or_default();
             Who { node: *node, name, spiffe_id, roles: Vec::new(), since: UnixMillis(0) }
         },
-        |member| Who::from(&member),
+        |recorded| Who::from(&recorded.member),
     );
     if remembered.len() >= REMEMBERED {
         remembered.clear();

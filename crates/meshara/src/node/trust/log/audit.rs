@@ -11,6 +11,7 @@ use meshara_trust::log::{Answer, Ask, Certificate, Mirror, MirrorError};
 
 use super::bundle::{Audited, Place, audit_places};
 use super::others::Other;
+use super::routing::{Recorded, recorded};
 use super::{WITNESSES, ask, follow};
 use crate::api::{AuditInfo, LogControl, Result};
 use crate::node::Inner;
@@ -125,14 +126,14 @@ fn trail(directory: &Path) -> Option<std::result::Result<u64, String>> {
 
 /// Certificates that members show now, with their issuers. Those that have ended are left out.
 fn live(inner: &Inner) -> Vec<(NodeId, Certificate)> {
-    let leaves: Vec<Vec<u8>> =
+    let bodies: Vec<Vec<u8>> =
         inner.overlay.view(|core| core.nodes().filter_map(|node| node.member).collect());
     let (anchors, now) = (inner.standing.anchors(), UnixMillis::now());
-    let live = |leaf: Vec<u8>| {
-        let member = anchors.verify_leaf(&leaf, now).ok()?;
-        Some((anchors.issuer_of(&leaf)?, Certificate::of(&member, &leaf)?))
+    let live = |body: Vec<u8>| {
+        let Recorded { member, certificate } = recorded(&anchors, &body, now)?;
+        Some((member.issuer, certificate))
     };
-    leaves.into_iter().filter_map(live).collect()
+    bodies.into_iter().filter_map(live).collect()
 }
 
 /// Copies a log up to the newest checkpoint seen, from the first source that gives each piece. Nobody waits for it but who copies the same log.

@@ -28,7 +28,7 @@ pub(crate) async fn run(inner: Arc<Inner>) {
     let mut round = 0_u32;
     loop {
         let nodes = inner.reachable();
-        let period = EVERY.max(PER_NODE * u32::try_from(nodes.len()).unwrap_or(u32::MAX));
+        let period = period(nodes.len());
         // Half to one and a half of it: nodes that started together don't ask together.
         tokio::time::sleep(period.mul_f64(random.random_range(0.5..1.5))).await;
         let nodes = inner.reachable();
@@ -49,6 +49,11 @@ pub(crate) async fn run(inner: Arc<Inner>) {
             }
         }
     }
+}
+
+/// Between two questions to an issuer in a mesh of so many nodes.
+pub(super) fn period(nodes: usize) -> Duration {
+    EVERY.max(PER_NODE * u32::try_from(nodes).unwrap_or(u32::MAX))
 }
 
 /// Reads whom another issuer enrolled, since this node issues too.
@@ -167,8 +172,9 @@ pub(super) async fn take(inner: &Arc<Inner>, other: &Arc<Other>, from: NodeId, n
     took
 }
 
-/// Writes into the audit trail that a log forked.
+/// Writes into the audit trail that a log forked; nothing is proved under its heads any more.
 pub(super) fn forked(inner: &Inner, issuer: NodeId) {
+    inner.overlay.input(|core, _| core.forget_heads(&issuer));
     inner.audit.record(Event::Evidence {
         against: Words::clean(&issuer.to_string()),
         what: Words::clean("two heads of its log"),

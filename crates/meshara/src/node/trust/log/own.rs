@@ -12,7 +12,7 @@ use meshara_identity::{Issuer, IssuerError, KeyError, Membership, NodeId, Passph
 use meshara_trust::log::keys::{STATEMENT_DOMAIN, STATEMENT_MAX};
 use meshara_trust::log::{
     Certificate, DiskFiles, Enrolment, Entry, Files, Hash, InclusionProof, KeyName, Log, LogError, LogKey,
-    LogPublic, LogStatement, Logged, Note, WitnessPolicy,
+    LogPublic, LogStatement, Logged, Note, RoutingHead, Tiles, WitnessPolicy,
 };
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
@@ -328,6 +328,21 @@ impl OwnLog {
     pub(super) fn proof(&self, leaf: &Hash) -> Option<InclusionProof> {
         let index = self.find(leaf)?;
         self.with(|log| log.prove(index, &log.checkpoint())).ok()
+    }
+
+    /// The newest checkpoint, named a head for proofs of routing keys. Blocks.
+    pub(super) fn routing_head(&self) -> Option<RoutingHead> {
+        self.with(|log| Ok(log.routing_head())).ok()
+    }
+
+    /// Place of a certificate's entry and its path, under the head of `size` entries. Blocks.
+    pub(super) fn inclusion(&self, leaf: &Hash, size: u64) -> Option<(u64, Vec<Hash>)> {
+        let index = self.find(leaf)?;
+        let path = self.with(|log| {
+            let outside = LogError::OutOfRange { index: size, size: log.size() };
+            if size > log.size() { Err(outside) } else { Tiles::new(log.files(), size).inclusion(index) }
+        });
+        Some((index, path.ok()?))
     }
 
     /// The index of a certificate's entry, until the certificate ends.

@@ -114,7 +114,11 @@ fn leaves(inner: &Inner) -> BTreeMap<Hash, (NodeId, Vec<u8>)> {
     let mut shown = lock(&inner.logs.attestations.peers.shown);
     shown.retain(|node, _| peers.contains(node));
     let shown: Vec<_> = shown.iter().map(|(node, leaf)| (*node, Some(leaf.clone()))).collect();
-    let recorded = peers.into_iter().map(|node| (node, inner.overlay.view(|core| core.node(&node)?.member)));
+    // A record that is a proof needs no other.
+    let certificate = |view: meshara_overlay::NodeView| view.member.filter(|_| !view.proved);
+    let recorded = peers
+        .into_iter()
+        .map(|node| (node, inner.overlay.view(|core| core.node(&node)).and_then(certificate)));
     let all = connections.into_iter().chain(shown).chain(recorded);
     all.filter_map(|(node, leaf)| leaf.map(|leaf| (Hash::of(&leaf), (node, leaf)))).collect()
 }

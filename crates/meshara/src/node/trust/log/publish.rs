@@ -9,7 +9,7 @@ use meshara_trust::log::{Entry, Hash, LogError, Note, Tiles};
 use super::own::{Newest, own_certificate};
 use super::stated::{self, Stated};
 use super::witness::{self, Witnesses};
-use super::{OwnLog, ask, stops};
+use super::{OwnLog, ask, routing, stops};
 use crate::node::Inner;
 
 /// Between two checkpoints.
@@ -33,6 +33,7 @@ pub(crate) async fn run(inner: Arc<Inner>, own: Arc<OwnLog>) {
     let mut known = Witnesses::default();
     let mut stated = Stated::default();
     let mut gathered: Option<(Hash, Instant)> = None;
+    let mut named: Option<Instant> = None;
     let mut ticks = tokio::time::interval(PUBLISH);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -57,6 +58,7 @@ pub(crate) async fn run(inner: Arc<Inner>, own: Arc<OwnLog>) {
             witness::gather(&inner, &own, &mut known, &note).await;
             gathered = Some((hash, Instant::now()));
         }
+        routing::name(&inner, &own, &mut named).await;
     }
 }
 

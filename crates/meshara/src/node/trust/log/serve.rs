@@ -85,6 +85,13 @@ async fn answer(inner: &Arc<Inner>, asker: NodeId, question: Ask) -> Option<Answ
             })
             .await
         }
+        Ask::Inclusion { issuer, leaf, size } => {
+            blocking(inner, move |logs| {
+                let (index, path) = logs.own().filter(|_| issuer == logs.me)?.inclusion(&leaf, size)?;
+                Some(Answer::Inclusion { index, path })
+            })
+            .await
+        }
         Ask::Attestation => inner.logs.attestations.shown(),
         _ => None,
     }

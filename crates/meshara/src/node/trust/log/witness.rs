@@ -8,7 +8,7 @@ use meshara_identity::{NodeId, UnixMillis};
 use meshara_trust::log::{Answer, Ask, Checkpoint, Hash, Note, Tiles, Witness, WitnessPolicy};
 use tokio::task::JoinSet;
 
-use super::{OwnLog, WITNESSES, ask};
+use super::{OwnLog, WITNESSES, ask, routing};
 use crate::node::Inner;
 
 /// Asked beside those that are needed, so that one that is slow delays nothing.
@@ -148,10 +148,10 @@ async fn path(own: &Arc<OwnLog>, first: u64, second: u64) -> Option<Vec<Hash>> {
     tokio::task::spawn_blocking(path).await.ok()?.ok()
 }
 
-/// A member's key as a witness, from the certificate that it shows.
+/// A member's key as a witness, from what its record shows.
 fn witness(inner: &Inner, node: &NodeId) -> Option<Witness> {
-    let leaf = inner.overlay.view(|core| core.node(node)?.member)?;
-    let member = inner.standing.anchors().verify_leaf(&leaf, UnixMillis::now()).ok()?;
+    let body = inner.overlay.view(|core| core.node(node)?.member)?;
+    let member = routing::recorded(&inner.standing.anchors(), &body, UnixMillis::now())?.member;
     Witness::new(&inner.mesh, *node, &member.name, member.routing_key).ok()
 }
 

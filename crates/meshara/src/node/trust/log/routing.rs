@@ -1,0 +1,180 @@
+//! Routing keys by inclusion: heads that an issuer names and members verify, and what a member record shows, be it a certificate or a proof.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use meshara_identity::{Member, NodeId, NodeName, TrustAnchors, UnixMillis};
+use meshara_overlay::{Event, HeadError, HeadId, Known};
+use meshara_trust::log::{
+    Certificate, Checkpoint, Hash, KnownWitnesses, LogStatement, ProvedKey, RoutingHead, RoutingHeadError,
+    TreeHead, Witness, proved,
+};
+use tokio::sync::broadcast::error::RecvError;
+
+use super::{Logs, OwnLog, follow, witness};
+use crate::node::Inner;
+
+/// Heads named in one life of a certificate: with sixteen kept, those of a whole life are there; and a renewed certificate, which is told at half
+/// life, waits a sixth of what is left at most.
+const HEADS_IN_A_LIFE: u32 = 12;
+/// Certificates that live shorter are always told themselves: a head, its witnesses, and a path would not be there in a twelfth of the life.
+const LIFE_MIN: Duration = Duration::from_secs(60);
+
+/// How often an issuer whose certificates live so long names a head; `None` where it names none.
+pub(crate) fn cadence(life: Duration) -> Option<Duration> {
+    (life >= LIFE_MIN).then(|| life / HEADS_IN_A_LIFE)
+}
+
+/// What a member record shows.
+pub(crate) struct Recorded {
+    /// The node, as its certificate says.
+    pub(crate) member: Member,
+    /// The log's entry of the certificate.
+    pub(crate) certificate: Certificate,
+}
+
+/// Who a member record is of, if it counts at `now`. That a proof leads to a head the overlay verified before it took the record.
+pub(crate) fn recorded(anchors: &TrustAnchors, body: &[u8], now: UnixMillis) -> Option<Recorded> {
+    if body.first() != Some(&proved::VERSION) {
+        let member = anchors.verify_leaf(body, now).ok()?;
+        let certificate = Certificate::of(&member, body)?;
+        return Some(Recorded { member, certificate });
+    }
+    let ProvedKey { issuer, certificate, .. } = ProvedKey::decode(body).ok()?;
+    let valid = (certificate.not_before..=certificate.not_after).contains(&now);
+    (valid && anchors.issuers(now).contains(&issuer))
+        .then(|| Recorded { member: certificate.member(anchors, issuer), certificate })
+}
+
+impl Logs {
+    /// Whether nothing that this log says counts: it showed two pasts, or its issuer signed for two sets of keys.
+    pub(in crate::node) fn is_distrusted(&self, issuer: &NodeId) -> bool {
+        self.others.get(issuer).is_some_and(|other| {
+            other.shown().fork.is_some() || other.contradicted.load(std::sync::atomic::Ordering::Relaxed)
+        })
+    }
+}
+
+/// Whether these bytes are the issuer's word on its log's keys, the same that this node goes by if it knows one.
+pub(in crate::node) fn verify_statement(
+    logs: &Logs,
+    anchors: &TrustAnchors,
+    issuer: NodeId,
+    body: &[u8],
+) -> Result<(), HeadError> {
+    let statement = LogStatement::decode(body).map_err(|_| HeadError::Malformed)?;
+    let (of, public) = statement.verify(anchors).map_err(|_| HeadError::Untrusted)?;
+    let other = logs.others.get(&issuer);
+    let own = logs.own().filter(|_| issuer == logs.me);
+    let known = other.as_ref().map(|other| other.statement.public()).or(own.map(|own| own.public()));
+    let same = of == issuer && known.is_none_or(|known| known == public);
+    if same { Ok(()) } else { Err(HeadError::Untrusted) }
+}
+
+/// Whether a head is its log's, named by it, and witnessed as far as this node can tell; its root.
+pub(in crate::node) fn verify_head(
+    logs: &Logs,
+    id: &HeadId,
+    body: &[u8],
+    known: &Known<'_>,
+) -> Result<[u8; 32], HeadError> {
+    let statement = known.head(&HeadId::statement(id.issuer)).ok_or(HeadError::LacksKeys)?;
+    let statement = LogStatement::decode(statement).map_err(|_| HeadError::LacksKeys)?;
+    let log = statement.public();
+    let head = RoutingHead::decode(body).map_err(|_| HeadError::Malformed)?;
+    let prefix = format!("{}.mesh/witness/", logs.mesh);
+    let named: Vec<&str> =
+        head.witness_names(log).filter_map(|name| name.as_str().strip_prefix(&prefix)).collect();
+    let mut witnesses = KnownWitnesses::default();
+    for (node, name, key) in known.members() {
+        if node == id.issuer {
+            continue;
+        }
+        witnesses.others |= node != logs.me;
+        let witness = || Witness::new(&logs.mesh, node, &name.parse::<NodeName>().ok()?, key).ok();
+        if named.contains(&name) {
+            witnesses.witnesses.extend(witness());
+        }
+    }
+    match head.verify(log, id.size, witnesses, UnixMillis::now()) {
+        Ok(head) => Ok(head.root.0),
+        Err(RoutingHeadError::Witness(_) | RoutingHeadError::Policy(_)) => Err(HeadError::Unwitnessed),
+        Err(_) => Err(HeadError::Untrusted),
+    }
+}
+
+/// Names the newest checkpoint of this node's log a head, if it has its witnesses, entries came since the last, and it is time.
+pub(super) async fn name(inner: &Inner, own: &Arc<OwnLog>, named: &mut Option<Instant>) {
+    let Some(cadence) = cadence(inner.standing.member().life()) else { return };
+    if named.is_some_and(|at| at.elapsed() < cadence) {
+        return;
+    }
+    let work = own.clone();
+    let Ok(Some(head)) = tokio::task::spawn_blocking(move || work.routing_head()).await else { return };
+    let wanted = witness::wanted(inner);
+    if wanted == 0 || witness::cosigners(&head.note) < wanted {
+        return;
+    }
+    let me = inner.member.node_id;
+    let Ok(Checkpoint { head: TreeHead { size, .. }, .. }) = Checkpoint::parse(head.note.text()) else {
+        return;
+    };
+    let newest = sizes(inner, me).last().copied().unwrap_or_default();
+    let (Ok(statement), Ok(body)) = (own.statement().encode(), head.encode()) else { return };
+    if size <= newest {
+        return;
+    }
+    let named_now = inner.overlay.input(|core, now| {
+        core.set_head(now, HeadId::statement(me), &statement)?;
+        core.set_head(now, HeadId { issuer: me, size }, &body)
+    });
+    match named_now {
+        Ok(()) => *named = Some(Instant::now()),
+        Err(error) => tracing::debug!(%error, "no head was named yet"),
+    }
+}
+
+/// A number from 0 to 1 that is another for each node and head: what all hear at once they don't all answer at once.
+pub(super) fn share(of: &[u8; 32], size: u64) -> f64 {
+    let Hash([high, low, ..]) = Hash::of(&[&of[..], &size.to_be_bytes()].concat());
+    f64::from(u16::from_be_bytes([high, low])) / f64::from(u16::MAX)
+}
+
+/// Sizes of the heads of an issuer that are held, rising.
+pub(super) fn sizes(inner: &Inner, issuer: NodeId) -> Vec<u64> {
+    let of = |id: &HeadId| id.issuer == issuer && id.size > 0;
+    inner.overlay.view(|core| core.heads().filter(of).map(|id| id.size).collect())
+}
+
+/// Compares each head that the overlay takes with the log as this node follows it, so that a fork is found. Runs as long as the node.
+pub(crate) async fn run_compare(inner: Arc<Inner>) {
+    let mut events = inner.overlay.subscribe();
+    loop {
+        match events.recv().await {
+            Ok(Event::HeadTaken(id)) if id.size > 0 && id.issuer != inner.member.node_id => {
+                // Not all at once: the issuer is asked for a path.
+                let wait =
+                    follow::period(inner.reachable().len()).mul_f64(share(&inner.member.node_id.0, id.size));
+                let task = inner.clone();
+                inner.spawn(async move {
+                    tokio::time::sleep(wait).await;
+                    let _ = compare(&task, id).await;
+                });
+            }
+            Ok(_) | Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
+async fn compare(inner: &Arc<Inner>, id: HeadId) -> Option<()> {
+    let (statement, body) =
+        inner.overlay.view(|core| Some((core.head(&HeadId::statement(id.issuer))?, core.head(&id)?)))?;
+    let statement = LogStatement::decode(&statement).ok()?;
+    let head = RoutingHead::decode(&body).ok()?;
+    let (work, anchors) = (inner.clone(), inner.standing.anchors());
+    let learn = move || work.logs.others.learn(&statement, &anchors);
+    let other = tokio::task::spawn_blocking(learn).await.ok()?.ok()?;
+    follow::take(inner, &other, id.issuer, head.note).await;
+    Some(())
+}
