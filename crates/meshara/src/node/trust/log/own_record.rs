@@ -81,7 +81,8 @@ async fn look(inner: &Arc<Inner>, membership: &Membership, trial: &mut Trial) {
         }
     }
     let certificate = current && !is_proof;
-    if !certificate && !(usable && waits(inner, told.as_ref(), member.life(), trial, now)) {
+    let waiting = usable && waits(inner, told.as_ref(), member.life(), trial, now);
+    if !certificate && !waiting {
         let leaf = membership.leaf_der().to_vec();
         if let Err(error) = inner.overlay.input(|core, now| core.set_member(now, leaf)) {
             tracing::warn!(%error, "the overlay doesn't accept this node's certificate");

@@ -66,7 +66,7 @@ pub(in crate::node) fn verify_statement(
     let (of, public) = statement.verify(anchors).map_err(|_| HeadError::Untrusted)?;
     let other = logs.others.get(&issuer);
     let own = logs.own().filter(|_| issuer == logs.me);
-    let known = other.as_ref().map(|other| other.statement.public()).or(own.map(|own| own.public()));
+    let known = other.as_ref().map(|other| other.statement.public()).or_else(|| own.map(|own| own.public()));
     let same = of == issuer && known.is_none_or(|known| known == public);
     if same { Ok(()) } else { Err(HeadError::Untrusted) }
 }
