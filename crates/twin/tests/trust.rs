@@ -185,9 +185,9 @@ fn proofs_take_the_place_of_certificates() {
     let plan = Inclusion { issuers: 2, path: 28, head_bytes: 5400, statement_bytes: 5400 };
     let (certificates, proofs) = (held(&scenario(None)), held(&scenario(Some(plan))));
     assert_eq!(certificates.traffic.heads, 0);
-    // 24 heads in ten minutes, each once to each of fifteen others, and a little for announcements.
+    // 24 heads of each of two issuers in ten minutes, each once to each of fifteen others, and a little for announcements.
     let heads = proofs.traffic.heads / 5_500;
-    assert!((23 * 15..=26 * 15).contains(&heads), "{heads}");
+    assert!((46 * 15..=53 * 15).contains(&heads), "{heads}");
     let share = proofs.traffic.member as f64 / certificates.traffic.member as f64;
     assert!((0.15..0.3).contains(&share), "{share}");
 }
