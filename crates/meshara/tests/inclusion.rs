@@ -99,7 +99,7 @@ async fn members_tell_proofs_in_place_of_certificates_and_route_by_them() {
     all_proved(&[&alice, bob, carol, &dave]).await;
 
     // Who is revoked is out, whatever proves its key.
-    let request = RevokeRequest { node: "carol".into(), reason: "gone".into() };
+    let request = RevokeRequest { node: "carol".into(), reason: "gone".into(), force: false };
     alice.control().trust_revoke(request).await.unwrap();
     for node in [&alice, bob, &dave] {
         until("carol is out", async || members(node).await == (3, 0)).await;

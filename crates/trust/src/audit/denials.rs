@@ -58,6 +58,11 @@ impl Denials {
             return Vec::new();
         }
         self.written = Some(now);
+        self.finish()
+    }
+
+    /// The events of what was counted, however lately others became lines: when the node stops.
+    pub fn finish(&mut self) -> Vec<Event> {
         let counted = std::mem::take(&mut self.counts);
         let rest = std::mem::take(&mut self.rest);
         let counted = counted.into_iter().map(|((node, target, rule), count)| Event::Denial {
@@ -100,5 +105,9 @@ mod tests {
         assert_eq!(denials.take(NOW), []);
         assert_eq!(denials.take(NOW.plus(DENIALS_EVERY)).len(), 1);
         assert_eq!(denials.take(NOW.plus(DENIALS_EVERY * 2)), []);
+        // The last ones, when the node stops.
+        denials.add(node, "x", "y");
+        assert_eq!(denials.take(NOW.plus(DENIALS_EVERY)), []);
+        assert_eq!((denials.finish().len(), denials.finish().len()), (1, 0));
     }
 }

@@ -200,7 +200,7 @@ impl Drop for Audit {
     }
 }
 
-/// Writes until the node is gone. Denials of the last second are gone with it.
+/// Writes until the node is gone, and then the denials of the last second.
 fn run(trail: &mut Trail, work: &mpsc::Receiver<Work>) {
     let mut denials = Denials::new();
     let mut waiting = false;
@@ -217,14 +217,14 @@ fn run(trail: &mut Trail, work: &mpsc::Receiver<Work>) {
                 waiting = true;
             }
             Err(mpsc::RecvTimeoutError::Timeout) => waiting = false,
-            Err(mpsc::RecvTimeoutError::Disconnected) => return,
+            Err(mpsc::RecvTimeoutError::Disconnected) => return write(trail, denials.finish()),
         }
-        flush(trail, &mut denials);
+        write(trail, denials.take(UnixMillis::now()));
     }
 }
 
-fn flush(trail: &mut Trail, denials: &mut Denials) {
-    for event in denials.take(UnixMillis::now()) {
+fn write(trail: &mut Trail, denials: Vec<Event>) {
+    for event in denials {
         append(trail, event);
     }
     if let Err(error) = trail.sync() {
