@@ -3,7 +3,7 @@
 
 mod rates;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -124,7 +124,7 @@ impl Gate for NodeGate {
             return Ok(());
         }
         // Another issuer may have given the name away, before this node got it.
-        if inner.logs.names.taken(name, node, enrolled, now) {
+        if inner.logs.names.taken(name, node, enrolled, &inner.counted_logs(), now) {
             return Err(Refusal::NameTaken { name: name.clone() });
         }
         // A newcomer gets no name that a node goes by.
@@ -144,6 +144,14 @@ impl Gate for NodeGate {
 
     fn distrusts(&self, issuer: &NodeId) -> bool {
         self.inner.upgrade().is_some_and(|inner| inner.endpoints.tls().revoked().contains(issuer))
+    }
+}
+
+impl Inner {
+    /// The issuers whose logs say whose names are.
+    fn counted_logs(&self) -> BTreeMap<NodeId, log::Granted> {
+        let revoked = self.endpoints.tls().revoked();
+        log::counted(&self.standing.anchors(), |issuer| revoked.contains(issuer))
     }
 }
 

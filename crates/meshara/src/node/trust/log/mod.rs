@@ -31,6 +31,7 @@ use self::attest::Attestations;
 pub(crate) use self::attest::run as run_attest;
 pub(crate) use self::follow::run as run_follow;
 use self::names::Names;
+pub(crate) use self::names::{Granted, counted};
 use self::others::Others;
 pub(crate) use self::own::{OpenError, OwnLog};
 pub(crate) use self::own_record::{may_wait, run as run_own_record};
