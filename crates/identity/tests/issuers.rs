@@ -6,12 +6,15 @@
     reason = "a test may stop at the first surprise"
 )]
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use meshara_identity::home::{self, Identity};
-use meshara_identity::issuer::{Asking, Enrolled, Gate, Issuance, Record, RecordError};
+use meshara_identity::issuer::{
+    Asking, Enrolled, Gate, Issuance, Record, RecordError, RoleChange, RolesError,
+};
 use meshara_identity::*;
 use tempfile::TempDir;
 
@@ -263,6 +266,10 @@ impl Record for Ledger {
         self.0.lock().unwrap().push((name, issuance.enrolment.is_some()));
         Ok(vec![9])
     }
+
+    fn record_roles(&self, _: &NodeId, _: &RoleChange) -> Result<(), RecordError> {
+        Ok(())
+    }
 }
 
 impl Gate for Ledger {
@@ -306,6 +313,10 @@ struct Faulty {
     entries: Mutex<Vec<Option<Enrolled>>>,
     distrusted: Mutex<Option<NodeId>>,
     asked: Mutex<Vec<(bool, Option<UnixMillis>)>>,
+    /// Changes of roles that it recorded.
+    changes: Mutex<Vec<(NodeId, RoleChange)>>,
+    /// And those that another issuer's log has.
+    elsewhere: Mutex<Option<RoleChange>>,
 }
 
 impl Record for Faulty {
@@ -315,6 +326,14 @@ impl Record for Faulty {
         }
         self.entries.lock().unwrap().push(issuance.enrolment.cloned());
         Ok(Vec::new())
+    }
+
+    fn record_roles(&self, node: &NodeId, change: &RoleChange) -> Result<(), RecordError> {
+        if self.fails.load(Ordering::Relaxed) {
+            return Err(RecordError("no space".to_owned()));
+        }
+        self.changes.lock().unwrap().push((*node, change.clone()));
+        Ok(())
     }
 }
 
@@ -330,6 +349,10 @@ impl Gate for Faulty {
 
     fn distrusts(&self, issuer: &NodeId) -> bool {
         *self.distrusted.lock().unwrap() == Some(*issuer)
+    }
+
+    fn roles(&self, _: &NodeId, _: UnixMillis) -> Option<RoleChange> {
+        self.elsewhere.lock().unwrap().clone()
     }
 }
 
@@ -395,4 +418,90 @@ fn what_a_revoked_issuer_certified_counts_for_nothing_at_another() {
     assert_eq!(back.member().enrolled, carol.membership.member().enrolled, "what this issuer wrote down");
     let begun = Some(NOW);
     assert_eq!(*gate.asked.lock().unwrap(), [(false, begun), (true, begun)]);
+}
+
+fn set(roles: &[&str]) -> BTreeSet<RoleName> {
+    roles.iter().map(|role| role.parse().unwrap()).collect()
+}
+
+fn list(roles: &[&str]) -> Vec<RoleName> {
+    set(roles).into_iter().collect()
+}
+
+/// The member goes on with what it was given.
+fn keep(mesh: &Mesh, name: &str, next: &Membership) -> Identity {
+    let home = mesh.dir.path().join(name);
+    let node = home::load(&home, None).unwrap().node.node_id();
+    home::store_membership(&home, node, next, None).unwrap();
+    home::load(&home, None).unwrap()
+}
+
+#[test]
+fn roles_that_were_taken_stay_taken_whichever_issuer_the_member_asks() {
+    let mesh = Mesh::with(Lives::unlimited(None, 10 * DAY));
+    let bob = mesh.join("bob");
+    let carol = mesh.join_as("carol", &list(&["db", "ops"]), NOW);
+    let second = mesh.second("bob", &bob);
+    let (first_log, second_gate) = (Arc::new(Faulty::default()), Arc::new(Faulty::default()));
+    mesh.issuer.record_with(first_log.clone());
+    mesh.issuer.guard_with(Arc::new(Faulty::default()));
+    second.guard_with(second_gate.clone());
+    let node = carol.node.node_id();
+    let carol = keep(&mesh, "carol", &renewed(&carol, &second, NOW).unwrap());
+
+    let (_, left) = mesh.issuer.change_roles(&node, &set(&[]), &set(&["ops"]), NOW).unwrap();
+    assert_eq!(left, list(&["db"]));
+    // The others can read it before she has asked for anything.
+    let change = RoleChange { at: NOW, roles: list(&["db"]) };
+    assert_eq!(*first_log.changes.lock().unwrap(), [(node, change.clone())]);
+    *second_gate.elsewhere.lock().unwrap() = Some(change);
+    // She asks bob alone, until he extends her enrolment to far beyond the one that alice changed.
+    let late = NOW.plus(6 * DAY);
+    let next = renewed(&carol, &second, late).unwrap();
+    assert_eq!(next.member().enrolled.until, late.plus(10 * DAY));
+    assert_eq!(next.member().enrolled.roles, list(&["db"]));
+    // A leaf that names the role, of an issuer that hadn't heard yet and that lasts longer, brings nothing back.
+    *second_gate.elsewhere.lock().unwrap() = None;
+    let mut later = second.change_roles(&node, &set(&["ops"]), &set(&[]), NOW.plus(DAY)).unwrap().1;
+    later.retain(|role| role.as_str() != "db");
+    assert_eq!(later, list(&["ops"]), "what bob's operator says before he hears of alice's");
+    let carol = keep(&mesh, "carol", &renewed(&carol, &second, late).unwrap());
+    assert_eq!(carol.membership.member().enrolled.roles, list(&["db", "ops"]));
+    let back = renewed(&carol, &mesh.issuer, late).unwrap();
+    assert_eq!(back.member().enrolled.roles, list(&["db"]));
+    assert_eq!(back.member().enrolled.until, late.plus(10 * DAY), "the longer end counts, not its roles");
+    // Nor does a ticket.
+    std::fs::remove_file(mesh.dir.path().join("carol").join(home::MEMBERSHIP)).unwrap();
+    let again = mesh.join_as("carol", &list(&["ops"]), late);
+    assert_eq!(again.membership.member().enrolled.roles, list(&["db"]));
+}
+
+#[test]
+fn a_change_of_roles_that_its_log_did_not_take_is_logged_later_and_once() {
+    let mesh = Mesh::new();
+    let bob = mesh.join("bob");
+    let node = bob.node.node_id();
+    let log = Arc::new(Faulty::default());
+    mesh.issuer.record_with(log.clone());
+    log.fails.store(true, Ordering::Relaxed);
+    let error = mesh.issuer.change_roles(&node, &set(&["ops"]), &set(&[]), NOW).unwrap_err();
+    assert_eq!(error, RolesError::Unlogged(RecordError("no space".to_owned())));
+    assert!(mesh.issuer.log_role_changes().is_err());
+    let Mesh { dir, alice, issuer } = mesh;
+    drop(issuer);
+    log.fails.store(false, Ordering::Relaxed);
+    // Also over a restart.
+    let issuer =
+        home::open_issuer(&dir.path().join("alice"), alice.membership.anchors(), None).unwrap().unwrap();
+    issuer.record_with(log.clone());
+    for _ in 0..2 {
+        issuer.log_role_changes().unwrap();
+    }
+    // The same once more says nothing; another is later than it, whatever the clock says.
+    issuer.change_roles(&node, &set(&["ops"]), &set(&[]), NOW.plus(DAY)).unwrap();
+    issuer.change_roles(&node, &set(&["db"]), &set(&[]), NOW.minus(HOUR)).unwrap();
+    let change = |at, roles: &[&str]| (node, RoleChange { at, roles: list(roles) });
+    let expected = [change(NOW, &["ops"]), change(UnixMillis(NOW.0 + 1), &["db", "ops"])];
+    assert_eq!(*log.changes.lock().unwrap(), expected);
+    assert_eq!(renewed(&bob, &issuer, NOW).unwrap().member().enrolled.roles, list(&["db", "ops"]));
 }

@@ -13,12 +13,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use meshara_identity::issuer::{Issuance, Record, RecordError};
+use meshara_identity::issuer::{Issuance, Record, RecordError, RoleChange};
 use meshara_identity::{
     Issuer, JoinClient, Membership, NodeId, NodeKey, RenewClient, RoutingKey, UnixMillis, create_mesh, home,
 };
 use meshara_trust::log::{
-    Certificate, DiskFiles, Enrolment, Entry, Hash, Log, LogError, LogKey, WitnessPolicy, audit,
+    Certificate, DiskFiles, Enrolment, Entry, Hash, Log, LogError, LogKey, Roles, WitnessPolicy, audit,
     verify_certificate_proof,
 };
 use serde_json::{Value, json};
@@ -178,6 +178,12 @@ impl Record for Recorder {
         let logged = self.0.append_all(&entries).map_err(failed)?;
         let promise = self.0.promise(logged.last().unwrap(), UnixMillis::now()).map_err(failed)?;
         promise.encode().map_err(|error| RecordError(error.to_string()))
+    }
+
+    fn record_roles(&self, node: &NodeId, change: &RoleChange) -> Result<(), RecordError> {
+        let RoleChange { at, roles } = change.clone();
+        let logged = self.0.append(&Entry::Roles(Roles { node: *node, roles, at }));
+        logged.map(|_| ()).map_err(|error| RecordError(error.to_string()))
     }
 }
 

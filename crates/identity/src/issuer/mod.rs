@@ -8,7 +8,8 @@ mod store;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use zeroize::Zeroize;
@@ -17,7 +18,7 @@ pub use attestation::{
     APPLICANTS_MAX, Allowed, Applicant, Application, AttestationKind, Attestor, EVIDENCE_MAX, Evidence,
     KINDS_MAX, LISTED_MAX, Unattested, Verdict,
 };
-pub use record::{Enrolled, Issuance, Record, RecordError};
+pub use record::{Enrolled, Issuance, Record, RecordError, RoleChange};
 pub use roles::RolesError;
 pub use store::StoreError;
 use store::{Store, TicketRecord, Txn};
@@ -183,6 +184,12 @@ pub trait Gate: Send + Sync + fmt::Debug {
 
     /// Whether what another issuer certified counts for nothing any more, since the mesh revoked it.
     fn distrusts(&self, issuer: &NodeId) -> bool;
+
+    /// What an operator said last of a node's roles at another issuer, as that one's log says. Nothing where there are no others.
+    fn roles(&self, node: &NodeId, now: UnixMillis) -> Option<RoleChange> {
+        let _ = (node, now);
+        None
+    }
 }
 
 /// The CA key with its grant and its state. Methods take `&self`; writers queue inside the store.
@@ -195,6 +202,10 @@ pub struct Issuer {
     attestors: attestation::Attestors,
     record: OnceLock<Arc<dyn Record>>,
     gate: OnceLock<Arc<dyn Gate>>,
+    /// Whether changes of roles may be in no log yet.
+    unlogged_roles: AtomicBool,
+    /// Held while they are logged.
+    logging_roles: Mutex<()>,
 }
 
 /// A decision to issue.
@@ -240,7 +251,17 @@ impl Issuer {
     fn with(key: IssuerKey, grant: IssuerGrant, anchors: TrustAnchors, store: Store) -> Self {
         let anchors = RwLock::new(Arc::new(anchors));
         let attestors = attestation::Attestors::default();
-        Self { key, grant, anchors, store, attestors, record: OnceLock::new(), gate: OnceLock::new() }
+        Self {
+            key,
+            grant,
+            anchors,
+            store,
+            attestors,
+            record: OnceLock::new(),
+            gate: OnceLock::new(),
+            unlogged_roles: AtomicBool::new(true),
+            logging_roles: Mutex::default(),
+        }
     }
 
     /// Whom this issuer trusts, now.
@@ -385,8 +406,9 @@ impl Issuer {
         let enrolled = match newest(held, stored.as_ref()) {
             Some(known) if known.until > now => self.extended(known, now),
             // An issuer's own right is its grant: one that was away for long enrols itself again.
-            known => self.enrolled(known.map(|known| known.roles.clone()).unwrap_or_default(), now),
+            known => self.enrolled(known.map(|known| known.roles).unwrap_or_default(), now),
         };
+        let enrolled = self.with_roles(&txn, &node_id, enrolled, now)?;
         let subject = LeafSubject { name, node_id, routing_key, leaf_public, enrolled: &enrolled };
         Ok(self.give(txn, &subject, stored.as_ref() != Some(&enrolled), now)?.0.leaf_der)
     }
@@ -487,6 +509,8 @@ impl Issuer {
             Some(stored) => stored,
             None => self.enrolled(canonical(roles)?, now),
         };
+        // No ticket undoes what an operator said of this very node.
+        let enrolled = self.with_roles(&txn, &node_id, enrolled, now)?;
         let changed = txn.enrolment(&node_id)?.as_ref() != Some(&enrolled);
         self.admit(txn, &Decision { name, claim, enrolled: &enrolled, changed }, now)
     }
@@ -520,7 +544,7 @@ impl Issuer {
         if known.until <= now {
             return Err(Refusal::EnrolmentEnded { at: known.until }.into());
         }
-        let enrolled = self.extended(known, now);
+        let enrolled = self.with_roles(&txn, &node_id, self.extended(known, now), now)?;
         txn.put_member(&held.name, &node_id)?;
         let changed = stored.as_ref() != Some(&enrolled);
         self.admit(txn, &Decision { name: &held.name, claim, enrolled: &enrolled, changed }, now)
@@ -541,11 +565,11 @@ impl Issuer {
     }
 
     /// The enrolment of a node that is heard of: extended when less than half of one is left.
-    fn extended(&self, known: &Enrolled, now: UnixMillis) -> Enrolled {
+    fn extended(&self, known: Enrolled, now: UnixMillis) -> Enrolled {
         let life = self.lives().enrolment();
         let until =
             if known.until < now.plus(life / 2) && known.until > now { now.plus(life) } else { known.until };
-        Enrolled { until, ..known.clone() }
+        Enrolled { until, ..known }
     }
 
     /// Issues, commits, records: what the reply says is on the disk, and in the log.
@@ -660,11 +684,15 @@ impl Issuer {
     }
 }
 
-/// Of what a leaf says and what is stored, the one that lasts longer: another issuer may have extended it, or this one.
-fn newest<'a>(held: Option<&'a Enrolled>, stored: Option<&'a Enrolled>) -> Option<&'a Enrolled> {
+/// Of what a leaf says and what is stored, the enrolment that began later: the node joined once more since. Its end is the later one of both,
+/// since another issuer may have extended it, or this one; which lasts longer says nothing of its roles.
+fn newest(held: Option<&Enrolled>, stored: Option<&Enrolled>) -> Option<Enrolled> {
     match (held, stored) {
-        (Some(held), Some(stored)) => Some(if held.until > stored.until { held } else { stored }),
-        (held, stored) => held.or(stored),
+        (Some(held), Some(stored)) => {
+            let newest = if held.from > stored.from { held } else { stored };
+            Some(Enrolled { until: held.until.max(stored.until), ..newest.clone() })
+        }
+        (held, stored) => held.or(stored).cloned(),
     }
 }
 

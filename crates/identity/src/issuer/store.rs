@@ -1,6 +1,7 @@
 //! What an issuer remembers, in `issuer.redb`: tickets, their uses, names and serials. One transaction per decision.
 
 mod applicants;
+mod roles;
 
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -257,6 +258,8 @@ fn open_second(txn: &WriteTransaction) -> Result<(), StoreError> {
     txn.open_table(applicants::TICKET_KINDS)?;
     txn.open_table(applicants::APPLICANTS)?;
     txn.open_table(applicants::LISTED)?;
+    txn.open_table(roles::CHANGES)?;
+    txn.open_table(roles::UNLOGGED)?;
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use meshara_identity::grant::{GRANT_MAX, GrantStatement, OFFER_MAX};
 use meshara_identity::home::HomeError;
-use meshara_identity::issuer::{Asking, Gate};
+use meshara_identity::issuer::{Asking, Gate, RoleChange};
 use meshara_identity::{
     FileError, GrantOffer, Issuer, IssuerGrant, IssuerKey, MeshId, NodeId, Refusal, RootKey, TrustAnchors,
     TrustError, UnixMillis, WireError,
@@ -142,13 +142,18 @@ impl Gate for NodeGate {
         if rates.take(*node, life, Instant::now()) { Ok(()) } else { Err(Refusal::TooOften) }
     }
 
+    fn roles(&self, node: &NodeId, now: UnixMillis) -> Option<RoleChange> {
+        let inner = self.inner.upgrade()?;
+        inner.logs.names.roles(node, &inner.counted_logs(), now)
+    }
+
     fn distrusts(&self, issuer: &NodeId) -> bool {
         self.inner.upgrade().is_some_and(|inner| inner.endpoints.tls().revoked().contains(issuer))
     }
 }
 
 impl Inner {
-    /// The issuers whose logs say whose names are.
+    /// The issuers whose logs say whose names are, and who has which roles.
     fn counted_logs(&self) -> BTreeMap<NodeId, log::Granted> {
         let revoked = self.endpoints.tls().revoked();
         log::counted(&self.standing.anchors(), |issuer| revoked.contains(issuer))

@@ -4,8 +4,8 @@ use meshara_identity::NodeId;
 
 use super::*;
 use crate::log::checkpoint::tests::key;
-use crate::log::entry::tests::{certificate, enrolment};
-use crate::log::entry::{Ended, Enrolment, Phase, Statement};
+use crate::log::entry::tests::{certificate, enrolment, roles};
+use crate::log::entry::{Ended, Enrolment, Phase, Roles, Statement};
 use crate::log::witness::tests::{mesh, routing, sign};
 use crate::log::{CheckpointError, DiskFiles, Log, LogKey, PROBLEMS_MAX, Witness};
 
@@ -171,6 +171,10 @@ fn entries_that_contradict_each_other_are_named() {
         grant(2, 1),
         Entry::Grant { issuer: NodeId([1; 32]), grant: other(1) }, // 23
         Entry::Revocations(statement(6)),                          // 24: still below what was
+        Entry::Roles(roles(&["db"])),
+        Entry::Roles(roles(&["db"])),
+        Entry::Roles(roles(&["web"])), // 27: two of one time
+        Entry::Roles(Roles { at: UnixMillis(1), ..roles(&["db"]) }), // 28: earlier than what was said before
     ];
     let directory = tempfile::tempdir().unwrap();
     log(directory.path(), &[&entries]);
@@ -195,6 +199,8 @@ fn entries_that_contradict_each_other_are_named() {
         "order 20",
         "order 23",
         "order 24",
+        "order 27",
+        "order 28",
     ];
     assert_eq!(found, expected);
 }

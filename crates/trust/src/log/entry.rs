@@ -126,6 +126,18 @@ pub struct Ended {
     pub at: UnixMillis,
 }
 
+/// An operator said which roles a node has from now on. Of two, in whichever logs, the later one counts, and of two of one time the one with the
+/// greater roles: so all issuers go by the same one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Roles {
+    /// The node.
+    pub node: NodeId,
+    /// All its roles, sorted, each once.
+    pub roles: Vec<RoleName>,
+    /// When it was said.
+    pub at: UnixMillis,
+}
+
 /// A numbered statement that is kept elsewhere and proved to be known by its hash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Statement {
@@ -173,6 +185,8 @@ pub enum Entry {
     Policy(Statement),
     /// An enrolment was ended before its time.
     Ended(Ended),
+    /// A node's roles were changed.
+    Roles(Roles),
 }
 
 impl Entry {
@@ -212,6 +226,7 @@ impl Entry {
                 Err(EntryError::Number)
             }
             Self::Ended(Ended { by: 0, .. }) => Err(EntryError::Number),
+            Self::Roles(Roles { roles, .. }) => check_roles(roles),
             _ => Ok(()),
         }
     }

@@ -31,6 +31,11 @@ pub(crate) fn enrolment(node: u8, name: &str) -> Enrolment {
     }
 }
 
+pub(crate) fn roles(names: &[&str]) -> Roles {
+    let roles = names.iter().map(|role| role.parse().unwrap()).collect();
+    Roles { node: NodeId([2; 32]), roles, at: UnixMillis(1_795_000_000_000) }
+}
+
 fn statement() -> Statement {
     Statement { number: 300, hash: [5; 32], at: UnixMillis(1_795_000_000_000) }
 }
@@ -46,6 +51,7 @@ pub(crate) fn all() -> Vec<Entry> {
         Entry::Revocations(statement()),
         Entry::Policy(statement()),
         Entry::Ended(Ended { node: NodeId([6; 32]), by: 300, at: UnixMillis(1_795_000_000_000) }),
+        Entry::Roles(roles(&["db", "web"])),
     ]
 }
 
@@ -94,7 +100,7 @@ fn what_is_not_an_entry_is_refused() {
     let malformed = Err(EntryError::Wire(WireError::Malformed));
     assert_eq!(with(&|bytes| bytes.push(0)), malformed);
     assert_eq!(with(&|bytes| bytes.truncate(bytes.len() - 1)), malformed);
-    assert_eq!(with(&|bytes| bytes[1] = 8), malformed);
+    assert_eq!(with(&|bytes| bytes[1] = 9), malformed);
     let version = WireError::UnsupportedVersion { found: 2, supported: 1 };
     assert_eq!(with(&|bytes| bytes[0] = 2), Err(EntryError::Wire(version)));
     let large = WireError::TooLarge { len: ENTRY_MAX + 1, max: ENTRY_MAX };
@@ -108,14 +114,14 @@ fn values_out_of_range_are_refused() {
         assert_eq!(entry.encode(), Err(why.clone()));
         assert_eq!(Entry::decode(&wire::encode(&entry).unwrap()), Err(why));
     };
-    let roles = |roles: &[&str]| {
-        let roles = roles.iter().map(|role| role.parse().unwrap()).collect();
-        Entry::Enrolment(Enrolment { roles, ..enrolment(2, "alice") })
-    };
-    refused(roles(&["web", "db"]), EntryError::Roles);
-    refused(roles(&["db", "db"]), EntryError::Roles);
     let many: Vec<String> = (10..=10 + ROLES_MAX).map(|number| format!("role-{number}")).collect();
-    refused(roles(&many.iter().map(String::as_str).collect::<Vec<_>>()), EntryError::Roles);
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    for wrong in [&["web", "db"][..], &["db", "db"], &many] {
+        let change = roles(wrong);
+        let enrolled = Enrolment { roles: change.roles.clone(), ..enrolment(2, "alice") };
+        refused(Entry::Enrolment(enrolled), EntryError::Roles);
+        refused(Entry::Roles(change), EntryError::Roles);
+    }
     let never = UnixMillis(0);
     refused(Entry::Enrolment(Enrolment { until: never, ..enrolment(2, "a") }), EntryError::Dates);
     refused(Entry::Certificate(Certificate { not_after: never, ..certificate(1) }), EntryError::Dates);
@@ -152,6 +158,15 @@ proptest! {
             serial, node: NodeId(node), name: name.parse().unwrap(), not_before: UnixMillis(from),
             not_after: UnixMillis(from + 1), leaf: Hash(leaf), routing_key, ..certificate(1)
         });
+        prop_assert_eq!(Entry::decode(&entry.encode().unwrap()), Ok(entry));
+    }
+
+    #[test]
+    fn changes_of_roles_round_trip(node: [u8; 32], mut names in proptest::collection::vec("[a-z0-9]{1,63}", 0..9), at: u64) {
+        names.sort();
+        names.dedup();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let entry = Entry::Roles(Roles { node: NodeId(node), at: UnixMillis(at), ..roles(&names) });
         prop_assert_eq!(Entry::decode(&entry.encode().unwrap()), Ok(entry));
     }
 

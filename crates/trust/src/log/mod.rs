@@ -41,7 +41,7 @@ pub use audit::audit;
 pub use checkpoint::{Checkpoint, CheckpointError, LogKey, LogPublic, TreeHead};
 pub use copying::Copying;
 pub use cosign::{Cosigner, GrowthError, verify_growth};
-pub use entry::{Certificate, Ended, Enrolment, Entry, EntryError, Phase, Statement};
+pub use entry::{Certificate, Ended, Enrolment, Entry, EntryError, Phase, Roles, Statement};
 pub use error::LogError;
 pub use exchange::{Answer, Ask, Head};
 pub use files::{DiskFiles, Files};

@@ -1,18 +1,19 @@
-//! Whose names are, as the logs of other issuers say: an issuer reads them before it enrols anybody.
+//! Whose names are, and which roles operators gave to whom, as the logs of other issuers say: an issuer reads them before it certifies
+//! anything.
 //!
 //! What a log says counts as long as its issuer does, and as far as its grant reaches: so a rogue one silences nobody once it is revoked.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use meshara_identity::issuer::MEMBERS_MAX;
+use meshara_identity::issuer::{CLOCK_SKEW_MAX, MEMBERS_MAX, RoleChange};
 use meshara_identity::{NodeId, NodeName, TrustAnchors, UnixMillis};
-use meshara_trust::log::{Enrolment, Entry, LogError, Tiles};
+use meshara_trust::log::{Enrolment, Entry, LogError, Roles, Tiles};
 
 use super::others::Other;
 use super::own::lock;
 
-/// The enrolments in logs of others, one log apart from the other.
+/// What the logs of others say, one log apart from the other.
 #[derive(Debug, Default)]
 pub(crate) struct Names(Mutex<BTreeMap<NodeId, Said>>);
 
@@ -23,6 +24,8 @@ struct Said {
     read: u64,
     /// Of two enrolments of one name the earlier one, until it ends.
     names: BTreeMap<NodeName, Enrolment>,
+    /// The newest change of each node's roles.
+    roles: BTreeMap<NodeId, RoleChange>,
 }
 
 /// Since when the root lets an issuer say anything, and until when.
@@ -62,6 +65,17 @@ impl Said {
                 }
             }
             Entry::Ended(ended) => self.names.retain(|_, held| held.node != ended.node),
+            Entry::Roles(Roles { node, roles, at }) => {
+                let change = RoleChange { at, roles };
+                let full = self.roles.len() as u64 >= MEMBERS_MAX;
+                match self.roles.get_mut(&node) {
+                    Some(held) => *held = change.max(held.clone()),
+                    None if full => {}
+                    None => {
+                        self.roles.insert(node, change);
+                    }
+                }
+            }
             _ => {}
         }
     }
@@ -107,6 +121,22 @@ impl Names {
                     && since.is_none_or(|since| (from, held.node) < (since, *node))
             })
         })
+    }
+
+    /// What was said last of a node's roles by one who counts. Nobody speaks from the future, beyond what clocks may differ: that would be
+    /// the last word for ever.
+    pub(crate) fn roles(
+        &self,
+        node: &NodeId,
+        counted: &BTreeMap<NodeId, Granted>,
+        now: UnixMillis,
+    ) -> Option<RoleChange> {
+        let all = lock(&self.0);
+        let said = counted.iter().filter_map(|(issuer, (_, end))| {
+            let change = all.get(issuer)?.roles.get(node)?;
+            (change.at <= now.plus(CLOCK_SKEW_MAX) && change.at <= *end).then_some(change)
+        });
+        said.max().cloned()
     }
 }
 
@@ -190,5 +220,36 @@ mod tests {
         assert!(taken(9, None, &[a], 70));
         said(&names, B, ended(9));
         assert!(!taken(1, None, &[b], 70));
+    }
+
+    #[test]
+    fn the_last_word_on_roles_counts_unless_it_is_from_the_future_or_by_one_who_is_revoked() {
+        let names = Names::default();
+        let now = 10_000_000;
+        let say = |issuer, at: u64, role: &str| {
+            let roles = vec![role.parse().unwrap()];
+            said(&names, issuer, Entry::Roles(Roles { node: NodeId([1; 32]), roles, at: UnixMillis(at) }));
+        };
+        let heard = |by: &[(NodeId, u64, u64)]| {
+            let change = names.roles(&NodeId([1; 32]), &granted(by), UnixMillis(now))?;
+            Some(change.roles[0].to_string())
+        };
+        let (a, b) = ((A, 0, u64::MAX), (B, 0, u64::MAX));
+        assert_eq!(heard(&[a, b]), None);
+        say(A, 20, "ops");
+        say(B, 10, "db");
+        assert_eq!(heard(&[a, b]).as_deref(), Some("ops"));
+        assert_eq!(heard(&[b]).as_deref(), Some("db"), "A is revoked");
+        // An older one that is read later changes nothing; of two of one time all choose the same.
+        say(A, 15, "web");
+        assert_eq!(heard(&[a, b]).as_deref(), Some("ops"));
+        say(B, 20, "web");
+        assert_eq!(heard(&[a, b]).as_deref(), Some("web"));
+        assert_eq!(heard(&[a, (B, 0, 19)]).as_deref(), Some("ops"), "B's grant had ended");
+        let far = now + CLOCK_SKEW_MAX.as_millis() as u64;
+        say(B, far + 1, "admin");
+        assert_eq!(heard(&[a, b]).as_deref(), Some("ops"));
+        say(A, far, "far");
+        assert_eq!(heard(&[a, b]).as_deref(), Some("far"));
     }
 }

@@ -1,8 +1,8 @@
-//! Every certificate that leaves is in the log before.
+//! Every certificate that leaves is in the log before; every change of roles is there at once.
 
-use meshara_identity::UnixMillis;
-use meshara_identity::issuer::{Issuance, Record, RecordError};
-use meshara_trust::log::{Certificate, Enrolment, Entry, LogError};
+use meshara_identity::issuer::{Issuance, Record, RecordError, RoleChange};
+use meshara_identity::{NodeId, UnixMillis};
+use meshara_trust::log::{Certificate, Enrolment, Entry, LogError, Roles};
 
 use super::OwnLog;
 
@@ -35,5 +35,11 @@ impl Record for OwnLog {
         let Some(last) = logged.last() else { return Ok(Vec::new()) };
         let promise = self.with(|log| log.promise(last, UnixMillis::now())).map_err(failed)?;
         promise.encode().map_err(|error| RecordError(error.to_string()))
+    }
+
+    fn record_roles(&self, node: &NodeId, change: &RoleChange) -> Result<(), RecordError> {
+        let RoleChange { at, roles } = change.clone();
+        let appended = self.append(&[Entry::Roles(Roles { node: *node, roles, at })]);
+        appended.map(|_| ()).map_err(|error| RecordError(error.to_string()))
     }
 }

@@ -1,5 +1,5 @@
 //! Writes into this issuer's log what it goes by: grants, versions of the root document, phases, revocations, policies. And that the
-//! enrolments of the revoked ended, which frees their names.
+//! enrolments of the revoked ended, which frees their names. And changes of roles that were not logged when they were made.
 //!
 //! What the log says already is read from the log itself, so no crash can keep anything out of it for good, or write it twice.
 
@@ -33,6 +33,8 @@ pub(super) enum StateError {
     Wire(#[from] WireError),
     #[error(transparent)]
     Issuer(#[from] meshara_identity::IssuerError),
+    #[error(transparent)]
+    Roles(#[from] meshara_identity::issuer::RolesError),
 }
 
 /// Number and hash.
@@ -78,6 +80,9 @@ pub(super) struct Stated {
 pub(super) fn state(inner: &Arc<Inner>, own: &OwnLog, stated: &mut Stated) -> Result<(), StateError> {
     if !stated.read(own)? {
         return Ok(());
+    }
+    if let Some(issuer) = inner.standing.issuer() {
+        issuer.log_role_changes()?;
     }
     let numbers = numbers(inner);
     if stated.settled.as_ref() == Some(&numbers) {
