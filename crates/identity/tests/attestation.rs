@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use meshara_identity::home::{self, Identity};
 use meshara_identity::issuer::{
-    APPLICANTS_MAX, Allowed, Applicant, Asking, AttestationKind, Attestor, EVIDENCE_MAX, Evidence, Gate,
-    Unattested, Verdict,
+    APPLICANTS_MAX, Allowed, Applicant, Application, Asking, AttestationKind, Attestor, EVIDENCE_MAX,
+    Evidence, Gate, Unattested, Verdict,
 };
 use meshara_identity::*;
 use tempfile::TempDir;
@@ -34,6 +34,15 @@ impl Mesh {
     fn ticket(&self, kinds: &[AttestationKind], uses: u32) -> Ticket {
         let addrs = vec!["127.0.0.1:4433".parse().unwrap()];
         self.issuer.invite_attested(&roles(&["staff"]), kinds, HOUR, uses, addrs, NOW).unwrap().ticket
+    }
+}
+
+impl Mesh {
+    /// What an operator decides who looks now.
+    fn decide(&self, about: &Node, approved: bool, given: &[&str]) -> Option<Application> {
+        let asked = self.issuer.applications(NOW).unwrap();
+        let id = asked.iter().find(|one| one.node == about.node.node_id())?.id;
+        self.issuer.answer_application(&id, approved, &roles(given), NOW).unwrap()
     }
 }
 
@@ -81,24 +90,18 @@ fn a_node_waits_until_an_operator_approves_it_under_its_name() {
     for _ in 0..2 {
         assert_eq!(bob.join(&mesh, &ticket, "bob").unwrap_err(), refused(Refusal::AwaitingApproval));
     }
-    let asked = mesh.issuer.applications().unwrap();
+    let asked = mesh.issuer.applications(NOW).unwrap();
     assert_eq!(asked.len(), 1);
     assert_eq!((asked[0].node, asked[0].name.as_str()), (bob.node.node_id(), "bob"));
     assert_eq!(asked[0].decision, Verdict::Waiting);
-    assert_eq!(
-        mesh.issuer.answer_application(&carol.node.node_id(), true, &[]).unwrap(),
-        None,
-        "it never asked"
-    );
-
-    let decided =
-        mesh.issuer.answer_application(&bob.node.node_id(), true, &roles(&["db"])).unwrap().unwrap();
+    assert_eq!(asked[0].ticket_roles, roles(&["staff"]));
+    let decided = mesh.decide(&bob, true, &["db"]).unwrap();
     assert_eq!(decided.decision, Verdict::Approved);
     // What was approved is a name for a node: neither another name nor another node.
     assert_eq!(carol.join(&mesh, &ticket, "bob").unwrap_err(), refused(Refusal::AwaitingApproval));
     let member = bob.join(&mesh, &ticket, "bob").unwrap();
     assert_eq!(member.member().enrolled.roles, roles(&["db", "staff"]));
-    let left: Vec<_> = mesh.issuer.applications().unwrap().iter().map(|one| one.node).collect();
+    let left: Vec<_> = mesh.issuer.applications(NOW).unwrap().iter().map(|one| one.node).collect();
     assert_eq!(left, [carol.node.node_id()]);
     // A lost reply is fetched again without a further decision, and the ticket's only use was not spent by waiting.
     bob.join(&mesh, &ticket, "bob").unwrap();
@@ -133,7 +136,7 @@ fn only_certificates_count_against_a_nodes_rate_and_one_too_many_spends_nothing(
     }
     carol.join(&mesh, &ticket, "carol").unwrap_err();
     for node in [&bob, &carol] {
-        mesh.issuer.answer_application(&node.node.node_id(), true, &[]).unwrap().unwrap();
+        mesh.decide(node, true, &[]).unwrap();
     }
     bob.join(&mesh, &ticket, "bob").unwrap();
     assert_eq!(carol.join(&mesh, &ticket, "carol").unwrap_err(), refused(Refusal::TooOften));
@@ -146,14 +149,42 @@ fn another_name_waits_anew_and_who_was_declined_stays_out() {
     let ticket = mesh.ticket(&[AttestationKind::APPROVAL], 2);
     let bob = Node::new();
     bob.join(&mesh, &ticket, "bob").unwrap_err();
-    mesh.issuer.answer_application(&bob.node.node_id(), true, &[]).unwrap().unwrap();
+    mesh.decide(&bob, true, &[]).unwrap();
     assert_eq!(bob.join(&mesh, &ticket, "admin").unwrap_err(), refused(Refusal::AwaitingApproval));
-    assert_eq!(mesh.issuer.applications().unwrap()[0].name.as_str(), "admin");
-    mesh.issuer.answer_application(&bob.node.node_id(), false, &[]).unwrap().unwrap();
+    assert_eq!(mesh.issuer.applications(NOW).unwrap()[0].name.as_str(), "admin");
+    mesh.decide(&bob, false, &[]).unwrap();
     assert_eq!(bob.join(&mesh, &ticket, "admin").unwrap_err(), refused(Refusal::Declined));
     assert_eq!(mesh.issuer.members().unwrap().len(), 1);
     // An ordinary ticket of the operator is a decision of its own.
     bob.join(&mesh, &mesh.ticket(&[], 1), "bob").unwrap();
+}
+
+#[test]
+fn an_approval_is_for_what_was_looked_at_and_ends_with_its_ticket() {
+    let mesh = Mesh::new();
+    let (plain, other) =
+        (mesh.ticket(&[AttestationKind::APPROVAL], 2), mesh.ticket(&[AttestationKind::APPROVAL], 2));
+    let bob = Node::new();
+    let waits = refused(Refusal::AwaitingApproval);
+    assert_eq!(bob.join(&mesh, &plain, "laptop7").unwrap_err(), waits);
+    let looked_at = mesh.issuer.applications(NOW).unwrap()[0].id;
+    // Meanwhile it asks under another name, or with another ticket: the decision that comes then is for nobody.
+    for (ticket, name) in [(&plain, "db"), (&other, "laptop7")] {
+        assert_eq!(bob.join(&mesh, ticket, name).unwrap_err(), waits);
+        assert_eq!(mesh.issuer.answer_application(&looked_at, true, &[], NOW).unwrap(), None);
+        assert_eq!(bob.join(&mesh, ticket, name).unwrap_err(), waits);
+    }
+    bob.join(&mesh, &plain, "laptop7").unwrap_err();
+    let decided = mesh.issuer.answer_application(&looked_at, true, &[], NOW).unwrap().unwrap();
+    assert_eq!((decided.name.as_str(), decided.id), ("laptop7", looked_at));
+    // What was approved with one ticket opens no other one.
+    assert_eq!(bob.join(&mesh, &other, "laptop7").unwrap_err(), waits);
+    bob.join(&mesh, &plain, "laptop7").unwrap_err();
+    mesh.decide(&bob, true, &[]).unwrap();
+    let after = NOW.plus(HOUR);
+    assert_eq!(mesh.issuer.applications(after).unwrap(), [], "its ticket has ended");
+    assert_eq!(mesh.issuer.answer_application(&looked_at, true, &[], after).unwrap(), None);
+    bob.join(&mesh, &plain, "laptop7").unwrap();
 }
 
 #[test]
@@ -240,7 +271,7 @@ fn who_holds_one_ticket_does_not_drive_out_those_who_wait_with_another() {
     for n in 0..70 {
         Node::new().join(&mesh, &flood, &format!("n{n}")).unwrap_err();
     }
-    let asked = mesh.issuer.applications().unwrap();
+    let asked = mesh.issuer.applications(NOW).unwrap();
     assert_eq!(asked.len(), 65);
     assert!(asked.len() < APPLICANTS_MAX);
     assert!(asked.iter().any(|one| one.node == bob.node.node_id()));

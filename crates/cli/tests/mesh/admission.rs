@@ -36,8 +36,13 @@ fn a_newcomer_waits_until_it_is_approved() {
             alice.lines(&["trust", "requests"]).into_iter().find(|one| one["name"] == "bob")
         });
         assert_eq!((asked["node_id"].as_str(), asked["decision"].as_str()), (Some(&*bob), Some("waiting")));
-        has(&asked, &["node_id", "name", "since", "decision"]);
-        let decided = alice.object(&["trust", "requests", "approve", &bob[..8], "--role", "db"]);
+        has(&asked, &["request", "node_id", "name", "since", "decision", "ticket_roles"]);
+        // Named otherwise it would have to be looked at once more, on a terminal.
+        for named in [&bob[..8], "bob"] {
+            assert_eq!(alice.failure(&["trust", "requests", "approve", named]).0, "usage");
+        }
+        let request = asked["request"].as_str().unwrap();
+        let decided = alice.object(&["trust", "requests", "approve", request, "--role", "db"]);
         assert_eq!(decided["decision"], "approved");
         waiting.join().unwrap()
     });

@@ -106,8 +106,8 @@ struct ByApproval;
 impl Attestor for ByApproval {
     fn attest(&self, applicant: &Applicant<'_>) -> Result<Vec<RoleName>, Unattested> {
         let known = applicant.txn.applied(&applicant.node)?;
-        // What was decided about one name says nothing about another.
-        match known.filter(|known| known.name == *applicant.name) {
+        // What was decided about one name, or with one ticket, says nothing about another: so an approval ends with its ticket.
+        match known.filter(|known| known.name == *applicant.name && known.ticket == *applicant.ticket) {
             Some(Applied { decision: Verdict::Approved, roles, .. }) => Ok(roles),
             Some(Applied { decision: Verdict::Declined, .. }) => Err(Unattested::Refused(Refusal::Declined)),
             Some(_) => Err(Unattested::Waits),
@@ -158,9 +158,36 @@ pub enum Verdict {
     Declined,
 }
 
+/// Names one application: this node, under this name, with this ticket. Whoever decides says it, so that nobody can change what he looked at.
+///
+/// The first ten bytes of a BLAKE3 hash: two with one id cost 2^40 key pairs, and a node has one application at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ApplicationId([u8; 10]);
+
+/// Derives it, over NodeId, ticket id and name.
+const APPLICATION_ID: &str = "meshara 2026-11 application id v1";
+
+impl ApplicationId {
+    fn of(node: &NodeId, applied: &Applied) -> Self {
+        let mut hasher = blake3::Hasher::new_derive_key(APPLICATION_ID);
+        hasher.update(&node.0).update(&applied.ticket).update(applied.name.as_str().as_bytes());
+        let mut id = [0; 10];
+        hasher.finalize_xof().fill(&mut id);
+        Self(id)
+    }
+}
+
+impl fmt::Display for ApplicationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
 /// A node that waits, or about which was decided and that hasn't come back yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Application {
+    /// What a decision names.
+    pub id: ApplicationId,
     /// The node.
     pub node: NodeId,
     /// The name that it asks for.
@@ -169,6 +196,8 @@ pub struct Application {
     pub since: UnixMillis,
     /// What was decided.
     pub decision: Verdict,
+    /// The roles that its ticket gives it beside those that the decision does.
+    pub ticket_roles: Vec<RoleName>,
 }
 
 /// A node on the issuer's list.
@@ -215,49 +244,67 @@ impl Attestors {
     }
 }
 
+/// An application as it stands; none whose ticket has ended.
+fn shown(
+    txn: &Txn,
+    node: NodeId,
+    applied: Applied,
+    now: UnixMillis,
+) -> Result<Option<Application>, StoreError> {
+    if txn.ticket(&applied.ticket)?.is_none_or(|ticket| ticket.expires_at <= now) {
+        return Ok(None);
+    }
+    let (id, ticket_roles) = (ApplicationId::of(&node, &applied), txn.ticket_roles(&applied.ticket)?);
+    let Applied { name, since, decision, .. } = applied;
+    Ok(Some(Application { id, node, name, since, decision, ticket_roles }))
+}
+
 impl Issuer {
     /// From now on tickets may ask for `kind`, and this judges it. Replaces the one before.
     pub fn attest_with(&self, kind: AttestationKind, attestor: Arc<dyn Attestor>) {
         self.attestors.0.write().unwrap_or_else(PoisonError::into_inner).insert(kind, attestor);
     }
 
-    /// The nodes that wait for a decision, and those that haven't come back after one; the longest waiting first.
+    /// The nodes that wait for a decision, and those that haven't come back after one; the longest waiting first. None whose ticket has
+    /// ended.
     ///
     /// # Errors
     /// The store fails.
-    pub fn applications(&self) -> Result<Vec<Application>, IssuerError> {
+    pub fn applications(&self, now: UnixMillis) -> Result<Vec<Application>, IssuerError> {
         let txn = self.store.begin()?;
-        let mut all: Vec<_> = txn
-            .all_applied()?
-            .into_iter()
-            .map(|(node, Applied { name, since, decision, .. })| Application { node, name, since, decision })
-            .collect();
+        let mut all = Vec::new();
+        for (node, applied) in txn.all_applied()? {
+            all.extend(shown(&txn, node, applied, now)?);
+        }
         all.sort_by_key(|application| (application.since, application.node));
         Ok(all)
     }
 
-    /// Decides about a node that asked: it may join under the name that it asked for, with these roles beside its ticket's (sorted, each
-    /// once), or it may not. `None` when no such node asked.
+    /// Decides about a node that asked: it may join under the name and with the ticket that it asked with, with these roles beside the
+    /// ticket's (sorted, each once), or it may not. `None` when nobody asks so any more: it asked anew under another name or with another
+    /// ticket, or its ticket has ended.
     ///
     /// # Errors
     /// [`IssuerError::Roles`]; the store fails.
     pub fn answer_application(
         &self,
-        node: &NodeId,
+        id: &ApplicationId,
         approved: bool,
         roles: &[RoleName],
+        now: UnixMillis,
     ) -> Result<Option<Application>, IssuerError> {
         if !roles_are_canonical(roles) {
             return Err(IssuerError::Roles);
         }
         let txn = self.store.begin()?;
-        let Some(mut applied) = txn.applied(node)? else { return Ok(None) };
+        let asks = |(node, applied): &(NodeId, Applied)| ApplicationId::of(node, applied) == *id;
+        let Some((node, mut applied)) = txn.all_applied()?.into_iter().find(asks) else { return Ok(None) };
         applied.decision = if approved { Verdict::Approved } else { Verdict::Declined };
         applied.roles = roles.to_vec();
-        txn.put_applied(node, &applied)?;
+        txn.put_applied(&node, &applied)?;
+        let Some(shown) = shown(&txn, node, applied, now)? else { return Ok(None) };
         txn.commit()?;
-        let Applied { name, since, decision, .. } = applied;
-        Ok(Some(Application { node: *node, name, since, decision }))
+        Ok(Some(shown))
     }
 
     /// Puts a node on the list, or changes what the list says of it.

@@ -15,8 +15,8 @@ use std::time::Duration;
 use zeroize::Zeroize;
 
 pub use attestation::{
-    APPLICANTS_MAX, Allowed, Applicant, Application, AttestationKind, Attestor, EVIDENCE_MAX, Evidence,
-    KINDS_MAX, LISTED_MAX, Unattested, Verdict,
+    APPLICANTS_MAX, Allowed, Applicant, Application, ApplicationId, AttestationKind, Attestor, EVIDENCE_MAX,
+    Evidence, KINDS_MAX, LISTED_MAX, Unattested, Verdict,
 };
 pub use record::{Enrolled, Issuance, Record, RecordError, RoleChange};
 pub use roles::RolesError;

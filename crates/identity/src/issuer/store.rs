@@ -385,6 +385,9 @@ impl Txn {
         let mut uses = self.0.open_table(USES)?;
         let mut roles = self.0.open_table(TICKET_ROLES)?;
         let mut kinds = self.0.open_table(applicants::TICKET_KINDS)?;
+        let mut applicants = self.0.open_table(applicants::APPLICANTS)?;
+        applicants
+            .retain(|_, row| applicants::ticket_of(row).is_none_or(|ticket| !ended.contains(&ticket)))?;
         for id in ended {
             table.remove(id)?;
             roles.remove(id)?;

@@ -17,22 +17,27 @@ use super::types::{Invite, InviteRequest};
 /// A node that asked to join with a ticket that asks for approval.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinApplication {
+    /// Names this application: this node, under this name, with this ticket. A decision says it.
+    pub request: String,
     /// The node, which proved its key.
     pub node_id: String,
     /// The name that it asks for.
     pub name: String,
     /// When it first asked.
     pub since: Timestamp,
-    /// `waiting`, `approved` or `declined`. One that has joined is no longer here.
+    /// `waiting`, `approved` or `declined`. One that has joined, or whose ticket has ended, is no longer here.
     pub decision: String,
+    /// The roles that its ticket gives it, beside those that a decision does.
+    pub ticket_roles: Vec<String>,
 }
 
 /// `POST /v1/trust/requests`: what an operator decides about a node that asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JoinDecision {
-    /// Its NodeId, the beginning of it, or the name that it asks for.
-    pub node: String,
+    /// [`JoinApplication::request`] of the application that was looked at: where the node has asked for something else since, nothing is
+    /// decided.
+    pub request: String,
     /// Whether it may join.
     pub approve: bool,
     /// Roles beside those of its ticket.
@@ -116,7 +121,7 @@ impl Client {
     ///
     /// # Errors
     /// See [`Client::status`]; [`NotIssuer`](super::ErrorCode::NotIssuer), [`UnknownNode`](super::ErrorCode::UnknownNode) when no such node
-    /// asked, [`AmbiguousNode`](super::ErrorCode::AmbiguousNode).
+    /// asks so any more.
     pub async fn join_decide(&self, decision: &JoinDecision) -> Result<JoinApplication> {
         self.post("/v1/trust/requests", decision, MESH_TIMEOUT).await
     }

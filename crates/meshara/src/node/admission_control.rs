@@ -56,17 +56,21 @@ impl AdmissionControl for NodeControl {
     }
 
     async fn join_requests(&self) -> Result<Vec<JoinApplication>> {
-        Ok(self.with_issuer(|issuer| issuer.applications()).await?.iter().map(shown).collect())
+        let asked = self.with_issuer(|issuer| issuer.applications(UnixMillis::now())).await?;
+        Ok(asked.iter().map(shown).collect())
     }
 
     async fn join_decide(&self, decision: JoinDecision) -> Result<JoinApplication> {
-        let JoinDecision { node, approve, roles } = decision;
-        let roles = role_names(roles)?;
-        let asked = self.with_issuer(|issuer| issuer.applications()).await?;
-        let node = chosen(&asked, &node)?;
-        let decided =
-            self.with_issuer(move |issuer| issuer.answer_application(&node, approve, &roles)).await?;
-        let decided = decided.ok_or_else(|| unknown(&node.to_string()))?;
+        let JoinDecision { request, approve, roles } = decision;
+        let (roles, unknown) = (role_names(roles)?, unknown(&request));
+        // Whether it still stands is found in the transaction that decides.
+        let decided = self.with_issuer(move |issuer| {
+            let now = UnixMillis::now();
+            let asked = issuer.applications(now)?;
+            let Some(one) = asked.iter().find(|one| one.id.to_string() == request) else { return Ok(None) };
+            issuer.answer_application(&one.id, approve, &roles, now)
+        });
+        let decided = decided.await?.ok_or(unknown)?;
         self.decision(decided.node, if approve { "approved" } else { "declined" });
         tracing::info!(node = %decided.node, name = %decided.name, approve, "an operator decided about a newcomer");
         Ok(shown(&decided))
@@ -130,29 +134,14 @@ fn role_names(roles: Vec<String>) -> Result<Vec<RoleName>> {
     Ok(read)
 }
 
-/// The one that `text` means: a NodeId, the beginning of one, or a name. Two nodes may ask for one name, so it decides nothing then.
-fn chosen(asked: &[Application], text: &str) -> Result<NodeId> {
-    let fits = |one: &&Application| one.name.as_str() == text || one.node.to_string().starts_with(text);
-    let mut fitting = asked.iter().filter(fits).map(|one| one.node);
-    match (fitting.next(), fitting.next()) {
-        _ if text.is_empty() => Err(unknown(text)),
-        (Some(node), None) => Ok(node),
-        (None, _) => Err(unknown(text)),
-        (Some(_), Some(_)) => Err(ApiError::new(
-            ErrorCode::AmbiguousNode,
-            format!("`{text}` fits several nodes that wait"),
-        )
-        .hint("name it by its NodeId: `meshara trust requests` shows them; compare with `meshara id` there")),
-    }
-}
-
-fn unknown(text: &str) -> ApiError {
-    ApiError::new(ErrorCode::UnknownNode, format!("no node `{text}` waits for approval"))
-        .hint("`meshara trust requests` shows who does")
+fn unknown(request: &str) -> ApiError {
+    ApiError::new(ErrorCode::UnknownNode, format!("there is no request `{request}`, or it was asked anew"))
+        .hint("look again at `meshara trust requests`: who asks under another name or with another ticket is another request")
 }
 
 fn shown(application: &Application) -> JoinApplication {
     JoinApplication {
+        request: application.id.to_string(),
         node_id: application.node.to_string(),
         name: application.name.to_string(),
         since: timestamp(application.since),
@@ -162,6 +151,7 @@ fn shown(application: &Application) -> JoinApplication {
             _ => "waiting",
         }
         .to_owned(),
+        ticket_roles: application.ticket_roles.iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -170,28 +160,5 @@ fn listed(allowed: Allowed) -> AllowedNode {
         node_id: allowed.node.to_string(),
         name: allowed.name.map(|name| name.to_string()),
         roles: allowed.roles.iter().map(ToString::to_string).collect(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use meshara_identity::UnixMillis;
-
-    use super::*;
-
-    #[test]
-    fn a_name_that_two_nodes_ask_for_decides_nothing() {
-        let asked = |node: u8, name: &str| Application {
-            node: NodeId([node; 32]),
-            name: name.parse().unwrap(),
-            since: UnixMillis(1),
-            decision: Verdict::Waiting,
-        };
-        let all = [asked(0x11, "bob"), asked(0x22, "bob"), asked(0x33, "carol")];
-        assert_eq!(chosen(&all, "carol").unwrap(), NodeId([0x33; 32]));
-        assert_eq!(chosen(&all, "22").unwrap(), NodeId([0x22; 32]));
-        assert_eq!(chosen(&all, "bob").unwrap_err().code, ErrorCode::AmbiguousNode);
-        assert_eq!(chosen(&all, "dave").unwrap_err().code, ErrorCode::UnknownNode);
-        assert_eq!(chosen(&all, "").unwrap_err().code, ErrorCode::UnknownNode);
     }
 }

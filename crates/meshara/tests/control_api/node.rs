@@ -258,7 +258,7 @@ impl AdmissionControl for TestNode {
     }
 
     async fn join_decide(&self, decision: JoinDecision) -> Result<JoinApplication> {
-        Err(ApiError::new(ErrorCode::UnknownNode, format!("no node `{}` waits for approval", decision.node)))
+        Err(ApiError::new(ErrorCode::UnknownNode, format!("there is no request `{}`", decision.request)))
     }
 
     async fn allowed_list(&self) -> Result<Vec<AllowedNode>> {

@@ -50,6 +50,11 @@ fn applied(bytes: &[u8]) -> Result<Applied, StoreError> {
     decode(bytes, |row: &Applied| &row.roles)
 }
 
+/// The ticket of a row; `None` of a damaged one, which whoever reads it names.
+pub(super) fn ticket_of(bytes: &[u8]) -> Option<[u8; 16]> {
+    applied(bytes).ok().map(|row| row.ticket)
+}
+
 fn listed(bytes: &[u8]) -> Result<Listed, StoreError> {
     decode(bytes, |row: &Listed| &row.roles)
 }
