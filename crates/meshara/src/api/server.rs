@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 
 use super::control::Control;
 use super::routes::router;
+use super::socket::is_allowed;
 
 /// Connections served at once. Each `connect` and each follower holds one for its whole life; the rest are short.
 const MAX_CONNECTIONS: usize = 256;
@@ -39,6 +40,9 @@ pub async fn serve<C: Control>(listener: UnixListener, control: Arc<C>, shutdown
             accepted = accept(&listener, &permits) => accepted,
         };
         match accepted {
+            Ok((stream, _)) if !is_allowed(&stream) => {
+                tracing::warn!("another user's program came to the control socket: it was sent away");
+            }
             Ok((stream, permit)) => {
                 let serving = serve_connection(stream, router.clone(), stopping.clone());
                 connections.spawn(async move {
