@@ -285,7 +285,7 @@ impl Builder {
             admission: Admission::default(),
             doubts: Doubts::default(),
             standing,
-            granting: tokio::sync::Mutex::default(),
+            granting: super::issuing::Granting::default(),
             remembered: remembered.addresses(),
             logs,
             workload,

@@ -1,6 +1,7 @@
 //! Makes members issuers: a node offers, the member makes its CA key, the root signs: at once where the root's keys are, else by file, and
 //! the member begins when the grant reaches it. And what an issuer asks the rest of the node before it gives anything out.
 
+mod offers;
 mod rates;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +19,7 @@ use meshara_trust::root::StatementFile;
 use meshara_trust::sets::{Approvals, KeyId, Quorum};
 use quinn::{ReadExactError, RecvStream, SendStream};
 
+pub(super) use self::offers::Granting;
 use self::rates::Rates;
 use super::sessions::SessionError;
 use super::standing::{self, AdoptError};
@@ -87,8 +89,8 @@ pub(crate) enum GrantError {
     WrongOffer,
     #[error("the grant is not for the key that was made here")]
     WrongGrant,
-    #[error("another offer is under way")]
-    Busy,
+    #[error("it made several offers within the last minute that came to nothing: try again in a minute")]
+    OfferedLately,
     #[error(transparent)]
     Log(#[from] log::OpenError),
     #[error("the runtime is stopping")]
@@ -320,7 +322,7 @@ pub(super) async fn serve(
     mut send: SendStream,
     mut receive: RecvStream,
 ) {
-    let served = accept(inner, &mut send, &mut receive).await;
+    let served = accept(inner, session.member.node_id, &mut send, &mut receive).await;
     let answer = match &served {
         Ok(true) => vec![TAKEN],
         Ok(false) => {
@@ -337,16 +339,19 @@ pub(super) async fn serve(
     }
 }
 
+/// Whether this node could be made an issuer now.
+fn may_begin(inner: &Inner) -> Result<(), GrantError> {
+    if inner.standing.issuer().is_some() { Err(GrantError::IssuesAlready) } else { Ok(()) }
+}
+
 /// Whether this node issues now; if not, its grant is to be signed elsewhere.
 async fn accept(
     inner: &Arc<Inner>,
+    from: NodeId,
     send: &mut SendStream,
     receive: &mut RecvStream,
 ) -> Result<bool, GrantError> {
-    let _alone = inner.granting.try_lock().map_err(|_| GrantError::Busy)?;
-    if inner.standing.issuer().is_some() {
-        return Err(GrantError::IssuesAlready);
-    }
+    may_begin(inner)?;
     let offer = GrantOffer::decode(&in_time(read_frame(receive, OFFER_MAX)).await?)?;
     let (held, now) = (inner.standing.anchors(), UnixMillis::now());
     let ours = offer.issuer == inner.member.node_id
@@ -356,6 +361,10 @@ async fn accept(
     if !ours {
         return Err(GrantError::WrongOffer);
     }
+    if !inner.granting.begins(from, Instant::now()) {
+        return Err(GrantError::OfferedLately);
+    }
+    let making = inner.granting.alone.lock().await;
     let task = inner.clone();
     let (key, ca_der) = blocking(move || {
         let key = task.standing.pending_issuer()?;
@@ -363,6 +372,7 @@ async fn accept(
         Ok::<_, GrantError>((key, ca_der))
     })
     .await?;
+    drop(making);
     in_time(write_frame(send, &ca_der)).await?;
     let grant = match in_time(read_frame(receive, GRANT_MAX)).await {
         Ok(bytes) => IssuerGrant::decode(&bytes)?,
@@ -372,8 +382,11 @@ async fn accept(
     if grant.statement.ca_der != ca_der {
         return Err(GrantError::WrongGrant);
     }
-    // Only here are the root's signatures checked.
+    // Only here are the root's signatures checked: whatever came before, any member could send, so it holds up nobody else.
     let anchors = held.merged(std::slice::from_ref(&grant), now)?.ok_or(GrantError::WrongGrant)?;
+    inner.granting.is_the_roots(&from);
+    let _alone = inner.granting.alone.lock().await;
+    may_begin(inner)?;
     // The log is begun before anybody hears of the grant; what fails leaves nothing that the next grant couldn't go on with.
     let issuer = begin(inner, key, grant.clone(), anchors).await?;
     standing::learn(inner, std::slice::from_ref(&grant)).await?;
@@ -427,7 +440,7 @@ async fn take_up(inner: &Arc<Inner>) -> Result<(), GrantError> {
     if inner.standing.issuer().is_some() || !anchors.issuers(now).contains(&me) {
         return Ok(());
     }
-    let _alone = inner.granting.lock().await;
+    let _alone = inner.granting.alone.lock().await;
     let task = inner.clone();
     let pending = blocking(move || task.standing.load_pending_issuer()).await?;
     let Some(key) = pending.filter(|_| inner.standing.issuer().is_none()) else { return Ok(()) };

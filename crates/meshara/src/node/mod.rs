@@ -138,8 +138,8 @@ pub(crate) struct Inner {
     pub(crate) admission: Admission,
     pub(crate) doubts: Doubts,
     pub(crate) standing: Standing,
-    /// Held while this node is being made an issuer.
-    granting: tokio::sync::Mutex<()>,
+    /// Offers to make this node an issuer.
+    granting: issuing::Granting,
     /// Where earlier lives met other members.
     remembered: Vec<SocketAddr>,
     pub(crate) logs: Arc<Logs>,

@@ -1,0 +1,90 @@
+//! Offers to make this node an issuer. Any member can make one, and only the grant that follows shows whether it is the root's: so until then none
+//! holds up another, and each member has a few in a minute.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use meshara_identity::NodeId;
+
+/// Offers of one member that came to nothing are counted for so long: each costs a signature, and the first one a key.
+const PAUSE: Duration = Duration::from_secs(60);
+/// So many may come to nothing meanwhile: who proposes a grant by file, or tries again after a failure, needs no more.
+const OFFERS: u32 = 4;
+/// Members whose offers are remembered: few hold a root, and with so many in a minute somebody is up to something.
+const OFFERING: usize = 64;
+
+/// The offers of late.
+#[derive(Debug, Default)]
+pub(in crate::node) struct Granting {
+    /// Held while the key of an offer is made, and while a grant that the root signed is carried out; never while anybody is waited for.
+    pub(super) alone: tokio::sync::Mutex<()>,
+    /// Since when, and how many.
+    began: Mutex<HashMap<NodeId, (Instant, u32)>>,
+}
+
+impl Granting {
+    fn lock(&self) -> MutexGuard<'_, HashMap<NodeId, (Instant, u32)>> {
+        self.began.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether an offer of `from` may cost something now; it is counted then.
+    pub(super) fn begins(&self, from: NodeId, now: Instant) -> bool {
+        let mut began = self.lock();
+        began.retain(|_, (since, _)| now.saturating_duration_since(*since) < PAUSE);
+        if began.len() >= OFFERING && !began.contains_key(&from) {
+            return false;
+        }
+        let (_, count) = began.entry(from).or_insert((now, 0));
+        *count += 1;
+        *count <= OFFERS
+    }
+
+    /// It was the root's: where something else fails now, it may offer again at once.
+    pub(super) fn is_the_roots(&self, from: &NodeId) {
+        self.lock().remove(from);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::sessions::tests::pair;
+    use super::super::super::streams::Opening;
+    use super::*;
+    use crate::api::{IssuerRequest, TrustControl as _};
+
+    #[test]
+    fn a_member_offers_a_few_times_a_minute_unless_it_holds_the_root() {
+        let (granting, start) = (Granting::default(), Instant::now());
+        let node = |number: usize| NodeId([u8::try_from(number).unwrap(); 32]);
+        assert!((0..OFFERS).all(|_| granting.begins(node(0), start)));
+        assert!(granting.begins(node(1), start), "another is not held");
+        assert!(!granting.begins(node(0), start + PAUSE - Duration::from_millis(1)));
+        assert!((0..OFFERS).all(|_| granting.begins(node(0), start + PAUSE)));
+        granting.is_the_roots(&node(0));
+        assert!((0..OFFERS).all(|_| granting.begins(node(0), start + PAUSE)));
+        let admitted = (0..200).filter(|number| granting.begins(node(*number), start + PAUSE)).count();
+        assert_eq!(admitted, OFFERING - 1);
+    }
+
+    #[tokio::test]
+    async fn streams_for_offers_on_which_nothing_comes_hold_up_no_offer() {
+        let dir = tempfile::tempdir().unwrap();
+        let (alice, bob) = pair(dir.path()).await;
+        let (sessions, peer) = (&alice.inner.sessions, bob.member().node_id);
+        let opened = tokio::time::timeout(Duration::from_secs(40), async {
+            loop {
+                if let Ok(streams) = sessions.open_stream(peer, &Opening::Grant).await {
+                    return streams;
+                }
+            }
+        });
+        let _silent = opened.await.unwrap();
+        // It has reached bob: what is answered after it was opened after it.
+        sessions.open_stream(peer, &Opening::Clock).await.unwrap().1.read_to_end(8).await.unwrap();
+        alice.control().trust_issuer_add(IssuerRequest::new("bob")).await.unwrap();
+        assert!(bob.inner.standing.issuer().is_some());
+        alice.shutdown().await;
+        bob.shutdown().await;
+    }
+}
