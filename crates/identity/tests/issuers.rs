@@ -315,6 +315,8 @@ struct Faulty {
     asked: Mutex<Vec<(bool, Option<UnixMillis>)>>,
     /// Changes of roles that it recorded.
     changes: Mutex<Vec<(NodeId, RoleChange)>>,
+    /// Whether everybody has had too many certificates.
+    spent: AtomicBool,
     /// And those that another issuer's log has.
     elsewhere: Mutex<Option<RoleChange>>,
 }
@@ -349,6 +351,10 @@ impl Gate for Faulty {
 
     fn distrusts(&self, issuer: &NodeId) -> bool {
         *self.distrusted.lock().unwrap() == Some(*issuer)
+    }
+
+    fn spent(&self, _: &NodeId, _: UnixMillis) -> bool {
+        self.spent.load(Ordering::Relaxed)
     }
 
     fn roles(&self, _: &NodeId, _: UnixMillis) -> Option<RoleChange> {
@@ -504,4 +510,19 @@ fn a_change_of_roles_that_its_log_did_not_take_is_logged_later_and_once() {
     let expected = [change(NOW, &["ops"]), change(UnixMillis(NOW.0 + 1), &["db", "ops"])];
     assert_eq!(*log.changes.lock().unwrap(), expected);
     assert_eq!(renewed(&bob, &issuer, NOW).unwrap().member().enrolled.roles, list(&["db", "ops"]));
+}
+
+#[test]
+fn a_member_that_had_too_many_certificates_costs_no_signature() {
+    let mesh = Mesh::new();
+    let bob = mesh.join("bob");
+    let gate = Arc::new(Faulty::default());
+    mesh.issuer.guard_with(gate.clone());
+    let node = bob.node.node_id();
+    let unread = |peer| mesh.issuer.renew(b"nobody verifies this", peer, NOW).outcome;
+    assert_eq!(unread(Some(node)), Err(Refusal::UnsupportedVersion { found: b'n', supported: 1 }));
+    gate.spent.store(true, Ordering::Relaxed);
+    assert_eq!(unread(Some(node)), Err(Refusal::TooOften));
+    // Whose request is carried is only known once it is verified.
+    assert!(!matches!(unread(None), Err(Refusal::TooOften)));
 }

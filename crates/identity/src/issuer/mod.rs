@@ -182,6 +182,13 @@ pub trait Gate: Send + Sync + fmt::Debug {
     /// [`Refusal::TooOften`].
     fn count(&self, node: &NodeId, now: UnixMillis) -> Result<(), Refusal>;
 
+    /// Whether [`count`](Self::count) would refuse this node. Asked before a request is looked at whose sender was proved already, so that one
+    /// who asks without end costs no signatures.
+    fn spent(&self, node: &NodeId, now: UnixMillis) -> bool {
+        let _ = (node, now);
+        false
+    }
+
     /// Whether what another issuer certified counts for nothing any more, since the mesh revoked it.
     fn distrusts(&self, issuer: &NodeId) -> bool;
 
@@ -489,8 +496,10 @@ impl Issuer {
             match judged {
                 Ok(more) => roles.extend(more),
                 Err(Unattested::Waits) => {
-                    // Who waits is remembered, and nothing of the ticket is used.
-                    txn.commit()?;
+                    // Who waits is remembered, and nothing of the ticket is used. Who asks again costs no write.
+                    if txn.is_written() {
+                        txn.commit()?;
+                    }
                     return Err(Refusal::AwaitingApproval.into());
                 }
                 Err(Unattested::Refused(refusal)) => return Err(refusal.into()),
@@ -521,6 +530,9 @@ impl Issuer {
         peer: Option<NodeId>,
         now: UnixMillis,
     ) -> Result<(Admitted, Given), Denied> {
+        if peer.is_some_and(|peer| self.gate.get().is_some_and(|gate| gate.spent(&peer, now))) {
+            return Err(Refusal::TooOften.into());
+        }
         let request = message::decode_renew(bytes).map_err(refusal_of)?;
         let RenewBody { claim, leaf_der } = &request.body;
         let node_id = claim.node_id();
@@ -744,6 +756,30 @@ mod tests {
     use super::*;
 
     const NOW: UnixMillis = UnixMillis(1_795_000_000_000);
+
+    #[test]
+    fn who_asks_again_while_it_waits_costs_no_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mesh, alice) = ("lab".parse().unwrap(), "alice".parse().unwrap());
+        let identity = crate::create_mesh(dir.path(), &mesh, &alice, None, NOW).unwrap();
+        let issuer =
+            crate::home::open_issuer(dir.path(), identity.membership.anchors(), None).unwrap().unwrap();
+        let ttl = Duration::from_secs(60);
+        let ticket = issuer
+            .invite_attested(&[], &[AttestationKind::APPROVAL], ttl, 1, Vec::new(), NOW)
+            .unwrap()
+            .ticket;
+        let (node, routing) = (crate::NodeKey::generate().unwrap(), crate::RoutingKey::generate().unwrap());
+        let bob: NodeName = "bob".parse().unwrap();
+        let client = crate::JoinClient::new(ticket, bob, &node, &routing, NOW).unwrap();
+        let ask = || {
+            assert_eq!(issuer.handle_join(client.request(), NOW).outcome, Err(Refusal::AwaitingApproval));
+            std::fs::read(dir.path().join(crate::home::ISSUER_STATE)).unwrap()
+        };
+        let first = ask();
+        assert!(first == ask(), "the store was written again");
+        assert_eq!(issuer.applications(NOW).unwrap().len(), 1);
+    }
 
     #[test]
     fn ended_tickets_make_room_for_new_ones() {

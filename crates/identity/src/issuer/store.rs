@@ -3,6 +3,7 @@
 mod applicants;
 mod roles;
 
+use std::cell::Cell;
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -213,7 +214,7 @@ impl Store {
     }
 
     pub(super) fn begin(&self) -> Result<Txn, StoreError> {
-        Ok(Txn(self.db.begin_write()?))
+        Ok(Txn(self.db.begin_write()?, Cell::new(false)))
     }
 
     pub(super) fn ticket(&self, id: &[u8; 16]) -> Result<Option<TicketRecord>, StoreError> {
@@ -312,11 +313,16 @@ fn parse_name(text: &str) -> Result<NodeName, StoreError> {
 }
 
 /// One decision: dropped, it leaves nothing behind; committed, it is on the disk.
-pub(super) struct Txn(WriteTransaction);
+pub(super) struct Txn(WriteTransaction, Cell<bool>);
 
 impl Txn {
     pub(super) fn commit(self) -> Result<(), StoreError> {
         Ok(self.0.commit()?)
+    }
+
+    /// Whether an application was written or removed in it, all that an attestor may do.
+    pub(super) fn is_written(&self) -> bool {
+        self.1.get()
     }
 
     pub(super) fn ticket(&self, id: &[u8; 16]) -> Result<Option<TicketRecord>, StoreError> {

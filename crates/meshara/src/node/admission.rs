@@ -11,7 +11,7 @@ use meshara_identity::issuer::Answer;
 use meshara_identity::join::{REPLY_MAX, REQUEST_MAX, refusal_in};
 use meshara_identity::{NodeId, Refusal, UnixMillis};
 use quinn::{Connection, RecvStream, SendStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::Inner;
 use super::pipe::RESET;
@@ -39,6 +39,8 @@ const SOURCES: usize = 4096;
 const JOIN_TIMEOUT: Duration = Duration::from_secs(8);
 /// An issuer over the mesh answers within a session's handshake and a disk write, or the next one is asked.
 const ISSUER_TIMEOUT: Duration = Duration::from_secs(4);
+/// A place for a member's request is waited for that long: half of what the member waits for the answer.
+const PLACE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Close code of a join that was refused before it was read. Above the codes of links.
 pub(crate) const CLOSE_BUSY: u32 = 0x201;
 /// Close code of a join of another version.
@@ -58,6 +60,11 @@ impl Default for Admission {
 }
 
 impl Admission {
+    /// A place for work on one request, once there is one; none where all stay taken.
+    async fn place(&self) -> Option<SemaphorePermit<'_>> {
+        tokio::time::timeout(PLACE_TIMEOUT, self.places.acquire()).await.ok()?.ok()
+    }
+
     /// Serves one newcomer, or a member whose certificate has ended or is refused.
     pub(crate) async fn serve(&self, connection: Connection, inner: &Arc<Inner>) {
         let source = Source::of(connection.remote_address().ip());
@@ -140,8 +147,13 @@ fn asks_on(reply: &[u8]) -> bool {
 }
 
 /// Serves a request that another member carries here.
-pub(crate) async fn serve_carried(inner: &Arc<Inner>, send: SendStream, receive: RecvStream) -> Option<()> {
-    serve_request(inner, None, send, receive).await
+pub(crate) async fn serve_carried(
+    inner: &Arc<Inner>,
+    from: NodeId,
+    send: SendStream,
+    receive: RecvStream,
+) -> Option<()> {
+    serve_request(inner, from, None, send, receive).await
 }
 
 /// Serves a member's request for its next certificate, which comes in its own session.
@@ -151,12 +163,13 @@ pub(crate) async fn serve_renewal(
     send: SendStream,
     receive: RecvStream,
 ) -> Option<()> {
-    serve_request(inner, Some(peer), send, receive).await
+    serve_request(inner, peer, Some(peer), send, receive).await
 }
 
-/// `peer`: whose request it must be, and it must be for a renewal then.
+/// `from`: who sends it, and is counted for it. `peer`: whose request it must be, and it must be for a renewal then.
 async fn serve_request(
     inner: &Arc<Inner>,
+    from: NodeId,
     peer: Option<NodeId>,
     mut send: SendStream,
     mut receive: RecvStream,
@@ -165,20 +178,33 @@ async fn serve_request(
         let _ = send.reset(RESET);
         return None;
     }
-    let request = read_frame(&mut receive, REQUEST_MAX).await.ok()?;
-    let reply = answer(inner, request, peer).await;
-    write_frame(&mut send, &reply).await.ok()?;
-    send.finish().ok()?;
-    let _ = send.stopped().await;
-    Some(())
+    let Some(_visit) = Visit::begin(&inner.asked.sources, Source::Peer(from), Instant::now()) else {
+        tracing::debug!(%from, "a member asks this issuer too often");
+        let _ = send.reset(RESET);
+        return None;
+    };
+    let exchange = async {
+        let request = read_frame(&mut receive, REQUEST_MAX).await.ok()?;
+        // Not held while the peer reads or writes, however slowly it does.
+        let place = inner.asked.place().await?;
+        let reply = answer(inner, request, peer).await;
+        drop(place);
+        write_frame(&mut send, &reply).await.ok()?;
+        send.finish().ok()?;
+        let _ = send.stopped().await;
+        Some(())
+    };
+    tokio::time::timeout(JOIN_TIMEOUT, exchange).await.ok()?
 }
 
-/// Whom joins and handshakes are counted for: an IPv4 address, or the /64 that one IPv6 host may choose its addresses from (RFC 4291 §2.5.1).
+/// Whom joins, renewals and handshakes are counted for: a member that proved who it is, else an IPv4 address, or the /64 that one IPv6 host may choose its addresses from (RFC 4291 §2.5.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Source {
     V4(Ipv4Addr),
     /// The upper half of the address.
     V6([u16; 4]),
+    /// A member that asks on its session, for itself or for others.
+    Peer(NodeId),
 }
 
 impl Source {
@@ -352,5 +378,54 @@ mod tests {
         drop(held);
         assert!(passes(&sources, numbered(SOURCES + 2), at(SOURCES + 2)));
         assert!(!known(0));
+    }
+
+    #[tokio::test]
+    async fn a_member_asks_an_issuer_a_few_times_at_once_and_then_again() {
+        use super::super::sessions::tests::pair;
+
+        let dir = tempfile::tempdir().unwrap();
+        let (alice, bob) = pair(dir.path()).await;
+        let (sessions, issuer) = (&bob.inner.sessions, alice.member().node_id);
+        let open = async || {
+            let opened = tokio::time::timeout(Duration::from_secs(40), async {
+                loop {
+                    if let Ok(streams) = sessions.open_stream(issuer, &Opening::Join).await {
+                        return streams;
+                    }
+                }
+            });
+            opened.await.unwrap()
+        };
+        let reset = async |(mut send, mut receive): (SendStream, RecvStream)| {
+            let _ = write_frame(&mut send, b"no request").await;
+            let _ = send.finish();
+            match read_frame(&mut receive, REPLY_MAX).await {
+                Ok(reply) => {
+                    assert!(refusal_in(&reply).is_some(), "it is no request");
+                    false
+                }
+                Err(_) => true,
+            }
+        };
+        // Streams on which nothing comes: each is counted while it is open.
+        let mut silent = Vec::new();
+        for _ in 0..MAX_PER_SOURCE {
+            silent.push(open().await);
+        }
+        let until = async |refused| {
+            let asking = async {
+                while reset(open().await).await != refused {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(20), asking).await.unwrap();
+        };
+        // One too many, once all have come; and served again once they have ended.
+        until(true).await;
+        drop(silent);
+        until(false).await;
+        alice.shutdown().await;
+        bob.shutdown().await;
     }
 }

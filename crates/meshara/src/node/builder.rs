@@ -286,6 +286,7 @@ impl Builder {
             doubts: Doubts::default(),
             standing,
             granting: super::issuing::Granting::default(),
+            asked: Admission::default(),
             remembered: remembered.addresses(),
             logs,
             workload,

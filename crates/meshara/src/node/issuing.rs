@@ -113,6 +113,14 @@ struct NodeGate {
     rates: Mutex<Rates>,
 }
 
+impl NodeGate {
+    /// How long a certificate of now lives.
+    fn life(&self, now: UnixMillis) -> Duration {
+        let issuer = self.inner.upgrade().and_then(|inner| inner.standing.issuer());
+        issuer.map_or(Duration::ZERO, |issuer| issuer.leaf_life(now))
+    }
+}
+
 impl Gate for NodeGate {
     fn admit(&self, asking: &Asking<'_>) -> Result<(), Refusal> {
         let Asking { node, name, enrolled, known, now } = *asking;
@@ -137,9 +145,14 @@ impl Gate for NodeGate {
         if taken { Err(Refusal::NameTaken { name: name.clone() }) } else { Ok(()) }
     }
 
+    fn spent(&self, node: &NodeId, now: UnixMillis) -> bool {
+        let life = self.life(now);
+        let rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
+        rates.spent(node, life, Instant::now())
+    }
+
     fn count(&self, node: &NodeId, now: UnixMillis) -> Result<(), Refusal> {
-        let inner = self.inner.upgrade().ok_or(Refusal::Internal)?;
-        let life = inner.standing.issuer().map_or(Duration::ZERO, |issuer| issuer.leaf_life(now));
+        let life = self.life(now);
         let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
         if rates.take(*node, life, Instant::now()) { Ok(()) } else { Err(Refusal::TooOften) }
     }

@@ -137,6 +137,8 @@ pub(crate) struct Inner {
     pub(crate) echoes: Echoes,
     pub(crate) admission: Admission,
     pub(crate) doubts: Doubts,
+    /// What members ask of this node's issuer on their sessions.
+    pub(crate) asked: Admission,
     pub(crate) standing: Standing,
     /// Offers to make this node an issuer.
     granting: issuing::Granting,
@@ -619,7 +621,7 @@ async fn serve_stream(
             trust::log::serve(&inner, session.member.node_id, send, receive).await;
         }
         Opening::Join => {
-            admission::serve_carried(&inner, send, receive).await;
+            admission::serve_carried(&inner, session.member.node_id, send, receive).await;
         }
         Opening::Renew => {
             admission::serve_renewal(&inner, session.member.node_id, send, receive).await;

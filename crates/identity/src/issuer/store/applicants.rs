@@ -85,12 +85,14 @@ impl Txn {
     pub(in crate::issuer) fn put_applied(&self, node: &NodeId, row: &Applied) -> Result<(), StoreError> {
         let bytes = wire::encode(row).map_err(|_| StoreError::DamagedRecord)?;
         self.0.open_table(APPLICANTS)?.insert(node.0, bytes.as_slice())?;
+        self.1.set(true);
         Ok(())
     }
 
     /// What was decided has been carried out.
     pub(in crate::issuer) fn remove_applied(&self, node: &NodeId) -> Result<(), StoreError> {
         self.0.open_table(APPLICANTS)?.remove(node.0)?;
+        self.1.set(true);
         Ok(())
     }
 

@@ -23,18 +23,29 @@ struct Bucket {
     tokens: f64,
 }
 
+impl Bucket {
+    /// What it holds by now, where one drop comes in each `pause`.
+    fn saved(&self, pause: Duration, now: Instant) -> f64 {
+        let since = now.saturating_duration_since(self.used).as_secs_f64();
+        (self.tokens + since / pause.as_secs_f64()).min(BURST)
+    }
+}
+
 /// The buckets of nodes of late.
 #[derive(Debug, Default)]
 pub(super) struct Rates(HashMap<NodeId, Bucket>);
 
 impl Rates {
+    /// Whether a node would be refused another certificate. It costs nothing, so it may be asked before anything else.
+    pub(super) fn spent(&self, node: &NodeId, life: Duration, now: Instant) -> bool {
+        let pause = (life / PER_LIFE).max(MIN_PAUSE);
+        self.0.get(node).is_some_and(|bucket| bucket.saved(pause, now) < 1.0)
+    }
+
     /// Whether a node may have another certificate, when certificates live for `life`; it is counted then.
     pub(super) fn take(&mut self, node: NodeId, life: Duration, now: Instant) -> bool {
         let pause = (life / PER_LIFE).max(MIN_PAUSE);
-        let saved = |bucket: &Bucket| {
-            let since = now.saturating_duration_since(bucket.used).as_secs_f64();
-            (bucket.tokens + since / pause.as_secs_f64()).min(BURST)
-        };
+        let saved = |bucket: &Bucket| bucket.saved(pause, now);
         if self.0.len() >= NODES && !self.0.contains_key(&node) {
             self.0.retain(|_, bucket| saved(bucket) < BURST);
             if self.0.len() >= NODES
@@ -79,6 +90,16 @@ mod tests {
         assert_eq!(got(node(2), HOUR, 1), BURST as usize, "another is not held");
         // After a quiet life it has the whole burst again.
         assert_eq!(got(node(1), HOUR * 3, 1), BURST as usize);
+    }
+
+    #[test]
+    fn who_has_spent_all_is_known_before_anything_is_counted() {
+        let (mut rates, start) = (Rates::default(), Instant::now());
+        assert!(!rates.spent(&node(1), HOUR, start));
+        while rates.take(node(1), HOUR, start) {}
+        assert!(rates.spent(&node(1), HOUR, start));
+        assert!(!rates.spent(&node(1), HOUR, start + HOUR / PER_LIFE + MIN_PAUSE));
+        assert!(!rates.spent(&node(2), HOUR, start));
     }
 
     #[test]
