@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::packet::Flow;
+use crate::packet::{Flow, UDP};
 
 /// A connection that is silent for this long is forgotten; the longest keep-alive in common use is two hours (RFC 9293 §3.8.4).
 const LIFE: Duration = Duration::from_secs(2 * 3600);
@@ -38,9 +38,33 @@ enum Known {
     },
 }
 
+/// A bit for each port; none are kept before the first is set. It has no limit that a peer could use up.
+#[derive(Debug, Default)]
+struct Ports(Option<Box<[u64; 1024]>>);
+
+impl Ports {
+    fn set(&mut self, port: u16) {
+        let words = self.0.get_or_insert_with(|| Box::new([0; 1024]));
+        if let Some(word) = words.get_mut(usize::from(port / 64)) {
+            *word |= 1 << (port % 64);
+        }
+    }
+
+    fn has(&self, port: u16) -> bool {
+        let word = self.0.as_ref().and_then(|words| words.get(usize::from(port / 64)));
+        word.is_some_and(|word| word >> (port % 64) & 1 == 1)
+    }
+}
+
 /// The decided connections with one peer. The table is bounded by two generations: what wasn't used in one is forgotten with it.
+///
+/// A UDP packet doesn't tell whether it begins anything. So what goes out from a port on which the peer began something of late begins nothing:
+/// else a service that sends on to a peer that is denied by now would make the connection this node's own, as soon as its entry is forgotten.
 #[derive(Debug, Default)]
 pub struct Flows {
+    /// UDP ports of this node on which the peer began something, and those of the life before.
+    begun: [Ports; 2],
+    begun_since: Duration,
     young: HashMap<Flow, Known>,
     old: HashMap<Flow, Known>,
     turned: Duration,
@@ -56,6 +80,7 @@ impl Flows {
         flow: &Flow,
         decide: impl FnOnce(&Flow, Question) -> bool,
     ) -> bool {
+        self.age(now);
         let (question, was_in) = match self.known(now, flow) {
             None => (Question::Begin, false),
             Some(Known::Ours) => return true,
@@ -67,15 +92,23 @@ impl Flows {
             Some(Known::Theirs { allowed: true, .. }) => (Question::GoOn, true),
             Some(Known::Theirs { allowed: false, was_in, .. }) => (Question::Begin, was_in),
         };
+        if flow.protocol == UDP {
+            let [young, _] = &mut self.begun;
+            young.set(flow.destination_port);
+        }
         let allowed = decide(flow, question);
         self.keep(now, *flow, Known::Theirs { allowed, was_in: was_in || allowed, policy, since: now });
         allowed
     }
 
     /// A packet goes out to the peer. If it `begins` a connection, what answers it may come in; what the peer began, and was let in,
-    /// stays the peer's.
+    /// stays the peer's. From a UDP port on which the peer began anything nothing begins: policy decides about what comes in there.
     pub fn goes(&mut self, now: Duration, flow: &Flow, begins: bool) {
+        self.age(now);
         let answer = flow.reversed();
+        if flow.protocol == UDP && self.begun.iter().any(|ports| ports.has(flow.source_port)) {
+            return;
+        }
         match self.known(now, &answer) {
             None | Some(Known::Theirs { was_in: false, .. }) if begins => {
                 self.keep(now, answer, Known::Ours);
@@ -101,6 +134,21 @@ impl Flows {
             self.turn(now);
         }
         self.young.insert(flow, known);
+    }
+
+    /// Forgets ports on which the peer began nothing for one to two lives.
+    fn age(&mut self, now: Duration) {
+        if now.saturating_sub(self.begun_since) >= LIFE {
+            let [young, old] = &mut self.begun;
+            // Both are older than a life when nothing was asked for two.
+            *old = if now.saturating_sub(self.begun_since) < 2 * LIFE {
+                std::mem::take(young)
+            } else {
+                Ports::default()
+            };
+            *young = Ports::default();
+            self.begun_since = now;
+        }
     }
 
     /// Begins a generation.
@@ -165,6 +213,32 @@ mod tests {
         assert!(!flows.comes(NOW, 3, &flow(5353, 5353), |_, _| false));
         flows.goes(NOW, &flow(5353, 5353).reversed(), true);
         assert!(flows.comes(NOW, 3, &flow(5353, 5353), never));
+    }
+
+    #[test]
+    fn what_a_service_sends_on_to_a_denied_peer_makes_no_connection_of_this_nodes() {
+        let udp = |from, to| Flow { protocol: UDP, ..flow(from, to) };
+        let mut flows = Flows::default();
+        assert!(flows.comes(NOW, 1, &udp(9, 5353), |_, _| true));
+        assert!(!flows.comes(NOW, 2, &udp(9, 5353), |_, _| false), "denied by now");
+        // Its entry is driven out by others, allowed and denied; the service still sends.
+        for n in 0..=u16::MAX {
+            flows.comes(NOW, 2, &udp(n, 1000), |_, _| n % 2 == 0);
+        }
+        flows.goes(NOW, &udp(9, 5353).reversed(), true);
+        assert!(!flows.comes(NOW, 2, &udp(9, 5353), |_, _| false), "asked");
+        // So after a restart, once it has been heard; and another port of the peer's makes no difference.
+        let mut flows = Flows::default();
+        assert!(!flows.comes(NOW, 2, &udp(8, 5353), |_, _| false));
+        flows.goes(NOW, &udp(9, 5353).reversed(), true);
+        assert!(!flows.comes(NOW, 2, &udp(9, 5353), |_, _| false));
+        // From any other port this node's questions are answered.
+        flows.goes(NOW, &udp(53, 40_000).reversed(), true);
+        assert!(flows.comes(NOW, 2, &udp(53, 40_000), never));
+        // A port on which the peer was silent for long begins anew.
+        let later = NOW + 2 * LIFE;
+        flows.goes(later, &udp(9, 5353).reversed(), true);
+        assert!(flows.comes(later, 2, &udp(9, 5353), never));
     }
 
     #[test]
