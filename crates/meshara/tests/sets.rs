@@ -19,7 +19,7 @@ use meshara_trust::audit::{Event as Audited, export};
 use meshara_trust::gossip::{Item, Message};
 use meshara_trust::sets::SignedSet;
 use quinn::{ConnectionError, Endpoint};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use common::{build, config, first, joined, soon};
@@ -483,6 +483,68 @@ async fn denials_come_from_the_node_that_is_asked_and_name_the_rule() {
     assert_eq!(events.iter().filter(changed).count(), 2);
     let denials = |event: &&Audited| matches!(event, Audited::Denial { rule, target, .. } if rule.as_str() == "no-bob" && target.as_str() == "mesh:alice/bench");
     assert!(events.iter().filter(denials).count() > 0, "{events:?}");
+}
+
+#[tokio::test]
+async fn what_is_open_ends_when_it_is_denied_and_nothing_else_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let alice = first(dir.path(), config()).await;
+    let bob = build(&joined(&alice, dir.path(), "bob").await, config()).await;
+    routes(&bob, 1).await;
+    let alices = alice.member().node_id;
+    // Two services that send back what they get.
+    let mut tcps = Vec::new();
+    for name in ["db", "web"] {
+        let echo = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        alice.control().serve_add(name.into(), echo.local_addr().unwrap().to_string()).await.unwrap();
+        tokio::spawn(async move {
+            let (mut tcp, _) = echo.accept().await.unwrap();
+            let (mut read, mut write) = tcp.split();
+            let _ = tokio::io::copy(&mut read, &mut write).await;
+        });
+        let connect =
+            ConnectRequest { node: "alice".into(), service: name.into(), listen: "127.0.0.1:0".into() };
+        let mut connects = bob.control().connect(connect).await.unwrap();
+        let Some(Ok(ConnectEvent::Listening(info))) = connects.recv().await else { panic!() };
+        tcps.push((TcpStream::connect(&info.listen).await.unwrap(), connects));
+    }
+    let echoed = async |tcp: &mut TcpStream| -> std::io::Result<()> {
+        tcp.write_all(b"x").await?;
+        soon(tcp.read_exact(&mut [0])).await.map(|_| ())
+    };
+    let [(db, _), (web, _)] = &mut tcps[..] else { panic!() };
+    let mut chat = soon(bob.open_stream(alices, "chat")).await.unwrap();
+    chat.send.write_all(b"hello").await.unwrap();
+    let mut heard = soon(alice.accept_stream()).await.unwrap();
+    soon(heard.receive.read_exact(&mut [0; 5])).await.unwrap();
+    for tcp in [&mut *db, &mut *web] {
+        echoed(tcp).await.unwrap();
+    }
+    let bench = BenchRequest { node: "alice".into(), duration_ms: 60_000, streams: 1 };
+    let mut bench = bob.control().bench(bench).await.unwrap();
+    let Some(Ok(BenchEvent::Progress(_))) = soon(bench.recv()).await else { panic!() };
+
+    apply(&alice, policy_against_bob("\"service:alice/db\", \"mesh:alice/bench\"")).await;
+    assert!(soon(db.read(&mut [0])).await.is_err(), "reset");
+    let error = loop {
+        match soon(bench.recv()).await.unwrap() {
+            Ok(BenchEvent::Progress(_)) => {}
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.code, ErrorCode::Denied);
+    // What is allowed still goes on.
+    echoed(web).await.unwrap();
+    chat.send.write_all(b"still").await.unwrap();
+    soon(heard.receive.read_exact(&mut [0; 5])).await.unwrap();
+
+    // An application holds its streams: they end with their session.
+    apply(&alice, policy_against_bob("\"service:alice/chat\"")).await;
+    assert!(soon(heard.receive.read(&mut [0])).await.is_err());
+    soon(bob.send(alices, "over another session", Duration::from_secs(20))).await.unwrap();
+    alice.shutdown().await;
+    bob.shutdown().await;
 }
 
 #[tokio::test]

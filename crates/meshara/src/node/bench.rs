@@ -14,6 +14,7 @@ use super::pipe::RESET;
 use super::services::{append_rule, read_rule};
 use super::sessions::{SessionError, Sessions};
 use super::streams::Opening;
+use super::trust::policy::Denied;
 use crate::api::{BenchEvent, BenchProgress};
 
 /// Bytes handed to a stream at once.
@@ -51,12 +52,22 @@ pub(crate) async fn deny(mut send: SendStream, mut receive: RecvStream, rule: &s
     }
 }
 
-/// Counts what comes on a stream and reports the sum as big-endian `u64`s, the last one when the stream has ended.
-pub(crate) async fn sink(mut send: SendStream, mut receive: RecvStream) {
+/// Counts what comes on a stream and reports the sum as big-endian `u64`s, the last one when the stream has ended, or that it is `denied` by now.
+pub(crate) async fn sink(
+    mut send: SendStream,
+    mut receive: RecvStream,
+    denied: impl Future<Output = Denied>,
+) {
+    let mut denied = std::pin::pin!(denied);
     let mut total = 0_u64;
     let mut chunks: [Bytes; 64] = std::array::from_fn(|_| Bytes::new());
     let mut next = Instant::now() + REPORT;
-    while let Ok(Some(count)) = receive.read_chunks(&mut chunks).await {
+    loop {
+        let read = tokio::select! {
+            read = receive.read_chunks(&mut chunks) => read,
+            Denied { rule } = &mut denied => return deny(send, receive, &rule).await,
+        };
+        let Ok(Some(count)) = read else { break };
         total += chunks.iter().take(count).map(|chunk| chunk.len() as u64).sum::<u64>();
         if Instant::now() >= next {
             next = Instant::now() + REPORT;

@@ -18,6 +18,7 @@ mod dns;
 mod echo;
 mod federation;
 mod grants;
+mod handed;
 mod home;
 mod issuing;
 mod link_streams;
@@ -65,6 +66,7 @@ pub(crate) use self::admission::JOIN_VERSION;
 pub use self::builder::{BuildError, Builder, examine};
 pub(crate) use self::builder::{remember_peers, remember_ticket};
 use self::echo::Echoes;
+use self::handed::Handed;
 pub use self::home::LockError;
 use self::messages::Messages;
 pub use self::messages::{Receipt, SendError};
@@ -104,7 +106,10 @@ const SESSION_TASKS: usize = 1024;
 /// Stream error code: the other node's policy denies the stream to its opener. [`Node::denied_by`] names the rule.
 pub const STREAM_DENIED: VarInt = VarInt::from_u32(4);
 
-/// A stream between two nodes, end to end encrypted.
+/// Close code of a session on which an application holds a stream that is denied by now.
+const CLOSE_DENIED: u32 = 0x303;
+
+/// A stream between two nodes, end to end encrypted. The accepting node closes the whole session when its policy denies it later.
 #[derive(Debug)]
 pub struct Stream {
     /// Who is at the other end.
@@ -569,14 +574,23 @@ async fn run_sessions(inner: Arc<Inner>, mut opened: mpsc::Receiver<Session>) {
 /// Accepts a session's streams until it ends.
 async fn serve_session(inner: Arc<Inner>, session: Session) {
     let mut streams = JoinSet::new();
+    // What applications were handed. They hold the streams, so those end with the session.
+    let handed = Handed::default();
     loop {
         tokio::select! {
             Some(_) = streams.join_next(), if !streams.is_empty() => {}
+            () = policy::reviewed(&inner), if !handed.is_empty() => {
+                if let Some(denied) = handed.denied(&inner, &session.member) {
+                    tracing::info!(peer = %session.member.name, rule = denied.rule, "a session with an application's stream that is denied by now was closed");
+                    session.connection.close(CLOSE_DENIED.into(), b"an application's stream is denied by now");
+                    break;
+                }
+            }
             stream = session.connection.accept_bi(), if streams.len() < SESSION_TASKS => {
                 let Ok((send, receive)) = stream else { break };
                 session.began.notify_one();
                 let (inner, session) = (inner.clone(), session.clone());
-                streams.spawn(serve_stream(inner, session, send, receive));
+                streams.spawn(serve_stream(inner, session, handed.clone(), send, receive));
             }
         }
     }
@@ -588,6 +602,7 @@ async fn serve_session(inner: Arc<Inner>, session: Session) {
 async fn serve_stream(
     inner: Arc<Inner>,
     session: Session,
+    handed: Handed,
     mut send: quinn::SendStream,
     mut receive: quinn::RecvStream,
 ) {
@@ -606,7 +621,14 @@ async fn serve_stream(
             inner.messages.accept(session, send, receive, deny).await;
         }
         Opening::Service(name) => match policy::ask(&inner, &who(), TargetKind::Service, &name) {
-            Ok(()) => inner.services.serve(&name, send, receive).await,
+            Ok(()) => {
+                let denied = async {
+                    let denied =
+                        policy::until_denied(&inner, &session.member, TargetKind::Service, &name).await;
+                    tracing::info!(peer = %session.member.name, %name, rule = denied.rule, "a stream that was open is denied");
+                };
+                inner.services.serve(&name, send, receive, denied).await;
+            }
             Err(denied) => services::deny(send, receive, &denied.rule).await,
         },
         Opening::Clock => clock::tell(send).await,
@@ -614,7 +636,10 @@ async fn serve_stream(
             Workload::serve(&inner, &session.member, send, receive).await;
         }
         Opening::Bench => match policy::ask(&inner, &who(), TargetKind::Mesh, "bench") {
-            Ok(()) => bench::sink(send, receive).await,
+            Ok(()) => {
+                let denied = policy::until_denied(&inner, &session.member, TargetKind::Mesh, "bench");
+                bench::sink(send, receive, denied).await;
+            }
             Err(denied) => bench::deny(send, receive, &denied.rule).await,
         },
         Opening::Log => {
@@ -642,6 +667,11 @@ async fn serve_stream(
             let _ = receive.stop(STREAM_DENIED);
         }
         Opening::Application(protocol) => {
+            if !handed.add(&protocol) {
+                let _ = send.reset(pipe::RESET);
+                let _ = receive.stop(pipe::RESET);
+                return;
+            }
             let stream = Stream { peer: session.member, protocol, send, receive };
             if let Err(refused) = inner.applications.try_send(stream) {
                 let mut stream = refused.into_inner();

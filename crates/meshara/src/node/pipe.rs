@@ -38,6 +38,16 @@ pub(crate) struct Carried {
 
 /// Carries a connection until both directions have ended. A reset on either side resets the other.
 pub(crate) async fn carry(tcp: TcpStream, send: SendStream, receive: RecvStream) -> Carried {
+    carry_until(tcp, send, receive, std::future::pending()).await
+}
+
+/// As [`carry`], and resets both sides at `end`.
+pub(crate) async fn carry_until(
+    tcp: TcpStream,
+    send: SendStream,
+    receive: RecvStream,
+    end: impl Future<Output = ()>,
+) -> Carried {
     let _ = tcp.set_nodelay(true);
     let (read, write) = tcp.into_split();
     let (mut carried, mut sending, mut receiving) = (Carried::default(), Some(()), Some(()));
@@ -47,11 +57,12 @@ pub(crate) async fn carry(tcp: TcpStream, send: SendStream, receive: RecvStream)
     {
         let outward = out.run();
         let inward = inward.run();
-        tokio::pin!(outward, inward);
+        tokio::pin!(outward, inward, end);
         while (sending.is_some() || receiving.is_some()) && !reset {
             let end = tokio::select! {
                 end = &mut outward, if sending.is_some() => { sending = None; end }
                 end = &mut inward, if receiving.is_some() => { receiving = None; end }
+                () = &mut end => End::StreamReset,
             };
             reset = !matches!(end, End::Finished);
         }

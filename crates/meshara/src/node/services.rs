@@ -99,8 +99,14 @@ impl Services {
         self.lock().iter().map(|(name, offered)| info(name, offered)).collect()
     }
 
-    /// Serves one stream that a peer opened for a service.
-    pub(crate) async fn serve(&self, name: &str, mut send: SendStream, mut receive: RecvStream) {
+    /// Serves one stream that a peer opened for a service, until `denied` at most.
+    pub(crate) async fn serve(
+        &self,
+        name: &str,
+        mut send: SendStream,
+        mut receive: RecvStream,
+        denied: impl Future<Output = ()>,
+    ) {
         let target = self.lock().get(name).map(|offered| {
             (offered.tcp.clone(), offered.open.clone(), offered.places.clone().try_acquire_owned())
         });
@@ -119,7 +125,7 @@ impl Services {
         }
         if let Some((stream, open, _place)) = connection {
             open.fetch_add(1, Relaxed);
-            pipe::carry(stream, send, receive).await;
+            pipe::carry_until(stream, send, receive, denied).await;
             open.fetch_sub(1, Relaxed);
         } else {
             let _ = send.finish();

@@ -17,6 +17,7 @@ use meshara_trust::policy::{
     TargetKind, Why, parse,
 };
 use meshara_trust::sets::{SetBody, SetKind};
+use tokio::sync::Notify;
 
 use super::log::routing::recorded;
 use super::sets::{self, PublishError};
@@ -81,6 +82,8 @@ pub(crate) struct Gate {
     decisions: AtomicU64,
     /// Counts what decisions rest on: policies and what evidence takes away.
     generation: AtomicU64,
+    /// Wakes who waits for another generation.
+    changes: Notify,
 }
 
 impl Gate {
@@ -93,6 +96,7 @@ impl Gate {
             remembered: Mutex::default(),
             decisions: AtomicU64::new(0),
             generation: AtomicU64::new(0),
+            changes: Notify::new(),
         })
     }
 
@@ -115,7 +119,13 @@ impl Gate {
         self.compiled.store(Arc::new(compiled));
         // The positions of rules are those of another policy now.
         self.limits.lock().unwrap_or_else(PoisonError::into_inner).rates.clear();
+        self.changed();
+    }
+
+    /// What decisions rest on is another now.
+    fn changed(&self) {
         self.generation.fetch_add(1, Release);
+        self.changes.notify_waiters();
     }
 
     /// Whether `who` may do what is asked, now. What only goes on has been counted towards the rates before.
@@ -162,6 +172,31 @@ fn ask_at(
         tracing::debug!(who = %who.name, %target, %rule, "denied");
         inner.audit.denied(who.node, &target, rule);
     })
+}
+
+/// As [`ask`], for what a peer was allowed to begin and that goes on.
+pub(crate) fn ask_again(inner: &Inner, member: &Member, kind: TargetKind, what: &str) -> Result<(), Denied> {
+    ask_at(inner, &who_now(inner, member), kind, what, 0, false)
+}
+
+/// Returns when what a peer was allowed to begin is denied: by another policy, since its certificate names other roles, by evidence, or at the
+/// hour at which a rule ends.
+pub(crate) async fn until_denied(inner: &Inner, member: &Member, kind: TargetKind, what: &str) -> Denied {
+    loop {
+        // Whatever changes from here on is looked at.
+        let changed = inner.gate.changes.notified();
+        tokio::pin!(changed);
+        changed.as_mut().enable();
+        if let Err(denied) = ask_again(inner, member, kind, what) {
+            return denied;
+        }
+        let _ = tokio::time::timeout(REMEMBER, changed).await;
+    }
+}
+
+/// Waits for a change of what decisions rest on, or until roles may have changed.
+pub(crate) async fn reviewed(inner: &Inner) {
+    let _ = tokio::time::timeout(REMEMBER, inner.gate.changes.notified()).await;
 }
 
 /// As [`ask`], of a node that is known by its records alone. A node that isn't known may do what everybody may.
@@ -227,7 +262,7 @@ pub(crate) fn who(inner: &Inner, node: &NodeId) -> Arc<Who> {
     let who = Arc::new(who);
     let before = remembered.insert(*node, (Instant::now(), who.clone()));
     if before.is_some_and(|(_, before)| before.roles != who.roles) {
-        inner.gate.generation.fetch_add(1, Release);
+        inner.gate.changed();
     }
     who
 }
@@ -259,7 +294,7 @@ pub(crate) fn report(inner: &Inner, node: NodeId, evidence: Evidence) {
         (before, limits.evidence.report(node, evidence, now).step)
     };
     if before != Some(after) {
-        inner.gate.generation.fetch_add(1, Release);
+        inner.gate.changed();
         tracing::warn!(%node, ?evidence, step = ?after, "a node misbehaves: its rights are reduced");
         let what = format!("{evidence:?}: {after:?}").to_lowercase();
         let against = Words::clean(&node.to_string());
