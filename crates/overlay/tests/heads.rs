@@ -1,4 +1,5 @@
 //! Heads of issuers' logs and records that are proved under them: they come to everybody once, and a record that is ahead of its head waits.
+#![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
 #[allow(unreachable_pub)]
 mod world;
