@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use meshara_overlay::{
-    Authenticator, Config, Core, HeadError, HeadId, Identity, Known, LinkDownReason, LinkId, LinkKind, LinkPeer,
-    Member, MemberError, MeshAddress, NodeId,
+    Authenticator, Config, Core, HeadError, HeadId, Identity, Known, LinkDownReason, LinkId, LinkKind,
+    LinkPeer, Member, MemberError, MeshAddress, NodeId,
 };
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;

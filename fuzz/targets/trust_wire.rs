@@ -6,8 +6,8 @@ use libfuzzer_sys::fuzz_target;
 use meshara_trust::policy::{Compiled, Policy};
 use meshara_trust::revocation::Revocations;
 use meshara_trust::root::{
-    DetachedSignature, Journal, RootDocument, SignedRoot, StatementFile, decode_chain_with, decode_public_key,
-    encode_chain, encode_chain_with, encode_public_key,
+    DetachedSignature, Journal, RootDocument, SignedRoot, StatementFile, decode_chain_with,
+    decode_public_key, encode_chain, encode_chain_with, encode_public_key,
 };
 use meshara_trust::sets::{ForkEvidence, SetBody, SetHead, SignedFreshness, SignedHead, SignedSet};
 
