@@ -189,6 +189,19 @@ fn a_quorum_takes_over_the_root_and_approves_revocations() {
     assert_eq!((&look["kind"], &look["revoked"]), (&json!("revocations"), &json!(2)));
     assert_eq!(look["revocations"][0]["node_id"], carol.as_str());
     assert_eq!(look["revocations"][0]["reason"], "laptop stolen");
+    assert_eq!(look["revocations"][0].get("new"), None, "there is nothing to compare with");
+    // Who holds the set before sees what the proposer adds, whenever he says that it was.
+    let look = bob.object(&["trust", "sign", statement, "--show"]);
+    let new = |at: usize| look["revocations"][at]["new"].clone();
+    assert_eq!(
+        (look["revocations"][0]["node_id"].as_str(), new(0), new(1)),
+        (Some(carol.as_str()), json!(true), json!(false))
+    );
+    let said = String::from_utf8(bob.run(&["trust", "sign", statement, "--show"]).stdout).unwrap();
+    assert!(
+        said.contains("2 nodes revoked; 1 of them stand in the set that this home holds, 1 are new:"),
+        "{said}"
+    );
     // A signer of the root is none of the authority.
     let annas = anna.sign(statement);
     let (code, said) = bob.failure(&["trust", "publish", statement, &annas]);

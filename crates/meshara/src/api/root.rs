@@ -103,6 +103,9 @@ pub struct RevocationInfo {
     pub since: Timestamp,
     /// Why.
     pub reason: String,
+    /// Whether the set that this home holds lacks it; absent where it holds none of this mesh.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new: Option<bool>,
 }
 
 /// What a statement file asks to sign.
@@ -127,10 +130,10 @@ pub struct StatementInfo {
     /// Of revocations: how many nodes are revoked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked: Option<u64>,
-    /// The newest of them, at most 20.
+    /// All of them, new ones first, then by their times.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub revocations: Vec<RevocationInfo>,
-    /// The newest that were taken back, at most 20.
+    /// All that were taken back, in the same order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reinstated: Vec<RevocationInfo>,
     /// Of a policy: its rules, as a file that `policy apply` takes.

@@ -63,7 +63,7 @@ pub(crate) async fn run(args: IssuerArgs, context: &Context) -> Result<(), Failu
                 "node_id": node_id, "name": name, "number": number, "not_after": not_after, "file": out,
             }))?);
         }
-        show(&offline::look(&out).map_err(|error| told(&error))?)?;
+        show(&offline::look(&context.home, &out).map_err(|error| told(&error))?)?;
         output::line(format!("nothing has changed yet; the statement is {}", out.display()))?;
         return next(&out);
     }

@@ -1,8 +1,10 @@
 //! `meshara trust sign`: a signer's approval of a statement, by file.
 
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 
 use clap::Args;
+use meshara::api::StatementInfo;
 use meshara::offline;
 use serde_json::json;
 
@@ -14,7 +16,8 @@ use crate::output;
 
 /// Sign a statement file: a root document, revocations or a policy
 ///
-/// Shows what the statement says, then writes a signature file. Needs neither a node nor a network. What can't be read is not signed, nor is
+/// Shows what the statement says, asks on a terminal, then writes a signature file. Of revocations those are shown that are new to this home; where
+/// it holds none, --show --json lists all. Needs neither a node nor a network. What can't be read is not signed, nor is
 /// a second content of a number that the key has signed: a journal beside the key remembers.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -36,29 +39,50 @@ pub(crate) struct SignArgs {
     /// Only show what the statement says
     #[arg(long)]
     show: bool,
+    /// Don't ask
+    #[arg(long)]
+    yes: bool,
     /// Sign this root document although the key signed another one of its version: only if that was never published, and never will be
     #[arg(long)]
     instead: bool,
 }
 
 pub(crate) fn run(args: SignArgs, context: &Context) -> Result<(), Failure> {
-    let SignArgs { file, key, sealed_with, out, show: only_show, instead } = args;
+    let SignArgs { file, key, sealed_with, out, show: only_show, yes, instead } = args;
     if only_show {
-        let info = offline::look(&file).map_err(|error| told(&error))?;
+        let info = offline::look(&context.home, &file).map_err(|error| told(&error))?;
         if context.json {
             return Ok(output::json(&info)?);
         }
         return show(&info);
     }
     let passphrase = passphrase(sealed_with.as_deref(), context)?;
-    let signed =
-        offline::sign(&context.home, &file, key.as_deref(), passphrase.as_ref(), out.as_deref(), instead);
+    let mut shown = Ok(());
+    let agree = |info: &StatementInfo| {
+        if context.json {
+            return true;
+        }
+        shown = show(info);
+        shown.is_ok() && (yes || agrees())
+    };
+    let (key, sealed) = (key.as_deref(), passphrase.as_ref());
+    let signed = offline::sign(&context.home, &file, key, sealed, out.as_deref(), instead, agree);
+    shown?;
     let (info, signature) = signed.map_err(|error| told(&error))?;
     if context.json {
         return Ok(output::json(&json!({ "statement": info, "signature": signature }))?);
     }
-    show(&info)?;
     let paint = output::stdout_paint();
     let (key, file) = (&signature.key, signature.file.display());
     Ok(output::line(format!("{} by {key}: {file}", paint.good("signed")))?)
+}
+
+/// Asks, where somebody is there to be asked: a script has looked with `--show`.
+fn agrees() -> bool {
+    if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+        return true;
+    }
+    let mut answer = String::new();
+    let heard = write!(io::stderr(), "sign this? [y/N] ").and_then(|()| io::stdin().read_line(&mut answer));
+    heard.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use meshara::api::{ApiError, ErrorCode, QuorumInfo, RootInfo, StatementInfo};
+use meshara::api::{ApiError, ErrorCode, QuorumInfo, RevocationInfo, RootInfo, StatementInfo};
 use meshara::offline::{SignerError, SigningError};
 use meshara_identity::FileError;
 
@@ -10,6 +10,9 @@ use crate::failure::Failure;
 use crate::identity;
 use crate::output;
 use crate::text;
+
+/// Entries that are shown where it isn't known which are new.
+const SHOWN: usize = 20;
 
 /// An error of a signer's command for people and programs.
 pub(super) fn told(error: &SignerError) -> ApiError {
@@ -25,6 +28,7 @@ pub(super) fn told(error: &SignerError) -> ApiError {
         SignerError::Signing(_) => ApiError::new(ErrorCode::InvalidArgument, text).hint(
             "a root document that was given up and never published is replaced with --instead; nothing else ever is",
         ),
+        SignerError::Declined => ApiError::new(ErrorCode::Usage, text).hint("say y to sign it, or give --yes"),
         SignerError::NoKey { .. } => ApiError::new(ErrorCode::NotAuthority, text)
             .hint("name a key file with --key, or make keys with `meshara trust key new`"),
         SignerError::NoRoot { .. } => ApiError::new(ErrorCode::NotFound, text)
@@ -79,6 +83,26 @@ pub(super) fn show_root(root: &RootInfo) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Entries of a snapshot: those that are new to this home, all of them; where that isn't known, the newest.
+fn entries(what: &str, since: &str, all: &[RevocationInfo]) -> Result<(), Failure> {
+    let new = all.iter().filter(|one| one.new == Some(true)).count();
+    let known = all.iter().all(|one| one.new.is_some());
+    let shown = if known { new } else { all.len().min(SHOWN) };
+    output::line(match (known, all.len() - shown) {
+        (true, rest) => {
+            format!("{what}; {rest} of them stand in the set that this home holds, {new} are new:")
+        }
+        (false, 0) => format!("{what}:"),
+        (false, rest) => format!(
+            "{what}; this home holds no set to compare with. The newest {shown} (--show --json lists the other {rest} too):"
+        ),
+    })?;
+    for one in all.iter().take(shown) {
+        output::line(format!("  {} {since} {}: {}", one.node_id, one.since, text::printable(&one.reason)))?;
+    }
+    Ok(())
+}
+
 /// A statement in words.
 pub(super) fn show(info: &StatementInfo) -> Result<(), Failure> {
     let paint = output::stdout_paint();
@@ -97,19 +121,8 @@ pub(super) fn show(info: &StatementInfo) -> Result<(), Failure> {
         output::line(format!("{} {previous}", paint.dim("follows")))?;
     }
     if let Some(revoked) = info.revoked {
-        let shown = info.revocations.len();
-        output::line(format!("{revoked} nodes revoked; the newest {shown}:"))?;
-        for one in &info.revocations {
-            output::line(format!("  {} since {}: {}", one.node_id, one.since, text::printable(&one.reason)))?;
-        }
-        for one in &info.reinstated {
-            output::line(format!(
-                "  {} back since {}: {}",
-                one.node_id,
-                one.since,
-                text::printable(&one.reason)
-            ))?;
-        }
+        entries(&format!("{revoked} nodes revoked"), "since", &info.revocations)?;
+        entries(&format!("{} taken back", info.reinstated.len()), "back since", &info.reinstated)?;
     }
     if let Some(grant) = &info.grant {
         output::line(format!("{} may issue in mesh {}", grant.node_id, text::printable(&grant.mesh)))?;

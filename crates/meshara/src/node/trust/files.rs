@@ -183,6 +183,14 @@ pub(super) fn read_roots(home: &Path) -> Result<Vec<SignedRoot>, FileError> {
     decoded.map_err(|_| damaged("no root document"))
 }
 
+/// The set of a kind that a home holds. Its approvals were verified before it was written.
+pub(super) fn read_set(home: &Path, kind: SetKind) -> Result<Option<SignedSet>, FileError> {
+    let path = home.join(DIRECTORY).join(name(kind));
+    let Some(bytes) = read(&path)? else { return Ok(None) };
+    let set = SignedSet::decode(&bytes);
+    set.map(Some).map_err(|_| FileError::Damaged { path, what: "no signed set" })
+}
+
 /// Each with its length before it.
 fn join(parts: impl IntoIterator<Item = Vec<u8>>) -> Vec<u8> {
     let mut out = Vec::new();

@@ -1,5 +1,6 @@
 //! What signers do without a node and without a network: keys, looking at statements, signing, proposing versions of the root document.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -8,15 +9,16 @@ use std::time::Duration;
 use meshara_identity::home::{self, AUTHORITY_KEY, HomeError, ROOT_KEY};
 use meshara_identity::keys::MlDsaPublic;
 use meshara_identity::sealed::FileError;
-use meshara_identity::{MeshId, NodeName, Passphrase, RootPublic, TrustError, UnixMillis, WireError};
+use meshara_identity::{MeshId, NodeId, NodeName, Passphrase, RootPublic, TrustError, UnixMillis, WireError};
 use meshara_trust::policy::write as policy_text;
+use meshara_trust::revocation::Revocations;
 use meshara_trust::root::{
     CHAIN_FILE_MAX, DetachedSignature, OfflineError, PUBLIC_KEY_FILE_MAX, ROOT_LIFE_MAX, RootDocument,
     RootError, SIGNATURE_FILE_MAX, STATEMENT_FILE_MAX, SignedRoot, StandingGrant, StandingGrants, Statement,
     StatementFile, TrustedRoot, decode_chain, decode_chain_with, decode_public_key, encode_chain_with,
     encode_public_key,
 };
-use meshara_trust::sets::{KeyId, Quorum, QuorumError, SetHead, Signer};
+use meshara_trust::sets::{KeyId, Quorum, QuorumError, SetBody, SetHead, SetKind, Signer};
 
 pub use super::signing::SigningError;
 use super::{gates, proposals, signing};
@@ -29,8 +31,6 @@ use crate::node::trust::files;
 
 /// Ending of a file with the public keys of a signer.
 const PUBLIC: &str = "pub";
-/// Revocations of a snapshot that are shown: the newest. The JSON form has all.
-const SHOWN: usize = 20;
 
 /// Why a signer's command did nothing.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +53,9 @@ pub enum SignerError {
     /// Nothing was signed.
     #[error("nothing was signed: {0}")]
     Signing(#[from] SigningError),
+    /// The signer looked at it and said no.
+    #[error("nothing was signed")]
+    Declined,
     /// A home without keys.
     #[error("{home}: holds no signer's keys", home = home.display())]
     NoKey {
@@ -155,12 +158,12 @@ fn key_of(
     Err(SignerError::NoKey { home: home.to_owned() })
 }
 
-/// What a statement file holds.
-pub fn look(path: &Path) -> Result<StatementInfo, SignerError> {
+/// What a statement file holds, and what of it is new to a home.
+pub fn look(home: &Path, path: &Path) -> Result<StatementInfo, SignerError> {
     let file = content(path, STATEMENT_FILE_MAX, StatementFile::decode)?;
     let statement =
         file.statement().map_err(|error| SignerError::Content { path: path.to_owned(), error })?;
-    Ok(statement_info(path, &statement))
+    Ok(statement_info(path, &statement, Some(home)))
 }
 
 /// Writes a file that is handed to others, in one step.
@@ -168,7 +171,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), SignerError> {
     Ok(proposals::put(path, bytes)?)
 }
 
-/// Signs a statement file; what it holds, and where the signature is. Nothing that can't be read is signed.
+/// Signs a statement file, once `agree` has seen what it holds and said yes; where the signature is. Nothing that can't be read is signed.
 pub fn sign(
     home: &Path,
     path: &Path,
@@ -176,13 +179,17 @@ pub fn sign(
     passphrase: Option<&Passphrase>,
     to: Option<&Path>,
     instead: bool,
+    agree: impl FnOnce(&StatementInfo) -> bool,
 ) -> Result<(StatementInfo, SignatureInfo), SignerError> {
     let file = content(path, STATEMENT_FILE_MAX, StatementFile::decode)?;
     let statement =
         file.statement().map_err(|error| SignerError::Content { path: path.to_owned(), error })?;
-    let info = statement_info(path, &statement);
+    let info = statement_info(path, &statement, Some(home));
     let own = key.is_none();
     let (key_path, key) = key_of(home, key, passphrase)?;
+    if !agree(&info) {
+        return Err(SignerError::Declined);
+    }
     let journal = if own { signing::home_journal(home) } else { signing::journal_of(&key_path) };
     if own {
         meshara_identity::sealed::private_directory(&home.join("trust"))?;
@@ -306,7 +313,7 @@ pub fn propose_root(
         }
         None => proposals::write(home, &file, &[], document.root.threshold())?.file,
     };
-    Ok(statement_info(&path, &Statement::Root(Box::new(document))))
+    Ok(statement_info(&path, &Statement::Root(Box::new(document)), None))
 }
 
 /// Signers by name: those with files are new or have other keys than before.
@@ -383,7 +390,7 @@ fn grant_name(grant: &StandingGrant) -> GrantName {
     GrantName { node_id: grant.issuer.to_string(), number: grant.number }
 }
 
-fn statement_info(path: &Path, statement: &Statement) -> StatementInfo {
+fn statement_info(path: &Path, statement: &Statement, home: Option<&Path>) -> StatementInfo {
     let now = UnixMillis::now();
     let head = |head: &SetHead| (Some(head.previous.to_string()), timestamp(head.issued_at));
     let mut info = StatementInfo {
@@ -408,22 +415,30 @@ fn statement_info(path: &Path, statement: &Statement) -> StatementInfo {
         Statement::Revocations(of, revocations) => {
             (info.previous, info.issued_at) = head(of);
             info.revoked = Some(revocations.len() as u64);
-            let mut newest = revocations.revoked();
-            newest.sort_by_key(|entry| std::cmp::Reverse(entry.since));
-            let entry = |entry: meshara_trust::revocation::Revocation| RevocationInfo {
-                node_id: entry.node.to_string(),
-                since: timestamp(entry.since),
-                reason: entry.reason.to_string(),
-            };
-            info.revocations = newest.into_iter().take(SHOWN).map(entry).collect();
+            let held = home.and_then(|home| held_revocations(home, of.mesh));
+            let entry =
+                |node: NodeId, since, reason: &dyn std::fmt::Display, known: Option<bool>| RevocationInfo {
+                    node_id: node.to_string(),
+                    since: timestamp(since),
+                    reason: reason.to_string(),
+                    new: known.map(|known| !known),
+                };
+            let mut revoked = revocations.revoked();
+            revoked.sort_by_key(|entry| std::cmp::Reverse(entry.since));
+            let known = held.as_ref().map(|held| by_node(held.revoked(), |one| one.node));
+            let revoked = revoked.into_iter().map(|one| {
+                let known = known.as_ref().map(|known| known.get(&one.node) == Some(&one));
+                entry(one.node, one.since, &one.reason, known)
+            });
+            info.revocations = new_first(revoked.collect());
             let mut back = revocations.reinstated();
             back.sort_by_key(|entry| std::cmp::Reverse(entry.at));
-            let entry = |entry: meshara_trust::revocation::Reinstatement| RevocationInfo {
-                node_id: entry.node.to_string(),
-                since: timestamp(entry.at),
-                reason: entry.reason.to_string(),
-            };
-            info.reinstated = back.into_iter().take(SHOWN).map(entry).collect();
+            let known = held.as_ref().map(|held| by_node(held.reinstated(), |one| one.node));
+            let back = back.into_iter().map(|one| {
+                let known = known.as_ref().map(|known| known.get(&one.node) == Some(&one));
+                entry(one.node, one.at, &one.reason, known)
+            });
+            info.reinstated = new_first(back.collect());
         }
         Statement::Policy(of, policy) => {
             (info.previous, info.issued_at) = head(of);
@@ -443,4 +458,20 @@ fn statement_info(path: &Path, statement: &Statement) -> StatementInfo {
         _ => {}
     }
     info
+}
+
+/// The revocations that a home holds of this mesh.
+fn held_revocations(home: &Path, mesh: MeshId) -> Option<Revocations> {
+    let set = files::read_set(home, SetKind::Revocations).ok()??;
+    Revocations::decode(&set.body).ok().filter(|_| set.signed.head.mesh == mesh)
+}
+
+fn by_node<T>(entries: Vec<T>, node: impl Fn(&T) -> NodeId) -> BTreeMap<NodeId, T> {
+    entries.into_iter().map(|one| (node(&one), one)).collect()
+}
+
+/// What the proposer dates back doesn't hide behind what is known.
+fn new_first(mut entries: Vec<RevocationInfo>) -> Vec<RevocationInfo> {
+    entries.sort_by_key(|entry| entry.new != Some(true));
+    entries
 }
