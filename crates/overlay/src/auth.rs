@@ -75,8 +75,8 @@ pub enum HeadError {
     /// Not signed by that log, or not named as such a head by it.
     #[error("the head is not signed by its log")]
     Untrusted,
-    /// No witness that is known here cosigned it, or one did wrongly.
-    #[error("the head lacks a witness that is known here")]
+    /// It has no line of a witness, or a wrong one of a witness that is known here.
+    #[error("the head has no line of a witness, or a wrong one")]
     Unwitnessed,
     /// Older than all that are kept.
     #[error("newer heads fill the places")]
@@ -98,6 +98,24 @@ impl MemberError {
                 | Self::Unproved
                 | Self::ForkedLog
         )
+    }
+}
+
+/// A head that counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JudgedHead {
+    /// What proofs under it lead to.
+    pub root: [u8; 32],
+    /// Who witnessed it as its lines say, by name, where none of these is known here: it is judged again when one is. Empty when a known member
+    /// did, and for a statement, which has no witness.
+    pub unknown: Vec<String>,
+}
+
+impl JudgedHead {
+    /// A statement of keys: nothing is proved under it.
+    #[must_use]
+    pub const fn statement() -> Self {
+        Self { root: [0; 32], unknown: Vec::new() }
     }
 }
 
@@ -134,11 +152,11 @@ pub trait Authenticator {
         false
     }
 
-    /// Checks a head, or an issuer's statement of its log's keys (size 0); gives what proofs under it lead to.
+    /// Checks a head, or an issuer's statement of its log's keys (size 0).
     ///
     /// # Errors
     /// Says why it doesn't count.
-    fn head(&self, _: &HeadId, _: &[u8], _: &Known<'_>) -> Result<[u8; 32], HeadError> {
+    fn head(&self, _: &HeadId, _: &[u8], _: &Known<'_>) -> Result<JudgedHead, HeadError> {
         Err(HeadError::UnknownLog)
     }
 

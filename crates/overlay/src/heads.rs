@@ -7,6 +7,7 @@ use std::sync::Arc;
 use meshara_identity::NodeId;
 use meshara_identity::grant::GRANTS_MAX;
 
+use crate::auth::JudgedHead;
 use crate::database::Database;
 
 /// Heads kept of one issuer, the newest. One is named every twelfth of a certificate's life, so those of a whole life are among them, and four
@@ -43,7 +44,7 @@ impl HeadId {
 
 #[derive(Clone, Debug)]
 struct Held {
-    root: [u8; 32],
+    judged: JudgedHead,
     body: Arc<[u8]>,
 }
 
@@ -87,12 +88,29 @@ impl Heads {
     }
 
     /// Keeps a head; the oldest of its issuer makes room.
-    pub(crate) fn put(&mut self, id: HeadId, root: [u8; 32], body: Arc<[u8]>) {
-        self.held.insert(id, Held { root, body });
+    pub(crate) fn put(&mut self, id: HeadId, judged: JudgedHead, body: Arc<[u8]>) {
+        self.held.insert(id, Held { judged, body });
         while self.of(id.issuer).count() > HEADS_KEPT {
             let Some(oldest) = self.of(id.issuer).next() else { return };
             self.held.remove(&oldest);
         }
+    }
+
+    /// Those without a witness that is known here, and whom their lines name.
+    pub(crate) fn unwitnessed(&self) -> impl Iterator<Item = (HeadId, &[String])> {
+        let unwitnessed = self.held.iter().filter(|(_, held)| !held.judged.unknown.is_empty());
+        unwitnessed.map(|(id, held)| (*id, held.judged.unknown.as_slice()))
+    }
+
+    /// Notes what a head that is held is worth now.
+    pub(crate) fn rate(&mut self, id: &HeadId, judged: JudgedHead) {
+        if let Some(held) = self.held.get_mut(id) {
+            held.judged = judged;
+        }
+    }
+
+    pub(crate) fn remove(&mut self, id: &HeadId) {
+        self.held.remove(id);
     }
 
     /// Drops all of an issuer.
@@ -117,7 +135,7 @@ impl Known<'_> {
     /// What [`Authenticator::head`](crate::Authenticator::head) made of a head that is held.
     #[must_use]
     pub fn root(&self, id: &HeadId) -> Option<[u8; 32]> {
-        self.heads.held.get(id).map(|held| held.root)
+        self.heads.held.get(id).map(|held| held.judged.root)
     }
 
     /// The bytes of a head that is held.
@@ -143,7 +161,7 @@ mod tests {
     }
 
     fn put(heads: &mut Heads, id: HeadId) {
-        heads.put(id, [0; 32], Arc::from([0; 4]));
+        heads.put(id, JudgedHead::statement(), Arc::from([0; 4]));
     }
 
     #[test]

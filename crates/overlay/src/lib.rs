@@ -24,7 +24,7 @@ pub mod record;
 pub mod table;
 pub mod types;
 
-pub use crate::auth::{Authenticator, HeadError, Member, MemberError};
+pub use crate::auth::{Authenticator, HeadError, JudgedHead, Member, MemberError};
 pub use crate::config::Config;
 pub use crate::control::ControlError;
 pub use crate::core::Core;

@@ -13,7 +13,7 @@ use meshara_overlay::{
 };
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use world::{TestAuth, World, address_of, member_body, ms, node_id};
+use world::{TestAuth, World, address_of, head_body, member_body, ms, node_id};
 
 /// Every node has six neighbours.
 fn woven(nodes: usize) -> Vec<(usize, usize, u64)> {
@@ -27,7 +27,7 @@ fn head(size: u64) -> HeadId {
 /// Node 0 names a head of its log; the statement of its keys comes first.
 fn name_head(world: &mut World, size: u64) {
     for id in [head(0), head(size)] {
-        world.set_head(0, id, b"head");
+        world.set_head(0, id, &head_body(&id, &[1, 2]));
     }
 }
 
@@ -134,6 +134,18 @@ impl Played {
         self.hear(link, &Message::Head { id, body: body.to_vec() }).unwrap();
     }
 
+    /// Tells a head that node 5 witnessed.
+    fn tell_good(&mut self, link: LinkId, id: HeadId) {
+        self.tell(link, id, &head_body(&id, &[5]));
+    }
+
+    /// This node names heads of node 0.
+    fn name_heads(&mut self) {
+        for id in [head(0), head(8)] {
+            self.core.set_head(self.now, id, &head_body(&id, &[5])).unwrap();
+        }
+    }
+
     /// Only time passes; the played neighbours' links are kept by nobody, so this is short.
     fn wait(&mut self, span: Duration) {
         self.out.clear();
@@ -175,13 +187,69 @@ fn a_record_that_is_ahead_of_its_head_waits_and_its_sender_is_asked() {
     // The answer may come in pieces; who is asked already is not asked again.
     p.hear(OTHER, &Message::Heads(vec![head(0), head(8)])).unwrap();
     assert_eq!(p.wanted(OTHER), []);
-    p.tell(LINK, head(0), b"head");
+    p.tell_good(LINK, head(0));
     assert_eq!(p.name(5), None);
-    p.tell(LINK, head(8), b"head");
-    assert_eq!(p.name(5).as_deref(), Some("proved-8-n5"));
+    p.tell_good(LINK, head(8));
+    assert_eq!(p.name(5).as_deref(), Some("n5"));
     assert_eq!(p.taken, [head(0), head(8)]);
     let metrics = p.core.metrics();
     assert_eq!((metrics.waited, metrics.heads_taken, metrics.forged), (1, 2, 0));
+}
+
+#[test]
+fn heads_whose_witnesses_are_unknown_are_taken_and_judged_by_their_records() {
+    let mut p = Played::new();
+    // Somebody is known before the head comes, as where all of a site start at once.
+    p.hear(OTHER, &member(6, 1, "n6")).unwrap();
+    assert_eq!(p.name(6).as_deref(), Some("n6"));
+    p.hear(LINK, &Message::Heads(vec![head(0), head(8), head(9)])).unwrap();
+    for size in [0, 8, 9] {
+        p.tell_good(LINK, head(size));
+    }
+    assert_eq!(p.core.unwitnessed().collect::<Vec<_>>(), [head(8), head(9)]);
+    // Under the later one.
+    p.hear(LINK, &member(5, 1, "proved-9-n5")).unwrap();
+    assert_eq!(p.name(5).as_deref(), Some("n5"), "believed");
+    assert_eq!(p.core.unwitnessed().count(), 0);
+    assert_eq!((p.core.metrics().heads_taken, p.core.metrics().heads_refused), (3, 0));
+}
+
+#[test]
+fn a_head_is_dropped_when_its_witness_turns_up_and_did_not_sign_it() {
+    let mut p = Played::new();
+    p.hear(OTHER, &member(6, 1, "n6")).unwrap();
+    p.hear(LINK, &Message::Heads(vec![head(0), head(8), head(9)])).unwrap();
+    p.tell_good(LINK, head(0));
+    // A line of 5 that is over another head, and one that is right.
+    p.tell(LINK, head(8), &head_body(&head(7), &[5]));
+    p.tell_good(LINK, head(9));
+    p.hear(LINK, &member(7, 1, "proved-8-n7")).unwrap();
+    p.hear(LINK, &member(5, 1, "n5")).unwrap();
+    assert_eq!(p.core.heads().collect::<Vec<_>>(), [head(0), head(9)]);
+    assert_eq!(p.core.unwitnessed().count(), 0);
+    assert_eq!(p.core.metrics().heads_refused, 1);
+    // Nor is it taken from now on.
+    p.wait(ms(2100));
+    p.hear(OTHER, &Message::Heads(vec![head(8)])).unwrap();
+    p.tell(OTHER, head(8), &head_body(&head(7), &[5]));
+    assert_eq!(p.core.heads().collect::<Vec<_>>(), [head(0), head(9)]);
+    assert_eq!(p.core.metrics().heads_refused, 2);
+}
+
+#[test]
+fn a_wrong_line_counts_beside_an_unknown_witness() {
+    let mut p = Played::new();
+    p.hear(OTHER, &member(6, 1, "n6")).unwrap();
+    p.hear(LINK, &Message::Heads(vec![head(0), head(8)])).unwrap();
+    p.tell_good(LINK, head(0));
+    let wrong = [head_body(&head(8), &[5]), head_body(&head(7), &[6])[b"head".len()..].to_vec()].concat();
+    p.tell(LINK, head(8), &wrong);
+    assert_eq!(p.core.heads().collect::<Vec<_>>(), [head(0)]);
+    // Without any line it is no head.
+    p.hear(OTHER, &Message::Heads(vec![head(9)])).unwrap();
+    p.tell(OTHER, head(9), b"head");
+    assert_eq!(p.core.heads().collect::<Vec<_>>(), [head(0)]);
+    assert_eq!(p.core.metrics().heads_refused, 2);
 }
 
 #[test]
@@ -194,8 +262,7 @@ fn who_does_not_answer_is_asked_again_and_what_waits_too_long_is_given_up() {
     p.wait(Duration::from_secs(40));
     assert!(p.core.metrics().ignored >= 1);
     // The head comes by another way: nothing waits for it any more.
-    p.core.set_head(p.now, head(0), b"head").unwrap();
-    p.core.set_head(p.now, head(8), b"head").unwrap();
+    p.name_heads();
     assert_eq!(p.name(5), None);
 }
 
@@ -212,7 +279,7 @@ fn what_waits_is_bounded() {
 #[test]
 fn heads_that_were_not_asked_for_or_are_forged_change_nothing() {
     let mut p = Played::new();
-    p.tell(LINK, head(0), b"head");
+    p.tell_good(LINK, head(0));
     assert_eq!(p.core.heads().count(), 0, "nobody asked");
     // Of a node that has no grant nothing is asked.
     p.hear(LINK, &Message::Heads(vec![HeadId { issuer: node_id(4), size: 3 }])).unwrap();
@@ -220,9 +287,9 @@ fn heads_that_were_not_asked_for_or_are_forged_change_nothing() {
     p.hear(LINK, &Message::Heads(vec![head(0), head(8)])).unwrap();
     assert_eq!(p.wanted(LINK), [head(0), head(8)]);
     // Another neighbour was not asked.
-    p.tell(OTHER, head(0), b"head");
+    p.tell_good(OTHER, head(0));
     assert_eq!(p.core.heads().count(), 0);
-    p.tell(LINK, head(0), b"head");
+    p.tell_good(LINK, head(0));
     p.tell(LINK, head(8), b"forged");
     assert_eq!(p.core.heads().collect::<Vec<_>>(), [head(0)]);
     assert_eq!(p.core.metrics().heads_refused, 1);
@@ -242,8 +309,7 @@ fn an_issuer_that_names_without_end_is_asked_for_few() {
 #[test]
 fn heads_are_given_to_who_wants_them_and_forgotten_with_their_issuer() {
     let mut p = Played::new();
-    p.core.set_head(p.now, head(0), b"head").unwrap();
-    p.core.set_head(p.now, head(8), b"head").unwrap();
+    p.name_heads();
     p.hear(LINK, &Message::WantHeads(vec![head(0), head(7), head(8)])).unwrap();
     let given: Vec<HeadId> = p
         .out

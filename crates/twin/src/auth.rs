@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use meshara_identity::{MeshAddress, MeshId, NodeId};
 use meshara_overlay::record::{Kind, Record, RecordError};
-use meshara_overlay::{Authenticator, HeadError, HeadId, Known, Member, MemberError};
+use meshara_overlay::{Authenticator, HeadError, HeadId, JudgedHead, Known, Member, MemberError};
 
 const MESH: MeshId = MeshId([7; 32]);
 
@@ -66,11 +66,49 @@ fn root_of(head: &HeadId) -> [u8; 32] {
     *blake3::keyed_hash(&routing_key(&head.issuer), &head.size.to_be_bytes()).as_bytes()
 }
 
-/// A head, or with size 0 a statement of keys: what only the issuer can make, and as long as a real one.
-pub(crate) fn head_body(head: &HeadId, len: usize) -> Vec<u8> {
+/// A head, or with size 0 a statement of keys: what only the issuer can make, and as long as a real one. A head has lines of witnesses.
+pub(crate) fn head_body(head: &HeadId, len: usize, witnesses: &[usize]) -> Vec<u8> {
     let mut body = mac(&routing_key(&head.issuer), &head.size.to_be_bytes()).to_vec();
+    body.push(u8::try_from(witnesses.len()).unwrap_or(u8::MAX));
+    for at in witnesses {
+        body.extend(u32::try_from(*at).unwrap_or(u32::MAX).to_be_bytes());
+        body.extend(cosignature(&routing_key(&node_id(*at)), head));
+    }
     body.resize(body.len().max(len), 0);
     body
+}
+
+/// Bytes of a witness's line: who, and its signature.
+const LINE: usize = 4 + 64;
+
+/// What a witness signs.
+fn cosignature(key: &[u8; 32], head: &HeadId) -> [u8; 64] {
+    mac(key, &[&head.issuer.0[..], &head.size.to_be_bytes()].concat())
+}
+
+/// By the same rule as a real node: no line of a witness that is known here is wrong.
+fn judge_lines(id: &HeadId, rest: &[u8], known: &Known<'_>) -> Result<JudgedHead, HeadError> {
+    let (count, rest) = rest.split_first().ok_or(HeadError::Malformed)?;
+    let lines = rest.get(..usize::from(*count) * LINE).ok_or(HeadError::Malformed)?;
+    let (lines, _) = lines.as_chunks::<LINE>();
+    let lines: Vec<(String, &[u8])> = lines
+        .iter()
+        .map(|[a, b, c, d, signed @ ..]| (format!("n{}", u32::from_be_bytes([*a, *b, *c, *d])), &signed[..]))
+        .collect();
+    if lines.is_empty() {
+        return Err(HeadError::Unwitnessed);
+    }
+    let mut right = 0;
+    for (_, name, key) in known.members().filter(|(node, ..)| *node != id.issuer) {
+        for (_, signed) in lines.iter().filter(|(witness, _)| witness == name) {
+            if cosignature(&key, id) != *signed {
+                return Err(HeadError::Unwitnessed);
+            }
+            right += 1;
+        }
+    }
+    let unknown = lines.into_iter().map(|(name, _)| name).filter(|_| right == 0).collect();
+    Ok(JudgedHead { root: root_of(id), unknown })
 }
 
 /// Reads a proof: its head, and its entry if that is under the head's root.
@@ -242,7 +280,7 @@ impl Authenticator for TwinAuth {
         (0..self.issuers).any(|at| node_id(at) == id.issuer)
     }
 
-    fn head(&self, id: &HeadId, body: &[u8], known: &Known<'_>) -> Result<[u8; 32], HeadError> {
+    fn head(&self, id: &HeadId, body: &[u8], known: &Known<'_>) -> Result<JudgedHead, HeadError> {
         if !self.wants_head(id) {
             return Err(HeadError::UnknownLog);
         }
@@ -250,7 +288,8 @@ impl Authenticator for TwinAuth {
             return Err(HeadError::LacksKeys);
         }
         let signed = mac(&routing_key(&id.issuer), &id.size.to_be_bytes());
-        if body.starts_with(&signed) { Ok(root_of(id)) } else { Err(HeadError::Untrusted) }
+        let rest = body.strip_prefix(&signed).ok_or(HeadError::Untrusted)?;
+        if id.size == 0 { Ok(JudgedHead::statement()) } else { judge_lines(id, rest, known) }
     }
 
     fn revoked(&self, node: &NodeId) -> bool {

@@ -193,6 +193,28 @@ fn proofs_take_the_place_of_certificates() {
 }
 
 #[test]
+fn who_starts_together_with_others_believes_heads_of_witnesses_that_it_does_not_know_yet() {
+    // Two sites of eight, a ladder each, two slow links between them. The site without issuers starts again at once, and its nodes know each other
+    // by their certificates before heads come from the other site, whose records are proofs under them.
+    let site = || (4..8).chain(12..16);
+    let slow = LinkModel { latency_ms: 80.0, ..LinkModel::default() };
+    let inclusion = Some(Inclusion { issuers: 2, path: 28, head_bytes: 5400, statement_bytes: 5400 });
+    for seed in 0..5 {
+        let between = [(3, 4), (11, 12)].map(|(a, b)| at(1.0, Action::Change { a, b, link: slow }));
+        let crash = site().map(|node| at(700.0, Action::Crash { node }));
+        let start = site().map(|node| at(701.0, Action::Start { node }));
+        // Routes are compared with what all nodes advertise, from a few seconds after the start.
+        held(&Scenario {
+            seed,
+            faults: between.into_iter().chain(crash).chain(start).collect(),
+            certificates: Some(Certificates { life_s: 300.0, bytes: 5600, refresh_s: 1800.0, inclusion }),
+            duration_s: 720.0,
+            ..Scenario::new(Topology::Ladder { length: 8 })
+        });
+    }
+}
+
+#[test]
 fn senseless_plans_are_refused() {
     let ring = || Scenario::new(Topology::Ring { nodes: 4 });
     let refused = |scenario: Scenario| run(&scenario).unwrap_err();

@@ -8,7 +8,7 @@ use meshara_identity::{
     LeafError, MeshAddress, NodeId, RoutingKey, TrustAnchors, UnixMillis, verify_routing,
 };
 use meshara_overlay::auth::SIGNATURE_LEN;
-use meshara_overlay::{Authenticator, HeadError, HeadId, Known, Member, MemberError};
+use meshara_overlay::{Authenticator, HeadError, HeadId, JudgedHead, Known, Member, MemberError};
 use meshara_transport::tls::{Names, Revoked};
 use meshara_trust::log::{Hash, ProvedKey, proved};
 
@@ -120,13 +120,13 @@ impl Authenticator for MeshAuth {
         !self.revoked.contains(&id.issuer) && !self.logs.is_distrusted(&id.issuer) && granted()
     }
 
-    fn head(&self, id: &HeadId, body: &[u8], known: &Known<'_>) -> Result<[u8; 32], HeadError> {
+    fn head(&self, id: &HeadId, body: &[u8], known: &Known<'_>) -> Result<JudgedHead, HeadError> {
         if !self.wants_head(id) {
             return Err(HeadError::UnknownLog);
         }
         if id.size == 0 {
             return routing::verify_statement(&self.logs, &self.anchors.load(), id.issuer, body)
-                .map(|()| [0; 32]);
+                .map(|()| JudgedHead::statement());
         }
         routing::verify_head(&self.logs, id, body, known)
     }

@@ -107,10 +107,11 @@ pub(crate) fn text(inner: &Inner) -> String {
     let have = inner.sets.view(meshara_trust::gossip::Gossip::have);
     let (neighbours, routes) = inner.overlay.view(|core| (core.neighbours().count(), core.routes().count()));
     // Member records by what they are, and the heads that proofs lead to.
-    let (proved, certified, heads) = inner.overlay.view(|core| {
+    let (proved, certified, heads, unwitnessed) = inner.overlay.view(|core| {
         let count =
             |proved| core.nodes().filter(|node| node.member.is_some() && node.proved == proved).count();
-        (count(true), count(false), core.heads().filter(|head| head.size > 0).count())
+        let heads = core.heads().filter(|head| head.size > 0).count();
+        (count(true), count(false), heads, core.unwitnessed().count())
     });
     let left = inner.certificate_end().0.saturating_sub(UnixMillis::now().0);
     // Peers by whether they proved that their certificate is in the log.
@@ -132,6 +133,7 @@ pub(crate) fn text(inner: &Inner) -> String {
         ("members_proved", proved as u64),
         ("members_certified", certified as u64),
         ("routing_heads", heads as u64),
+        ("routing_heads_unwitnessed", unwitnessed as u64),
         ("peers_logged", logged as u64),
         ("peers_unlogged", unlogged as u64),
     ] {

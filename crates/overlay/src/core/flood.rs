@@ -354,13 +354,19 @@ impl Core {
 
     /// Notes an origin's member; what was signed with another key before no longer counts.
     fn rekey(&mut self, now: Duration, origin: &NodeId, member: crate::auth::Member) {
-        let key = member.routing_key;
+        let (name, key) = (member.name.clone(), member.routing_key);
         let Some(entry) = self.database.get_mut(origin) else { return };
-        let before = entry.member.replace(member).map(|member| member.routing_key);
-        if before.is_none_or(|before| before == key) {
+        let before = entry.member.replace(member);
+        let same_key = before.as_ref().is_none_or(|before| before.routing_key == key);
+        if !same_key {
+            entry.previous_key = before.as_ref().map(|before| before.routing_key);
+        }
+        if before.is_none_or(|before| before.routing_key != key || before.name != name) {
+            self.witness_known(&name);
+        }
+        if same_key {
             return;
         }
-        entry.previous_key = before;
         for kind in [Kind::Addresses, Kind::LinkState] {
             let stale = self
                 .database

@@ -79,6 +79,11 @@ impl Core {
         self.heads.ids()
     }
 
+    /// Those of which no witness is known here: taken on their log's word until one is.
+    pub fn unwitnessed(&self) -> impl Iterator<Item = HeadId> {
+        self.heads.unwitnessed().map(|(id, _)| id)
+    }
+
     /// The bytes of one.
     #[must_use]
     pub fn head(&self, id: &HeadId) -> Option<Arc<[u8]>> {
@@ -182,8 +187,8 @@ impl Core {
         if !self.heads.has_room(&id) {
             return Err(HeadError::NoRoom);
         }
-        let root = self.auth.head(&id, body, &self.known())?;
-        self.heads.put(id, root, body.into());
+        let judged = self.auth.head(&id, body, &self.known())?;
+        self.heads.put(id, judged, body.into());
         self.metrics.heads_taken += 1;
         let others: Vec<LinkId> =
             self.links.iter().filter(|(_, link)| link.routing()).map(|(id, _)| *id).collect();
@@ -193,6 +198,23 @@ impl Core {
         self.event(Event::HeadTaken(id));
         self.take_waiting(now, id);
         Ok(())
+    }
+
+    /// A member is known by this name and key as it wasn't before: heads that it may have witnessed, and nobody else who is known here, are judged
+    /// again. One that doesn't stand goes; members that were believed under it stay so until their record ends, for their log did sign the head.
+    pub(super) fn witness_known(&mut self, name: &str) {
+        let names = |(_, unknown): &(HeadId, &[String])| unknown.iter().any(|witness| witness == name);
+        let again: Vec<HeadId> = self.heads.unwitnessed().filter(names).map(|(id, _)| id).collect();
+        for id in again {
+            let Some(body) = self.heads.body(&id).cloned() else { continue };
+            match self.auth.head(&id, &body, &self.known()) {
+                Ok(judged) => self.heads.rate(&id, judged),
+                Err(_) => {
+                    self.heads.remove(&id);
+                    self.metrics.heads_refused += 1;
+                }
+            }
+        }
     }
 
     /// A member record is proved under a head that isn't here: it waits, and its sender, who believed it, is asked for the head.

@@ -116,7 +116,7 @@ pub struct Metrics {
     pub flooded: u64,
     /// Heads of issuers' logs taken.
     pub heads_taken: u64,
-    /// Heads that came and did not count.
+    /// Heads that came and did not count, or no more when a witness was known.
     pub heads_refused: u64,
     /// Member records that waited for a head.
     pub waited: u64,

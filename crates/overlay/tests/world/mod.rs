@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use meshara_overlay::{
-    Authenticator, CloseReason, Config, Core, Event, ForwardingTable, HeadError, HeadId, Identity, Known,
-    KnownNode, KnownOrigin, LinkDownReason, LinkId, LinkKind, LinkPeer, Member, MemberError, MeshAddress,
-    NodeId, Output,
+    Authenticator, CloseReason, Config, Core, Event, ForwardingTable, HeadError, HeadId, Identity,
+    JudgedHead, Known, KnownNode, KnownOrigin, LinkDownReason, LinkId, LinkKind, LinkPeer, Member,
+    MemberError, MeshAddress, NodeId, Output,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -36,10 +36,29 @@ pub struct TestAuth {
     pub revoked: Arc<Mutex<BTreeSet<NodeId>>>,
 }
 
-/// Under which head of node 0's log a member with such a name is proved: `proved-8-alice` under the one of 8 entries.
-pub fn head_of(name: &str) -> Option<HeadId> {
-    let (size, _) = name.strip_prefix("proved-")?.split_once('-')?;
-    Some(HeadId { issuer: node_id(0), size: size.parse().unwrap() })
+/// The name in a member record's text, and the head of node 0's log under which it is proved: `proved-8-alice` is of alice, under the one of 8
+/// entries.
+fn head_of(text: &str) -> (&str, Option<HeadId>) {
+    let Some((size, name)) = text.strip_prefix("proved-").and_then(|rest| rest.split_once('-')) else {
+        return (text, None);
+    };
+    (name, Some(HeadId { issuer: node_id(0), size: size.parse().unwrap() }))
+}
+
+/// A head with the lines of these nodes, each called `n` and its number; with size 0 the issuer's statement, which has none.
+pub fn head_body(id: &HeadId, witnesses: &[usize]) -> Vec<u8> {
+    let mut body = b"head".to_vec();
+    for at in witnesses {
+        let line = witness_line(&TestAuth::of(&node_id(*at)).key, id);
+        body.extend(format!("\nn{at} {line}").bytes());
+    }
+    body
+}
+
+/// What a witness signs, as a line ends with it.
+fn witness_line(key: &[u8; 32], id: &HeadId) -> String {
+    let signed = mac(key, &[&id.issuer.0[..], &id.size.to_be_bytes()].concat());
+    signed.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl TestAuth {
@@ -67,19 +86,19 @@ impl Authenticator for TestAuth {
             return Err(MemberError::WrongNode);
         }
         let (key, name) = rest.split_first_chunk::<32>().ok_or(MemberError::Malformed)?;
-        let name = String::from_utf8(name.to_vec()).map_err(|_| MemberError::Malformed)?;
+        let text = std::str::from_utf8(name).map_err(|_| MemberError::Malformed)?;
         if self.revoked.lock().unwrap().contains(origin) {
             return Err(MemberError::Revoked);
         }
-        let proved = head_of(&name);
-        match name.as_str() {
+        let (name, proved) = head_of(text);
+        match name {
             "expired" => Err(MemberError::OutsideTime),
             "stranger" => Err(MemberError::Untrusted),
             _ if proved.is_some_and(|head| known.root(&head).is_none()) => {
                 Err(MemberError::UnknownHead(proved.unwrap()))
             }
             _ => Ok(Member {
-                name,
+                name: name.to_owned(),
                 routing_key: *key,
                 expires_in: Duration::from_secs(86_400),
                 proved: proved.is_some(),
@@ -89,11 +108,34 @@ impl Authenticator for TestAuth {
     fn wants_head(&self, id: &HeadId) -> bool {
         id.issuer == node_id(0)
     }
-    fn head(&self, id: &HeadId, body: &[u8], known: &Known<'_>) -> Result<[u8; 32], HeadError> {
+    fn head(&self, id: &HeadId, body: &[u8], known: &Known<'_>) -> Result<JudgedHead, HeadError> {
         if id.size > 0 && known.head(&HeadId::statement(id.issuer)).is_none() {
             return Err(HeadError::LacksKeys);
         }
-        if body.starts_with(b"head") { Ok([7; 32]) } else { Err(HeadError::Untrusted) }
+        let text = std::str::from_utf8(body).map_err(|_| HeadError::Malformed)?;
+        let mut lines = text.lines();
+        if lines.next() != Some("head") {
+            return Err(HeadError::Untrusted);
+        }
+        let root = [7; 32];
+        if id.size == 0 {
+            return Ok(JudgedHead::statement());
+        }
+        let mut right = 0;
+        let lines: Vec<(&str, &str)> = lines.filter_map(|line| line.split_once(' ')).collect();
+        for (_, name, key) in known.members() {
+            for (_, signed) in lines.iter().filter(|(witness, _)| *witness == name) {
+                if witness_line(&key, id) != *signed {
+                    return Err(HeadError::Unwitnessed);
+                }
+                right += 1;
+            }
+        }
+        match right {
+            0 if lines.is_empty() => Err(HeadError::Unwitnessed),
+            0 => Ok(JudgedHead { root, unknown: lines.iter().map(|(name, _)| (*name).to_owned()).collect() }),
+            _ => Ok(JudgedHead { root, unknown: Vec::new() }),
+        }
     }
     fn revoked(&self, node: &NodeId) -> bool {
         self.revoked.lock().unwrap().contains(node)

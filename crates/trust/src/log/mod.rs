@@ -55,7 +55,7 @@ pub use proof::MerkleError;
 pub use proved::{ProvedError, ProvedKey};
 pub use reader::Tiles;
 pub use report::{AuditReport, PROBLEMS_MAX, Problem};
-pub use routing_head::{KnownWitnesses, RoutingHead, RoutingHeadError};
+pub use routing_head::{RoutingHead, RoutingHeadError, VerifiedHead};
 pub use store::{Log, Logged};
 #[doc(hidden)]
 pub use wal::wal_decodes;

@@ -6,9 +6,7 @@
 //! The signature covers [`CONTEXT`] and the note's text. It says that the issuer names this checkpoint: without it any member could spread each of
 //! the two checkpoints that a log makes in a second, and so drive out those that proofs lead to.
 
-use std::collections::BTreeMap;
-
-use meshara_identity::{NodeId, UnixMillis};
+use meshara_identity::UnixMillis;
 
 use super::checkpoint::{CheckpointError, LogPublic, TreeHead};
 use super::note::{KeyName, Note, NoteError};
@@ -76,14 +74,14 @@ pub struct RoutingHead {
     pub note: Note,
 }
 
-/// Who is known of the witnesses.
-#[derive(Debug, Clone, Default)]
-pub struct KnownWitnesses {
-    /// Those of the head's lines that are known, by the names in their lines.
-    pub witnesses: Vec<Witness>,
-    /// Whether a member beside the log's issuer and this node is known at all. A newcomer knows none, and can't check any line: what it takes is
-    /// compared with what others saw, as every checkpoint is.
-    pub others: bool,
+/// What a head says, and who it is known to be witnessed by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VerifiedHead {
+    /// The tree that it speaks of.
+    pub tree: TreeHead,
+    /// Distinct members that are known and cosigned it. With none it is the log's word alone: a newcomer, and who starts together with others, knows
+    /// no witness before the records that are proved under heads.
+    pub witnesses: usize,
 }
 
 /// What the signature covers.
@@ -131,8 +129,8 @@ impl RoutingHead {
         self.note.signatures.iter().map(|line| &line.name).filter(move |name| **name != own)
     }
 
-    /// The tree that it speaks of, `size` entries as it is said, when log and witnesses signed it: the log with both keys and as a routing head,
-    /// every witness that is known rightly, and at least one that is known, if any member is.
+    /// The tree that it speaks of, `size` entries as it is said, when the log signed it with both keys and as a routing head, and it has lines of
+    /// witnesses, of which those by `known` keys verify.
     ///
     /// # Errors
     /// Says why it doesn't count.
@@ -140,9 +138,9 @@ impl RoutingHead {
         &self,
         log: &LogPublic,
         size: u64,
-        known: KnownWitnesses,
+        known: Vec<Witness>,
         now: UnixMillis,
-    ) -> Result<TreeHead, RoutingHeadError> {
+    ) -> Result<VerifiedHead, RoutingHeadError> {
         if self.witness_names(log).next().is_none() {
             return Err(WitnessError::TooFew { found: 0, needed: 1 }.into());
         }
@@ -150,17 +148,12 @@ impl RoutingHead {
         if !log.verifies_ed25519(&message(&self.note), &self.naming) {
             return Err(RoutingHeadError::Unnamed);
         }
-        let head = log.verify(&self.note)?.head;
-        if head.size != size {
-            return Err(RoutingHeadError::Size { said: size, found: head.size });
+        let tree = log.verify(&self.note)?.head;
+        if tree.size != size {
+            return Err(RoutingHeadError::Size { said: size, found: tree.size });
         }
-        let cosigned: BTreeMap<NodeId, UnixMillis> =
-            WitnessPolicy::new(0, known.witnesses)?.cosigned(&self.note, now)?;
-        let needed = usize::from(known.others);
-        if cosigned.len() < needed {
-            return Err(WitnessError::TooFew { found: cosigned.len(), needed }.into());
-        }
-        Ok(head)
+        let witnesses = WitnessPolicy::new(0, known)?.cosigned(&self.note, now)?.len();
+        Ok(VerifiedHead { tree, witnesses })
     }
 }
 

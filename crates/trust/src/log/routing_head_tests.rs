@@ -20,16 +20,16 @@ fn named(key: &LogKey, size: u64, witnesses: &[(&str, u8)]) -> RoutingHead {
     RoutingHead { naming: key.sign_ed25519(&message(&note)), note }
 }
 
-fn known(witnesses: Vec<Witness>, others: bool) -> KnownWitnesses {
-    KnownWitnesses { witnesses, others }
+fn verified(size: u64, witnesses: usize) -> VerifiedHead {
+    VerifiedHead { tree: head(size), witnesses }
 }
 
 #[test]
 fn the_form_is_frozen() {
     let fixture = include_bytes!("../../tests/fixtures/routing-head.bin");
     let read = RoutingHead::decode(fixture).unwrap();
-    let bob = known(vec![witness(1, "bob", 11)], true);
-    assert_eq!(read.verify(key().public(), 5, bob, NOW), Ok(head(5)));
+    let bob = vec![witness(1, "bob", 11)];
+    assert_eq!(read.verify(key().public(), 5, bob, NOW), Ok(verified(5, 1)));
     assert_eq!(read.encode().unwrap(), fixture);
     // ML-DSA signs with fresh randomness, so only the rest is equal again.
     let again = named(&key(), 5, &[("bob", 11)]);
@@ -42,27 +42,26 @@ fn a_head_needs_its_log_and_a_witness() {
     let full = named(&key, 5, &[("bob", 11), ("carol", 12)]);
     let bob = || witness(1, "bob", 11);
     let verify = |head: &RoutingHead, known| head.verify(key.public(), 5, known, NOW);
-    assert_eq!(verify(&full, known(vec![bob()], true)), Ok(head(5)));
-    assert_eq!(verify(&full, known(vec![bob(), witness(2, "carol", 12)], true)), Ok(head(5)));
-    // A newcomer knows no witness; who knows members needs one of them.
-    assert_eq!(verify(&full, KnownWitnesses::default()), Ok(head(5)));
-    let few = |found| Err(RoutingHeadError::Witness(WitnessError::TooFew { found, needed: 1 }));
-    assert_eq!(verify(&full, known(Vec::new(), true)), few(0));
-    assert_eq!(verify(&full, known(vec![witness(3, "dave", 13)], true)), few(0));
+    assert_eq!(verify(&full, vec![bob()]), Ok(verified(5, 1)));
+    assert_eq!(verify(&full, vec![bob(), witness(2, "carol", 12)]), Ok(verified(5, 2)));
+    // A newcomer knows no witness; nor does who knows others, or one by another key.
+    assert_eq!(verify(&full, Vec::new()), Ok(verified(5, 0)));
+    assert_eq!(verify(&full, vec![witness(3, "dave", 13), witness(1, "bob", 14)]), Ok(verified(5, 0)));
     // Nobody cosigned.
-    assert_eq!(verify(&named(&key, 5, &[]), KnownWitnesses::default()), few(0));
+    let none = RoutingHeadError::Witness(WitnessError::TooFew { found: 0, needed: 1 });
+    assert_eq!(verify(&named(&key, 5, &[]), Vec::new()), Err(none));
     // A known witness's line over another checkpoint.
     let mut wrong = full.clone();
     wrong.note.signatures[2] = named(&key, 6, &[("bob", 11)]).note.signatures[2].clone();
     let bad = WitnessError::BadSignature("lab.mesh/witness/bob".into());
-    assert_eq!(verify(&wrong, known(vec![bob()], true)), Err(RoutingHeadError::Witness(bad)));
+    assert_eq!(verify(&wrong, vec![bob()]), Err(RoutingHeadError::Witness(bad)));
 }
 
 #[test]
 fn heads_of_others_and_checkpoints_that_were_not_named_are_refused() {
     let key = key();
     let full = named(&key, 5, &[("bob", 11)]);
-    let verify = |head: &RoutingHead| head.verify(key.public(), 5, KnownWitnesses::default(), NOW);
+    let verify = |head: &RoutingHead| head.verify(key.public(), 5, Vec::new(), NOW);
     let other = LogKey::generate(key.public().origin().clone()).unwrap();
     // Keys of another log, for all of it, for the checkpoint, for the naming.
     assert_eq!(verify(&named(&other, 5, &[("bob", 11)])), Err(RoutingHeadError::Unnamed));

@@ -16,6 +16,8 @@ const SOCKET_BUFFER: usize = 4096;
 const TTL: u8 = meshara_overlay::header::DEFAULT_TTL;
 /// The driver reports traffic on a link at most this often.
 const TRAFFIC_EVERY: Duration = Duration::from_millis(20);
+/// Witnesses that a head has.
+const WITNESSES: usize = 3;
 /// Bytes around a probe or control message on the wire: hop header and tag, or QUIC's.
 pub(super) const FRAMING: usize = 64;
 
@@ -138,11 +140,19 @@ impl Node {
         self.push(now + crate::seconds(life / 12.0), What::NameHead);
         let id = shared.id(self.at);
         let Some(core) = self.core.as_mut().filter(|_| !self.stopped && !self.left) else { return };
+        // The same ones as long as they are there. A checkpoint without any is named by nobody.
+        let reachable = core.nodes().filter(|node| node.reachable && node.node != id);
+        let mut witnesses: Vec<usize> = reachable.filter_map(|node| shared.find(&node.node)).collect();
+        witnesses.sort_unstable();
+        witnesses.truncate(WITNESSES);
+        if witnesses.is_empty() {
+            return;
+        }
         // The size is the time: a head has what was logged until then.
         let size = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
         for (size, len) in [(0, plan.statement_bytes), (size, plan.head_bytes)] {
             let head = HeadId { issuer: id, size };
-            if let Err(error) = core.set_head(now, head, &crate::auth::head_body(&head, len)) {
+            if let Err(error) = core.set_head(now, head, &crate::auth::head_body(&head, len, &witnesses)) {
                 let what = format!("node {} refuses its own head: {error}", self.at);
                 self.note(now, Note::Violation(what));
                 return;

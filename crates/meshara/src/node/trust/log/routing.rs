@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use meshara_identity::{Member, NodeId, NodeName, TrustAnchors, UnixMillis};
-use meshara_overlay::{Event, HeadError, HeadId, Known};
+use meshara_overlay::{Event, HeadError, HeadId, JudgedHead, Known};
 use meshara_trust::log::{
-    Certificate, Checkpoint, Hash, KnownWitnesses, LogStatement, ProvedKey, RoutingHead, RoutingHeadError,
-    TreeHead, Witness, proved,
+    Certificate, Checkpoint, Hash, LogStatement, ProvedKey, RoutingHead, RoutingHeadError, TreeHead,
+    VerifiedHead, Witness, proved,
 };
 use tokio::sync::broadcast::error::RecvError;
 
@@ -71,33 +71,34 @@ pub(in crate::node) fn verify_statement(
     if same { Ok(()) } else { Err(HeadError::Untrusted) }
 }
 
-/// Whether a head is its log's, named by it, and witnessed as far as this node can tell; its root.
+/// Whether a head is its log's, named by it, and witnessed as far as this node can tell.
 pub(in crate::node) fn verify_head(
     logs: &Logs,
     id: &HeadId,
     body: &[u8],
     known: &Known<'_>,
-) -> Result<[u8; 32], HeadError> {
+) -> Result<JudgedHead, HeadError> {
     let statement = known.head(&HeadId::statement(id.issuer)).ok_or(HeadError::LacksKeys)?;
     let statement = LogStatement::decode(statement).map_err(|_| HeadError::LacksKeys)?;
     let log = statement.public();
     let head = RoutingHead::decode(body).map_err(|_| HeadError::Malformed)?;
     let prefix = format!("{}.mesh/witness/", logs.mesh);
-    let named: Vec<&str> =
-        head.witness_names(log).filter_map(|name| name.as_str().strip_prefix(&prefix)).collect();
-    let mut witnesses = KnownWitnesses::default();
-    for (node, name, key) in known.members() {
-        if node == id.issuer {
-            continue;
-        }
-        witnesses.others |= node != logs.me;
-        let witness = || Witness::new(&logs.mesh, node, &name.parse::<NodeName>().ok()?, key).ok();
-        if named.contains(&name) {
-            witnesses.witnesses.extend(witness());
-        }
+    // The log's issuer is no witness, nor is anybody of another mesh.
+    let issuer = known.members().find(|(node, ..)| *node == id.issuer).map(|(_, name, _)| name);
+    let named = head.witness_names(log).filter_map(|name| name.as_str().strip_prefix(&prefix));
+    let named: Vec<&str> = named.filter(|name| Some(*name) != issuer).collect();
+    if named.is_empty() {
+        return Err(HeadError::Unwitnessed);
     }
-    match head.verify(log, id.size, witnesses, UnixMillis::now()) {
-        Ok(head) => Ok(head.root.0),
+    let witnesses = known.members().filter(|(node, name, _)| *node != id.issuer && named.contains(name));
+    let witnesses = witnesses.filter_map(|(node, name, key)| {
+        Witness::new(&logs.mesh, node, &name.parse::<NodeName>().ok()?, key).ok()
+    });
+    match head.verify(log, id.size, witnesses.collect(), UnixMillis::now()) {
+        Ok(VerifiedHead { tree, witnesses: 0 }) => {
+            Ok(JudgedHead { root: tree.root.0, unknown: named.into_iter().map(str::to_owned).collect() })
+        }
+        Ok(VerifiedHead { tree, .. }) => Ok(JudgedHead { root: tree.root.0, unknown: Vec::new() }),
         Err(RoutingHeadError::Witness(_) | RoutingHeadError::Policy(_)) => Err(HeadError::Unwitnessed),
         Err(_) => Err(HeadError::Untrusted),
     }
