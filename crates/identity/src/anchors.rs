@@ -168,8 +168,9 @@ impl Member {
 
 /// The root of a mesh and its granted issuers.
 ///
-/// The founder's key alone signs grants until a root document says otherwise. From then on a grant counts if the newest document names it, or
-/// its root signers approve it; one that counted under an earlier document, and no more, is kept, and counts for nothing.
+/// The founder's key alone signs grants until a root document says otherwise. From then on a grant counts if the newest document's root
+/// signers approve it, or if those of an earlier document approved it and all documents since name it. One that only those approved is kept,
+/// and counts for nothing.
 #[derive(Debug, Clone)]
 pub struct TrustAnchors {
     root: RootPublic,
@@ -222,7 +223,7 @@ impl TrustAnchors {
         Ok(())
     }
 
-    /// Whether a grant counts; `false` if it did under an earlier root.
+    /// Whether a grant counts; `false` if an earlier root approved it, and the present one neither approves nor names it.
     fn weigh(&self, grant: &IssuerGrant) -> Result<bool, TrustError> {
         let number = grant.statement.number;
         let bad = TrustError::BadSignature { number };
@@ -241,13 +242,21 @@ impl TrustAnchors {
         }
         let refused = match grant.check_under(newest) {
             Ok(()) => return Ok(true),
-            Err(ApprovalError::BadSignature { .. }) => return Err(bad),
+            Err(ApprovalError::BadSignature { .. }) => bad,
             Err(ApprovalError::NotEnough { found, needed }) => {
                 TrustError::NotApproved { number, found, needed }
             }
         };
-        let earlier = self.roots.versions().iter().any(|signed| grant.check_under(&signed.document).is_ok());
-        if earlier || founders { Ok(false) } else { Err(refused) }
+        // A name keeps in force what its signers put in force, as long as every version after theirs says so: not what was signed with
+        // keys that were retired by then. The first version of each root is kept, so the signers of every grant that ever counted are known.
+        let mut kept = grant.is_named_in(newest);
+        for earlier in self.roots.versions().iter().rev().skip(1).map(|signed| &signed.document) {
+            if grant.check_under(earlier).is_ok() {
+                return Ok(kept);
+            }
+            kept &= earlier.grants.is_none() || grant.is_named_in(earlier);
+        }
+        Err(refused)
     }
 
     /// With the versions of the root document among `versions` that are later than what it knows; `None` when there are none. Grants are

@@ -258,20 +258,20 @@ impl IssuerGrant {
         matches!(self.proof, Proof::Founder(_))
     }
 
-    /// Whether it counts under a version of the root document: it names the grant, or its root signers approve it.
+    /// Whether a version of the root document names it. That keeps a grant in force whose signers are replaced; it makes none of what nobody
+    /// signed, since who signs a version sees but names.
+    pub fn is_named_in(&self, document: &RootDocument) -> bool {
+        let Some(grants) = &document.grants else { return false };
+        self.statement.name().is_ok_and(|name| grants.iter().any(|standing| *standing == name))
+    }
+
+    /// Whether the root signers of a version of the root document approve it. Whom the version names is no matter.
     ///
     /// # Errors
     /// [`ApprovalError`]: too few of them do, or an approval by one of them doesn't verify.
     pub fn check_under(&self, document: &RootDocument) -> Result<(), ApprovalError> {
         let needed = document.root.threshold();
         let few = |found| ApprovalError::NotEnough { found, needed };
-        let named = document.grants.as_ref().map(|grants| {
-            let name = self.statement.name();
-            name.is_ok_and(|name| grants.iter().any(|standing| *standing == name))
-        });
-        if named == Some(true) {
-            return Ok(());
-        }
         let bytes = self.statement.encode().map_err(|_| few(0))?;
         match &self.proof {
             Proof::Signers(_) if self.statement.mesh_id != Some(document.mesh) => Err(few(0)),

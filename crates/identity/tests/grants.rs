@@ -184,6 +184,45 @@ fn what_a_new_root_does_not_name_counts_no_more() {
 }
 
 #[test]
+fn a_name_in_a_root_document_does_not_stand_for_its_signers() {
+    let mesh = Mesh::new();
+    let before = mesh.alice.membership.anchors();
+    let mut roots = mesh.handed_over(before);
+    let held = before.with_roots(&roots).unwrap().unwrap();
+    let bobs = mesh.grant(2, BOB, mesh.id(), &[0, 1]);
+    let held = held.merged(std::slice::from_ref(&bobs), NOW).unwrap().unwrap();
+    // Who prepares the third version puts grants into it that nobody signed, or too few, or a stranger, or another mesh's signers.
+    let smuggled = [
+        mesh.grant(7, CAROL, mesh.id(), &[]),
+        mesh.grant(7, CAROL, mesh.id(), &[0]),
+        mesh.grant(7, CAROL, mesh.id(), &[3]),
+        mesh.grant(7, CAROL, MeshId([9; 32]), &[0, 1]),
+        mesh.grant(3, BOB, mesh.id(), &[]),
+        // A thief of the founder's key, which is retired.
+        mesh.founders(7, CAROL),
+    ];
+    for grant in smuggled {
+        let mut names: Vec<_> = held.standing(NOW).into();
+        names.push(grant.statement.name().unwrap());
+        names.sort_unstable();
+        let grants = Some(StandingGrants::try_from(names).unwrap());
+        let third = RootDocument { grants, ..roots[1].document.following(NOW, YEAR) };
+        roots.truncate(2);
+        roots.push(mesh.sign(third, false, &[1, 2]));
+        let now = held.with_roots(&roots).unwrap().unwrap();
+        assert!(now.counts(&bobs), "what its signers signed goes on");
+        assert!(now.merged(std::slice::from_ref(&grant), NOW).unwrap().is_none());
+        // A newcomer is no more easily fooled.
+        let all = [now.grants(), std::slice::from_ref(&grant)].concat();
+        let root = mesh.founder.public().clone();
+        match TrustAnchors::under(root, now.mesh().clone(), now.roots().clone(), all) {
+            Ok(told) => assert!(!told.counts(&grant)),
+            Err(error) => assert!(matches!(error, TrustError::NotApproved { .. }), "{error}"),
+        }
+    }
+}
+
+#[test]
 fn certificates_of_a_dropped_issuer_are_refused_and_its_own_is_still_shown() {
     let mesh = Mesh::new();
     let before = mesh.alice.membership.anchors();

@@ -264,11 +264,13 @@ fn grants_are_signed_by_file_and_counted_by_quorum() {
     let twofold = RootDocument { root: both, ..document.clone() };
     assert_eq!(made(&[1, 2]).check_under(&twofold), few(1));
     assert_eq!(made(&[1, 2, 3]).check_under(&twofold), Ok(()));
-    // Signers of another root, unless it names the grant.
+    // Signers of another root, also if it names the grant: a name is no signature.
     let later = RootDocument { root: quorum(2, &[("alice", 1), ("dave", 5)]), ..document.clone() };
     assert_eq!(made(&[1, 3]).check_under(&later), few(1));
     let named = StandingGrants::try_from(vec![statement.name().unwrap()]).unwrap();
-    assert_eq!(made(&[1, 3]).check_under(&RootDocument { grants: Some(named), ..later }), Ok(()));
+    let naming = RootDocument { grants: Some(named), ..later.clone() };
+    assert!(made(&[1, 3]).is_named_in(&naming) && !made(&[1, 3]).is_named_in(&later));
+    assert_eq!(made(&[1, 3]).check_under(&naming), few(1));
     // A signer of two meshes signs for the one that it was asked for.
     let elsewhere = RootDocument { mesh: MeshId([1; 32]), ..document };
     assert_eq!(made(&[1, 3]).check_under(&elsewhere), few(0));

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use meshara_identity::home;
-use meshara_trust::root::{StatementFile, decode_chain};
+use meshara_trust::root::{StandingGrant, Statement, StatementFile, decode_chain};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -98,6 +98,7 @@ fn a_quorum_takes_over_the_root_and_approves_revocations() {
     let shown = String::from_utf8(shown.stdout).unwrap();
     assert!(shown.contains("anna") && shown.contains(&cora.key) && shown.contains(&mesh_id), "{shown}");
 
+    a_grant_that_is_smuggled_in_is_seen(&dir, alice, &two);
     // The old signer alone is not enough; nor is one new signer, given twice.
     let founders = alice.home.join("root.key");
     let founders = object(&nowhere(&dir), &["trust", "sign", &two, "--key", text(&founders)]);
@@ -239,6 +240,30 @@ fn a_quorum_takes_over_the_root_and_approves_revocations() {
     let other = Node::first(&dir, "zoe");
     let (code, said) = other.failure(&["trust", "publish", &two, &founders]);
     assert!(code == "invalid_argument" && said.contains("another mesh"), "{code}: {said}");
+}
+
+/// Who prepares a version and puts the hash of another grant behind a name is seen by each signer, and by whoever holds the grants.
+fn a_grant_that_is_smuggled_in_is_seen(dir: &TempDir, member: &Node, statement: &str) {
+    let file = StatementFile::decode(&std::fs::read(statement).unwrap()).unwrap();
+    let Statement::Root(mut document) = file.statement().unwrap() else { panic!("no root document") };
+    let mut names: Vec<StandingGrant> = document.grants.take().unwrap().into();
+    names[0].hash[0] ^= 1;
+    document.grants = Some(names.try_into().unwrap());
+    let other = dir.path().join("smuggled.statement");
+    std::fs::write(&other, StatementFile::root(&document).unwrap().encode().unwrap()).unwrap();
+    let show = |home: &Path, file: &str| {
+        object(home, &["trust", "sign", file, "--show"])["root"]["grants"][0].clone()
+    };
+    let (good, bad) = (show(&nowhere(dir), statement), show(&nowhere(dir), text(&other)));
+    assert_eq!((&good["node_id"], &good["number"]), (&bad["node_id"], &bad["number"]));
+    assert_ne!(good["hash"], bad["hash"]);
+    assert_eq!((good.get("held"), good.get("ca")), (None, None), "there is nothing to compare with");
+    let (good, bad) = (show(&member.home, statement), show(&member.home, text(&other)));
+    assert_eq!((&good["held"], &bad["held"], bad.get("ca")), (&json!(true), &json!(false), None));
+    let said = |file: &str| String::from_utf8(member.run(&["trust", "sign", file, "--show"]).stdout).unwrap();
+    assert!(said(statement).contains(good["ca"].as_str().unwrap()), "{}", said(statement));
+    assert!(!said(statement).contains("NOT HELD"), "{}", said(statement));
+    assert!(said(text(&other)).contains("NOT HELD by this home"), "{}", said(text(&other)));
 }
 
 #[test]

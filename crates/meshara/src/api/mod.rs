@@ -28,7 +28,7 @@ pub use policy::{
     PolicyLooked, PolicyRequest, ReinstateRequest, RevokeRequest, RolesChanged, RolesRequest,
 };
 pub use root::{
-    GatePredicate, KeyInfo, PhaseInfo, PublishRequest, PublishedInfo, QuorumInfo, RevocationInfo,
+    GatePredicate, GrantName, KeyInfo, PhaseInfo, PublishRequest, PublishedInfo, QuorumInfo, RevocationInfo,
     RootControl, RootInfo, SignatureInfo, SignerInfo, StatementInfo,
 };
 pub use routes::router;

@@ -75,6 +75,14 @@ pub struct GrantName {
     pub node_id: String,
     /// The grant's number.
     pub number: u64,
+    /// Hash of the grant's statement, 64 lower-case hex digits: what the name stands for.
+    pub hash: String,
+    /// Fingerprint of the CA key; absent where this home does not hold the grant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<String>,
+    /// Whether this home holds the grant, and goes by it; absent where it holds none of this mesh, or was not asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<bool>,
 }
 
 /// A grant in a statement: who may issue, with which key.

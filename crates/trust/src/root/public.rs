@@ -38,7 +38,7 @@ pub fn encode_chain(versions: &[SignedRoot]) -> Result<Vec<u8>, WireError> {
 }
 
 /// As [`encode_chain`], with the names of the grants that stand beside those that the newest version names: format version 2. They are
-/// signed by nobody: who signs the next version sees them in it.
+/// signed by nobody, and put nothing in force: a grant that a version names needs signatures of its own.
 pub fn encode_chain_with(versions: &[SignedRoot], standing: &StandingGrants) -> Result<Vec<u8>, WireError> {
     Ok([CHAIN_MAGIC, &wire::append(vec![CHAIN_VERSION_2], &(versions, standing))?].concat())
 }

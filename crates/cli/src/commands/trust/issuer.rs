@@ -63,7 +63,8 @@ pub(crate) async fn run(args: IssuerArgs, context: &Context) -> Result<(), Failu
                 "node_id": node_id, "name": name, "number": number, "not_after": not_after, "file": out,
             }))?);
         }
-        show(&offline::look(&context.home, &out).map_err(|error| told(&error))?)?;
+        // A statement of a grant is compared with nothing.
+        show(&offline::look(&context.home, None, &out).map_err(|error| told(&error))?)?;
         output::line(format!("nothing has changed yet; the statement is {}", out.display()))?;
         return next(&out);
     }

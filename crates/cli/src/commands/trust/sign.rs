@@ -16,8 +16,8 @@ use crate::output;
 
 /// Sign a statement file: a root document, revocations or a policy
 ///
-/// Shows what the statement says, asks on a terminal, then writes a signature file. Of revocations those are shown that are new to this home; where
-/// it holds none, --show --json lists all. Needs neither a node nor a network. What can't be read is not signed, nor is
+/// Shows what the statement says, asks on a terminal, then writes a signature file. Of a root document's grants those are marked that this home
+/// does not hold; of revocations those are shown that are new to it; where it holds none, --show --json lists all. Needs neither a node nor a network. What can't be read is not signed, nor is
 /// a second content of a number that the key has signed: a journal beside the key remembers.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -49,14 +49,15 @@ pub(crate) struct SignArgs {
 
 pub(crate) fn run(args: SignArgs, context: &Context) -> Result<(), Failure> {
     let SignArgs { file, key, sealed_with, out, show: only_show, yes, instead } = args;
+    let passphrase = passphrase(sealed_with.as_deref(), context)?;
     if only_show {
-        let info = offline::look(&context.home, &file).map_err(|error| told(&error))?;
+        let look = offline::look(&context.home, passphrase.as_ref(), &file);
+        let info = look.map_err(|error| told(&error))?;
         if context.json {
             return Ok(output::json(&info)?);
         }
         return show(&info);
     }
-    let passphrase = passphrase(sealed_with.as_deref(), context)?;
     let mut shown = Ok(());
     let agree = |info: &StatementInfo| {
         if context.json {

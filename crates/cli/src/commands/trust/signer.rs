@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use meshara::api::{ApiError, ErrorCode, QuorumInfo, RevocationInfo, RootInfo, StatementInfo};
+use meshara::api::{ApiError, ErrorCode, GrantName, QuorumInfo, RevocationInfo, RootInfo, StatementInfo};
 use meshara::offline::{SignerError, SigningError};
 use meshara_identity::FileError;
 
@@ -72,14 +72,34 @@ pub(super) fn show_root(root: &RootInfo) -> Result<(), Failure> {
     quorum("root", root.threshold, &root.signers)?;
     let QuorumInfo { threshold, signers } = &root.authority;
     quorum("authority", *threshold, signers)?;
-    for grant in &root.grants {
-        output::line(format!(
-            "{}  {} grant {}",
-            paint.dim(&format!("{:<12}", "issuer")),
-            grant.node_id,
-            grant.number
+    root.grants.iter().try_for_each(named)?;
+    if root.grants.iter().any(|grant| grant.held == Some(false)) {
+        output::line(paint.bad(
+            "this home does not hold every grant that is named above: ask who proposes it, and compare the hashes elsewhere",
         ))?;
     }
+    Ok(())
+}
+
+/// A grant that a root document names. The name alone would say nothing of the key that may issue.
+fn named(grant: &GrantName) -> Result<(), Failure> {
+    let paint = output::stdout_paint();
+    let node = text::printable(&grant.node_id);
+    output::line(format!("{}  {node} grant {}", paint.dim(&format!("{:<12}", "issuer")), grant.number))?;
+    let hash = text::printable(&grant.hash);
+    output::line(format!("{:<12}    {} {hash}", "", paint.dim("statement")))?;
+    match (&grant.ca, grant.held) {
+        (Some(ca), _) => {
+            let ca = text::printable(ca);
+            output::line(format!("{:<12}    {} {ca}", "", paint.dim("CA key   ")))
+        }
+        (None, Some(false)) => output::line(format!(
+            "{:<12}    {}",
+            "",
+            paint.bad("NOT HELD by this home, so its CA key isn't known")
+        )),
+        (None, _) => Ok(()),
+    }?;
     Ok(())
 }
 

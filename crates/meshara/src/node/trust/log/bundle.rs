@@ -182,9 +182,13 @@ pub fn audit_bundle(
 
 /// The mesh that a home's logs are of; `None` before its node ran.
 pub fn mesh_of(home: &Path) -> Option<MeshId> {
+    Some(anchors_of(home)?.mesh_id())
+}
+
+/// Whom a home's node trusted when it last kept that beside its logs, verified from the root down; `None` before it ran.
+pub(crate) fn anchors_of(home: &Path) -> Option<TrustAnchors> {
     let path = home.join(others::DIRECTORY).join(super::MESH_INFO);
-    let info = MeshInfo::decode(&std::fs::read(path).ok()?).ok()?;
-    Some(info.anchors().ok()?.mesh_id())
+    MeshInfo::decode(&std::fs::read(path).ok()?).ok()?.anchors().ok()
 }
 
 /// What auditing several logs found.

@@ -9,7 +9,9 @@ use std::time::Duration;
 use meshara_identity::home::{self, AUTHORITY_KEY, HomeError, ROOT_KEY};
 use meshara_identity::keys::MlDsaPublic;
 use meshara_identity::sealed::FileError;
-use meshara_identity::{MeshId, NodeId, NodeName, Passphrase, RootPublic, TrustError, UnixMillis, WireError};
+use meshara_identity::{
+    IssuerGrant, MeshId, NodeId, NodeName, Passphrase, RootPublic, TrustError, UnixMillis, WireError,
+};
 use meshara_trust::policy::write as policy_text;
 use meshara_trust::revocation::Revocations;
 use meshara_trust::root::{
@@ -27,7 +29,7 @@ use crate::api::root::{
     GrantInfo, GrantName, KeyInfo, QuorumInfo, RevocationInfo, RootInfo, SignatureInfo, SignerInfo,
     StatementInfo,
 };
-use crate::node::trust::files;
+use crate::node::trust::{files, log};
 
 /// Ending of a file with the public keys of a signer.
 const PUBLIC: &str = "pub";
@@ -159,11 +161,11 @@ fn key_of(
 }
 
 /// What a statement file holds, and what of it is new to a home.
-pub fn look(home: &Path, path: &Path) -> Result<StatementInfo, SignerError> {
+pub fn look(home: &Path, passphrase: Option<&Passphrase>, path: &Path) -> Result<StatementInfo, SignerError> {
     let file = content(path, STATEMENT_FILE_MAX, StatementFile::decode)?;
     let statement =
         file.statement().map_err(|error| SignerError::Content { path: path.to_owned(), error })?;
-    Ok(statement_info(path, &statement, Some(home)))
+    Ok(statement_info(path, &statement, Some((home, passphrase))))
 }
 
 /// Writes a file that is handed to others, in one step.
@@ -184,7 +186,7 @@ pub fn sign(
     let file = content(path, STATEMENT_FILE_MAX, StatementFile::decode)?;
     let statement =
         file.statement().map_err(|error| SignerError::Content { path: path.to_owned(), error })?;
-    let info = statement_info(path, &statement, Some(home));
+    let info = statement_info(path, &statement, Some((home, passphrase)));
     let own = key.is_none();
     let (key_path, key) = key_of(home, key, passphrase)?;
     if !agree(&info) {
@@ -228,7 +230,8 @@ fn walk(chain: &[SignedRoot], mesh: Option<MeshId>, now: UnixMillis) -> Result<T
 /// The root document: of an exported chain, else of the home. Every version is verified, from the mesh's id down.
 pub fn show_root(home: &Path, chain: Option<&Path>, mesh: Option<MeshId>) -> Result<RootInfo, SignerError> {
     let now = UnixMillis::now();
-    Ok(root_info(walk(&chain_from(home, chain)?, mesh, now)?.document(), now))
+    let chain_read = chain_from(home, chain)?;
+    Ok(root_info(walk(&chain_read, mesh, now)?.document(), now, None))
 }
 
 fn chain_from(home: &Path, chain: Option<&Path>) -> Result<Vec<SignedRoot>, SignerError> {
@@ -240,7 +243,7 @@ fn chain_from(home: &Path, chain: Option<&Path>) -> Result<Vec<SignedRoot>, Sign
 pub fn export_root(home: &Path, passphrase: Option<&Passphrase>, to: &Path) -> Result<RootInfo, SignerError> {
     let chain = chain_of(home)?;
     let now = UnixMillis::now();
-    let info = root_info(walk(&chain, None, now)?.document(), now);
+    let info = root_info(walk(&chain, None, now)?.document(), now, None);
     let standing = standing_in(home, passphrase, &chain, now)?;
     proposals::put(to, &encode_chain_with(&chain, &standing)?)?;
     Ok(info)
@@ -363,7 +366,7 @@ fn timestamp(at: UnixMillis) -> Timestamp {
     Timestamp::from_unix_ms(at.0)
 }
 
-fn root_info(document: &RootDocument, now: UnixMillis) -> RootInfo {
+fn root_info(document: &RootDocument, now: UnixMillis, held: Option<&HeldGrants>) -> RootInfo {
     let QuorumInfo { threshold, signers } = quorum_info(&document.root);
     RootInfo {
         mesh_id: document.mesh.to_string(),
@@ -375,7 +378,12 @@ fn root_info(document: &RootDocument, now: UnixMillis) -> RootInfo {
         authority: quorum_info(&document.authority),
         issued_at: timestamp(document.issued_at),
         expires_at: timestamp(document.expires_at),
-        grants: document.grants.iter().flat_map(StandingGrants::iter).map(grant_name).collect(),
+        grants: document
+            .grants
+            .iter()
+            .flat_map(StandingGrants::iter)
+            .map(|name| grant_name(name, held))
+            .collect(),
         valid: now <= document.expires_at,
     }
 }
@@ -386,11 +394,38 @@ fn hex_of(key: &MlDsaPublic) -> String {
     data_encoding::HEXLOWER.encode(&hash)
 }
 
-fn grant_name(grant: &StandingGrant) -> GrantName {
-    GrantName { node_id: grant.issuer.to_string(), number: grant.number }
+fn grant_name(grant: &StandingGrant, held: Option<&HeldGrants>) -> GrantName {
+    GrantName {
+        node_id: grant.issuer.to_string(),
+        number: grant.number,
+        hash: data_encoding::HEXLOWER.encode(&grant.hash),
+        ca: held.and_then(|held| held.get(grant).cloned()),
+        held: held.map(|held| held.contains_key(grant)),
+    }
 }
 
-fn statement_info(path: &Path, statement: &Statement, home: Option<&Path>) -> StatementInfo {
+/// Grants by their names, with the fingerprints of their CA keys.
+type HeldGrants = BTreeMap<StandingGrant, String>;
+
+/// The grants of a mesh that count by what a home holds, to compare names with; `None` where it holds nothing of that mesh. Without the
+/// passphrase of a sealed home those that its node kept for audits, at its last start or audit.
+fn held_grants(home: &Path, passphrase: Option<&Passphrase>, mesh: MeshId) -> Option<HeldGrants> {
+    let member = [passphrase, None].into_iter().find_map(|passphrase| home::load(home, passphrase).ok());
+    let member = member.map(|identity| identity.membership.anchors().clone());
+    let anchors = member.or_else(|| log::bundle::anchors_of(home)).filter(|held| held.mesh_id() == mesh)?;
+    // The node writes its membership after its root documents.
+    let rooted = files::read_roots(home).ok().and_then(|roots| anchors.with_roots(&roots).ok().flatten());
+    let anchors = rooted.as_ref().unwrap_or(&anchors);
+    let named = |grant: &IssuerGrant| Some((grant.statement.name().ok()?, hex_of(&grant.ca_public()?)));
+    Some(anchors.in_force().filter_map(named).collect())
+}
+
+/// A statement in the API's form, compared with what a home holds, if one is given with its passphrase.
+fn statement_info(
+    path: &Path,
+    statement: &Statement,
+    home: Option<(&Path, Option<&Passphrase>)>,
+) -> StatementInfo {
     let now = UnixMillis::now();
     let head = |head: &SetHead| (Some(head.previous.to_string()), timestamp(head.issued_at));
     let mut info = StatementInfo {
@@ -410,12 +445,13 @@ fn statement_info(path: &Path, statement: &Statement, home: Option<&Path>) -> St
     match statement {
         Statement::Root(document) => {
             info.issued_at = timestamp(document.issued_at);
-            info.root = Some(root_info(document, now));
+            let held = home.and_then(|(home, sealed)| held_grants(home, sealed, document.mesh));
+            info.root = Some(root_info(document, now, held.as_ref()));
         }
         Statement::Revocations(of, revocations) => {
             (info.previous, info.issued_at) = head(of);
             info.revoked = Some(revocations.len() as u64);
-            let held = home.and_then(|home| held_revocations(home, of.mesh));
+            let held = home.and_then(|(home, _)| held_revocations(home, of.mesh));
             let entry =
                 |node: NodeId, since, reason: &dyn std::fmt::Display, known: Option<bool>| RevocationInfo {
                     node_id: node.to_string(),

@@ -210,7 +210,8 @@ fn keeps_grants(inner: &Inner, document: &RootDocument) -> Result<(), PublishErr
     let (anchors, now) = (inner.standing.anchors(), UnixMillis::now());
     for grant in anchors.in_force().filter(|grant| grant.statement.not_after >= now) {
         let (issuer, number) = (grant.statement.issuer, grant.statement.number);
-        if !inner.sets.revoked.contains(&issuer) && grant.check_under(document).is_err() {
+        let stands = grant.is_named_in(document) || grant.check_under(document).is_ok();
+        if !stands && !inner.sets.revoked.contains(&issuer) {
             return Err(PublishError::DropsGrant { issuer, number });
         }
     }
