@@ -15,7 +15,7 @@ use crate::keys::{MlDsaPublic, MlDsaSignature, verify_ml_dsa};
 use crate::leaf::{BACKDATE, EXTENSION_DER, Extension};
 use crate::lives::ENROLMENT_LIFE;
 use crate::names::{MeshName, NodeName, SpiffeId};
-use crate::quorum::ApprovalError;
+use crate::quorum::{ApprovalError, Quorum};
 use crate::root::RootPublic;
 use crate::root_chain::{ChainError, RootChain};
 use crate::root_document::{SignedRoot, StandingGrants};
@@ -188,6 +188,26 @@ struct Held {
     counts: bool,
 }
 
+/// A grant that some root approved.
+#[derive(Debug, Clone, Copy)]
+struct Weighed<'a> {
+    /// Whether the present root stands behind it.
+    counts: bool,
+    /// Who verified its approvals; the founder's key alone has none.
+    approved_by: Option<&'a Quorum>,
+}
+
+impl Weighed<'_> {
+    /// Whether it counts, and the grant as it is kept: with the approvals that suffice, whatever others a member put beside them.
+    fn taken(self, grant: IssuerGrant) -> (bool, IssuerGrant) {
+        let slim = match self.approved_by {
+            Some(root) => grant.with_sufficient(root),
+            None => grant,
+        };
+        (self.counts, slim)
+    }
+}
+
 impl TrustAnchors {
     /// Checks signatures of each grant, its mesh and its CA certificate, in a mesh whose founder is root alone.
     pub fn new(root: RootPublic, mesh: MeshName, grants: Vec<IssuerGrant>) -> Result<Self, TrustError> {
@@ -210,7 +230,7 @@ impl TrustAnchors {
         let mut made =
             Self { root, mesh_id, mesh, roots, grants: Vec::new(), issued: Vec::new(), anchors: Vec::new() };
         for grant in grants {
-            let counts = made.weigh(&grant)?;
+            let (counts, grant) = made.weigh(&grant)?.taken(grant);
             made.push(grant, counts)?;
         }
         Ok(made)
@@ -223,13 +243,13 @@ impl TrustAnchors {
         Ok(())
     }
 
-    /// Whether a grant counts; `false` if an earlier root approved it, and the present one neither approves nor names it.
-    fn weigh(&self, grant: &IssuerGrant) -> Result<bool, TrustError> {
+    /// What a grant is worth under the root documents known here.
+    fn weigh(&self, grant: &IssuerGrant) -> Result<Weighed<'_>, TrustError> {
         let number = grant.statement.number;
         let bad = TrustError::BadSignature { number };
         let Some(newest) = self.roots.newest() else {
             return match grant.is_founders() {
-                true if grant.is_signed_by(&self.root) => Ok(true),
+                true if grant.is_signed_by(&self.root) => Ok(Weighed { counts: true, approved_by: None }),
                 true => Err(bad),
                 // By signers of a root document that isn't known here yet.
                 false => Err(TrustError::NotApproved { number, found: 0, needed: 1 }),
@@ -238,10 +258,10 @@ impl TrustAnchors {
         // What was written before documents named grants says nothing against the founder's.
         let founders = grant.is_founders() && grant.is_signed_by(&self.root);
         if newest.grants.is_none() && founders {
-            return Ok(true);
+            return Ok(Weighed { counts: true, approved_by: None });
         }
         let refused = match grant.check_under(newest) {
-            Ok(()) => return Ok(true),
+            Ok(()) => return Ok(Weighed { counts: true, approved_by: Some(&newest.root) }),
             Err(ApprovalError::BadSignature { .. }) => bad,
             Err(ApprovalError::NotEnough { found, needed }) => {
                 TrustError::NotApproved { number, found, needed }
@@ -252,7 +272,7 @@ impl TrustAnchors {
         let mut kept = grant.is_named_in(newest);
         for earlier in self.roots.versions().iter().rev().skip(1).map(|signed| &signed.document) {
             if grant.check_under(earlier).is_ok() {
-                return Ok(kept);
+                return Ok(Weighed { counts: kept, approved_by: Some(&earlier.root) });
             }
             kept &= earlier.grants.is_none() || grant.is_named_in(earlier);
         }
@@ -268,7 +288,7 @@ impl TrustAnchors {
         let Some(roots) = self.roots.extended(&self.mesh_id, versions)? else { return Ok(None) };
         let mut made = Self { roots, ..self.clone() };
         // What counted once stays in the list, whatever it counts for now.
-        let counts = made.issued.iter().map(|grant| made.weigh(grant) == Ok(true));
+        let counts = made.issued.iter().map(|grant| made.weigh(grant).is_ok_and(|weighed| weighed.counts));
         made.grants = counts.map(|counts| Held { counts }).collect();
         Ok(Some(made))
     }
@@ -300,12 +320,12 @@ impl TrustAnchors {
             if ended || not_after < now || merged.issued.iter().any(newer) {
                 continue;
             }
-            match merged.weigh(grant) {
-                Ok(true) => {}
+            let grant = match merged.weigh(grant) {
+                Ok(weighed) if weighed.counts => weighed.taken(grant.clone()).1,
                 // A neighbour may know another root document than this node.
-                Ok(false) | Err(TrustError::NotApproved { .. }) => continue,
+                Ok(_) | Err(TrustError::NotApproved { .. }) => continue,
                 Err(error) => return Err(error),
-            }
+            };
             if merged.issued.len() >= GRANTS_MAX {
                 let room = merged.issued.iter().zip(&merged.grants);
                 let room = room.map(|(held, weight)| held.statement.not_after < now || !weight.counts);
@@ -315,7 +335,7 @@ impl TrustAnchors {
                 merged.grants.remove(at);
                 merged.anchors.remove(at);
             }
-            merged.push(grant.clone(), true)?;
+            merged.push(grant, true)?;
         }
         Ok((merged.issued != self.issued).then_some(merged))
     }

@@ -13,7 +13,7 @@ use crate::keys::{KeyError, MlDsaKey, MlDsaPublic, MlDsaSignature, Seed};
 use crate::leaf::{self, IssueError, IssuedLeaf, LeafSubject};
 use crate::lives::Lives;
 use crate::names::MeshName;
-use crate::quorum::{ApprovalError, Approvals, KeyId, SIGNERS_MAX};
+use crate::quorum::{ApprovalError, Approvals, KeyId, Quorum, SIGNERS_MAX};
 use crate::root::{HybridSignature, Purpose, RootKey, RootPublic};
 use crate::root_document::{RootDocument, StandingGrant};
 use crate::wire::{self, WireError};
@@ -285,6 +285,17 @@ impl IssuerGrant {
                 if needed == 1 { Ok(()) } else { Err(few(1)) }
             }
         }
+    }
+
+    /// With no more approvals than `root` needs, which must have verified them.
+    #[must_use]
+    pub(crate) fn with_sufficient(self, root: &Quorum) -> Self {
+        let Self { statement, proof } = self;
+        let proof = match proof {
+            Proof::Signers(approvals) => Proof::Signers(root.sufficient(&approvals)),
+            Proof::Founder(signature) => Proof::Founder(signature),
+        };
+        Self { statement, proof }
     }
 
     /// The CA's public key; `None` when its certificate isn't one of ours.

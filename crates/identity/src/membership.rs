@@ -165,7 +165,7 @@ impl Membership {
 }
 
 /// Longest stored membership: what is told of the mesh, and a leaf.
-const STORED_MAX: usize = MESH_INFO_MAX + 32 * 1024;
+pub const STORED_MAX: usize = MESH_INFO_MAX + 32 * 1024;
 
 /// Root, name and issuers of a mesh: what a member shows a newcomer, who checks it against the ticket. With the versions of the root
 /// document that lead from the founder to who is root now, once that isn't the founder alone.

@@ -61,19 +61,21 @@ impl RootChain {
         }
     }
 
-    /// With those of `versions` that are later than what is held; `None` when none is. What is held never goes back.
+    /// With those of `versions` that are later than what is held; `None` when none is. What is held never goes back. Of approvals those are
+    /// kept that suffice: a member could have put any others beside them.
     pub fn extended(&self, mesh: &MeshId, versions: &[SignedRoot]) -> Result<Option<Self>, ChainError> {
         let mut chain: Vec<SignedRoot> = self.0.to_vec();
         let held = self.version();
         for next in versions.iter().filter(|next| next.document.version > held) {
             follows(mesh, chain.last(), next)?;
+            let slim = next.clone().with_sufficient(chain.last().map(|before| &before.document.root));
             // What lies between two versions of one root isn't needed.
             if let [.., before, last] = chain.as_slice()
                 && before.document.root == last.document.root
             {
                 chain.pop();
             }
-            chain.push(next.clone());
+            chain.push(slim);
             if chain.len() > CHAIN_MAX {
                 return Err(ChainError::TooLong(chain.len()));
             }

@@ -13,7 +13,7 @@ use crate::grant::GRANTS_MAX;
 use crate::ids::{MeshId, NodeId, UnixMillis};
 use crate::keys::KeyError;
 use crate::names::NodeName;
-use crate::quorum::{APPROVALS_MAX, Approval, Approvals, Quorum, QuorumError, SIGNERS_MAX, Signer};
+use crate::quorum::{self, APPROVALS_MAX, Approval, Approvals, Quorum, QuorumError, SIGNERS_MAX, Signer};
 use crate::root::{Purpose, RootKey};
 use crate::wire::{self, WireError};
 
@@ -257,6 +257,15 @@ impl SignedRoot {
         let statement = self.document.encode().map_err(|_| KeyError::Signing)?;
         let approval = Approval::sign(key, Purpose::RootDocument, &statement)?;
         if self.approvals.add(approval) { Ok(()) } else { Err(KeyError::Signing) }
+    }
+
+    /// With no more approvals than its own root needs, and the one before it. Both must have verified them.
+    #[must_use]
+    pub fn with_sufficient(self, before: Option<&Quorum>) -> Self {
+        let Self { document, approvals } = self;
+        let quorums: Vec<_> = before.into_iter().chain([&document.root]).collect();
+        let approvals = quorum::sufficient(&quorums, &approvals);
+        Self { document, approvals }
     }
 
     /// A version byte, then postcard.

@@ -17,6 +17,7 @@ pub use self::disk::{private_directory, private_options, sync_directory};
 pub use self::error::FileError;
 pub(crate) use self::error::remedy;
 use crate::keys::{KeyError, random};
+use crate::membership::STORED_MAX;
 
 /// What every file starts with.
 const MAGIC: &[u8; 8] = b"MESHARA\0";
@@ -24,8 +25,8 @@ const MAGIC: &[u8; 8] = b"MESHARA\0";
 /// Version of the format.
 pub const FILE_VERSION: u8 = 1;
 
-/// Largest file that is read: a membership with 16 grants has 200 KB.
-const FILE_MAX: u64 = 1024 * 1024;
+/// Largest file, read or written: that of the largest membership, sealed. Nothing else that a home's files hold is as long.
+const FILE_MAX: usize = STORED_MAX + HEAD_LEN + SEAL_LEN + TAG_LEN + CHECK_LEN;
 
 /// Length of the BLAKE3 hash at the end of every file of every version.
 const CHECK_LEN: usize = 32;
@@ -38,6 +39,8 @@ const SALT_LEN: usize = 16;
 const HEAD_LEN: usize = MAGIC.len() + 3;
 /// Three u32 of Argon2id, salt, nonce.
 const SEAL_LEN: usize = 12 + SALT_LEN + NONCE_LEN;
+/// Of AES-256-GCM, behind the content.
+const TAG_LEN: usize = 16;
 
 /// Argon2id cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,10 +115,10 @@ pub fn read(
     let file = File::open(path).map_err(|error| FileError::io(path, "open", &error))?;
     let mut bytes = Zeroizing::new(Vec::new());
     (&file)
-        .take(FILE_MAX + 1)
+        .take(FILE_MAX as u64 + 1)
         .read_to_end(&mut bytes)
         .map_err(|error| FileError::io(path, "read", &error))?;
-    if bytes.len() as u64 > FILE_MAX {
+    if bytes.len() > FILE_MAX {
         return Err(FileError::Damaged { path: path.to_owned(), what: "too large" });
     }
     let (protection, head, body) = parse(path, kind, &bytes)?;
@@ -232,6 +235,10 @@ fn assemble(
     }
     let check = blake3::hash(&out);
     out.extend_from_slice(check.as_bytes());
+    // What could not be read again must not take the place of what can.
+    if out.len() > FILE_MAX {
+        return Err(FileError::TooLarge { path: path.to_owned(), len: out.len(), max: FILE_MAX });
+    }
     Ok(out)
 }
 

@@ -285,3 +285,19 @@ fn frozen_files_are_read_and_have_the_form_of_new_ones() {
         fs::remove_file(&new).unwrap();
     }
 }
+
+#[test]
+fn what_is_written_can_be_read_and_what_can_not_be_read_is_not_written() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("membership");
+    let passphrase = Passphrase::new(b"correct horse").unwrap();
+    let largest = vec![7; membership::STORED_MAX];
+    sealed::create(&path, FileKind::Membership, &largest, None).unwrap();
+    assert_eq!(*sealed::read(&path, FileKind::Membership, None).unwrap(), largest);
+    sealed::replace(&path, FileKind::Membership, &largest, Some(&passphrase)).unwrap();
+    assert_eq!(*sealed::read(&path, FileKind::Membership, Some(&passphrase)).unwrap(), largest);
+    let longer = [&largest[..], &[7]].concat();
+    let refused = sealed::replace(&path, FileKind::Membership, &longer, Some(&passphrase)).unwrap_err();
+    assert!(matches!(&refused, FileError::TooLarge { path: named, .. } if *named == path), "{refused}");
+    assert_eq!(*sealed::read(&path, FileKind::Membership, Some(&passphrase)).unwrap(), largest);
+}

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use meshara_identity::home::{self, Identity};
-use meshara_identity::quorum::{Approval, ApprovalError, Approvals, Quorum, Signer};
+use meshara_identity::quorum::{APPROVALS_MAX, Approval, ApprovalError, Approvals, Quorum, Signer};
 use meshara_identity::root::Purpose;
 use meshara_identity::root_document::{RootDocument, SignedRoot, StandingGrants};
 use meshara_identity::*;
@@ -92,6 +92,16 @@ impl Mesh {
         }
         IssuerGrant::approved(statement, approvals).unwrap()
     }
+}
+
+/// Approvals that nobody verifies: as many as there is room for.
+fn padded(approvals: &Approvals, purpose: Purpose, statement: &[u8]) -> Approvals {
+    let mut padded = approvals.clone();
+    while padded.iter().count() < APPROVALS_MAX {
+        let stranger = RootKey::generate().unwrap();
+        assert!(padded.add(Approval::sign(&stranger, purpose, statement).unwrap()));
+    }
+    padded
 }
 
 const BOB: NodeId = NodeId([2; 32]);
@@ -220,6 +230,58 @@ fn a_name_in_a_root_document_does_not_stand_for_its_signers() {
             Err(error) => assert!(matches!(error, TrustError::NotApproved { .. }), "{error}"),
         }
     }
+}
+
+#[test]
+fn approvals_that_nobody_verified_are_not_kept() {
+    let mesh = Mesh::new();
+    let before = mesh.alice.membership.anchors();
+    let mut roots = mesh.handed_over(before);
+    // More approvals than are needed, too: cora's, and the founder's of a version that the quorum signs.
+    let third = roots[1].document.following(NOW, YEAR);
+    roots.push(mesh.sign(third, true, &[0, 1, 2]));
+    let fat: Vec<_> = roots
+        .iter()
+        .map(|signed| {
+            let statement = signed.document.encode().unwrap();
+            let approvals = padded(&signed.approvals, Purpose::RootDocument, &statement);
+            SignedRoot { document: signed.document.clone(), approvals }
+        })
+        .collect();
+    let held = before.with_roots(&fat).unwrap().unwrap();
+    let counts: Vec<_> = held.roots().versions().iter().map(|kept| kept.approvals.iter().count()).collect();
+    // The founder's; the founder's and two of the quorum; two of the quorum.
+    assert_eq!(counts, [1, 3, 2]);
+    let slim = mesh.grant(2, BOB, mesh.id(), &[0, 2]);
+    let statement = slim.statement.encode().unwrap();
+    let mut approvals = Approvals::default();
+    for key in [0, 1, 2] {
+        let approval = Approval::sign(&mesh.keys[key], Purpose::IssuerGrant, &statement).unwrap();
+        assert!(approvals.add(approval));
+    }
+    let approvals = padded(&approvals, Purpose::IssuerGrant, &statement);
+    // So fat a grant can't be made here, but a member may serve it.
+    let fat_grant = fattened(&slim, &approvals);
+    let granted = held.merged(&[fat_grant], NOW).unwrap().unwrap();
+    assert!(granted.counts(&slim));
+    let kept = granted.in_force().find(|grant| grant.statement == slim.statement).unwrap();
+    assert_eq!(kept.encode().unwrap().len(), slim.encode().unwrap().len());
+    // What a newcomer is shown it keeps as short, and what it keeps is proof enough for the next one.
+    let told = MeshInfo::of(&granted).encode().unwrap();
+    let again = MeshInfo::of(&MeshInfo::decode(&told).unwrap().anchors().unwrap());
+    assert_eq!(again.encode().unwrap(), told);
+    let (root, name) = (granted.root().clone(), granted.mesh().clone());
+    let chain = RootChain::verify(&mesh.id(), fat).unwrap();
+    let fat = vec![before.grants()[0].clone(), fattened(&slim, &approvals)];
+    let newcomer = TrustAnchors::under(root, name, chain, fat).unwrap();
+    assert_eq!(MeshInfo::of(&newcomer).encode().unwrap().len(), told.len());
+}
+
+/// The grant as if it carried these approvals.
+fn fattened(grant: &IssuerGrant, approvals: &Approvals) -> IssuerGrant {
+    let statement = postcard::to_allocvec(&grant.statement).unwrap();
+    let bytes = [&statement[..], &postcard::to_allocvec(approvals).unwrap()].concat();
+    postcard::from_bytes(&bytes).unwrap()
 }
 
 #[test]

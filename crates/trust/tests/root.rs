@@ -14,6 +14,7 @@ use std::time::Duration;
 use common::*;
 use meshara_identity::grant::GrantStatement;
 use meshara_identity::{GrantOffer, IssuerGrant, IssuerKey, Lives, MeshId, UnixMillis};
+use meshara_trust::gossip::{Gossip, Moment, Stored};
 use meshara_trust::revocation::Revocations;
 use meshara_trust::root::*;
 use meshara_trust::sets::*;
@@ -131,6 +132,45 @@ fn rollback_freeze_and_other_tricks_are_refused() {
     assert_eq!(claim(companion, &[0]), RootError::NotFounder);
     let unsigned = ApprovalError::NotEnough { found: 0, needed: 1 };
     assert_eq!(claim(founding(), &[]), RootError::NewQuorum(unsigned));
+}
+
+/// With approvals of strangers, as many as there is room for.
+fn padded(mut signed: SignedRoot) -> SignedRoot {
+    let statement = signed.document.encode().unwrap();
+    while signed.approvals.iter().count() < APPROVALS_MAX {
+        let stranger = meshara_identity::RootKey::generate().unwrap();
+        let approval = Approval::sign(&stranger, meshara_identity::root::Purpose::RootDocument, &statement);
+        assert!(signed.approvals.add(approval.unwrap()));
+    }
+    signed
+}
+
+#[test]
+fn approvals_that_nobody_needs_are_not_kept() {
+    let mut root = TrustedRoot::first(&mesh(), padded(signed(founding(), &[0])), NOW).unwrap();
+    assert_eq!(root.signed().approvals.iter().count(), 1);
+    let two = next(&founding(), three());
+    root.advance(padded(signed(two.clone(), &[0, 1, 2, 3])), NOW).unwrap();
+    assert_eq!(root.signed().approvals.iter().count(), 3, "the founder's and two of three");
+    let third = next(&two, quorum(2, &[("bob", 2), ("carol", 3), ("dave", 5)]));
+    root.advance(padded(signed(third, &[1, 2, 3, 5])), NOW).unwrap();
+    assert_eq!(root.signed().approvals.iter().count(), 2, "bob's and carol's count for both");
+    // What is left proves the descent to the next one.
+    let kept = root.signed().clone();
+    let before = [signed(founding(), &[0]), signed(two, &[0, 1, 2])];
+    let walked = TrustedRoot::walk(&mesh(), before.into_iter().chain([kept.clone()]), NOW).unwrap();
+    assert_eq!(walked.signed(), &kept);
+}
+
+#[test]
+fn what_is_stored_and_passed_on_of_the_root_is_no_longer_than_it_must_be() {
+    let stored = Stored { roots: vec![padded(signed(founding(), &[0]))], ..Stored::default() };
+    let mut gossip = Gossip::new(mesh(), LIFE, stored, NOW).unwrap();
+    let now = Moment { elapsed: Duration::ZERO, clock: NOW };
+    let two = next(&founding(), three());
+    gossip.publish_root(now, padded(signed(two, &[0, 1, 2, 3]))).unwrap();
+    let approvals = |signed: &SignedRoot| signed.approvals.iter().count();
+    assert_eq!(gossip.versions().iter().map(approvals).collect::<Vec<_>>(), [1, 3]);
 }
 
 #[test]

@@ -4,4 +4,4 @@ mod approval;
 mod signers;
 
 pub use approval::{APPROVALS_MAX, Approval, ApprovalError, Approvals, ApprovalsError, KeyId};
-pub use signers::{Quorum, QuorumError, SIGNERS_MAX, Signer};
+pub use signers::{Quorum, QuorumError, SIGNERS_MAX, Signer, sufficient};

@@ -1,10 +1,11 @@
 //! Signers, and how many distinct ones must approve.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::approval::{ApprovalError, Approvals, KeyId};
+use super::approval::{Approval, ApprovalError, Approvals, KeyId};
 use crate::names::NodeName;
 use crate::root::{Purpose, RootPublic};
 
@@ -161,15 +162,31 @@ impl Quorum {
 
     /// Of good approvals as many as are needed, each of another signer.
     #[must_use]
-    pub fn sufficient(&self, approvals: Approvals) -> Approvals {
-        let mut names = BTreeSet::new();
-        let mut enough = Approvals::default();
-        for approval in approvals.iter() {
-            let Some(signer) = self.signer_of(&approval.key()) else { continue };
-            if names.len() < self.threshold() && names.insert(&signer.name) {
-                let _ = enough.add(approval.clone());
-            }
-        }
-        enough
+    pub fn sufficient(&self, approvals: &Approvals) -> Approvals {
+        sufficient(&[self], approvals)
     }
+}
+
+/// Of good approvals as many as each of these quorums needs, those first that several count. What is left out nobody verified, or nobody
+/// needs: whoever passes a statement on could have put it there.
+#[must_use]
+pub fn sufficient(quorums: &[&Quorum], approvals: &Approvals) -> Approvals {
+    let known = |approval: &&Approval| {
+        quorums.iter().filter(|quorum| quorum.signer_of(&approval.key()).is_some()).count()
+    };
+    let mut ordered: Vec<_> = approvals.iter().collect();
+    ordered.sort_by_key(|approval| Reverse(known(approval)));
+    let mut found = vec![BTreeSet::new(); quorums.len()];
+    let mut enough = Approvals::default();
+    for approval in ordered {
+        let mut needed = false;
+        for (quorum, names) in quorums.iter().zip(&mut found) {
+            let Some(signer) = quorum.signer_of(&approval.key()) else { continue };
+            needed |= names.len() < quorum.threshold() && names.insert(&signer.name);
+        }
+        if needed {
+            let _ = enough.add(approval.clone());
+        }
+    }
+    enough
 }

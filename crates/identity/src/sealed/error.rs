@@ -104,6 +104,16 @@ pub enum FileError {
         /// What does not fit.
         what: &'static str,
     },
+    /// More than a file of a home may hold: it was not written.
+    #[error("{path}: {len} bytes where at most {max} are allowed; nothing was written", path = path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// How long it would be.
+        len: usize,
+        /// Longest allowed.
+        max: usize,
+    },
     /// Written by a newer version.
     #[error("{path}: format version {found}, this program knows up to {supported}; update it", path = path.display())]
     UnknownVersion {

@@ -157,10 +157,7 @@ impl std::fmt::Debug for Gossip {
 impl Gossip {
     /// Begins with what was stored; `limit` is how long the signers may be silent.
     pub fn new(mesh: MeshId, limit: Duration, stored: Stored, now: UnixMillis) -> Result<Self, GossipError> {
-        let root = match stored.roots.as_slice() {
-            [] => None,
-            roots => Some(TrustedRoot::walk(&mesh, roots.iter().cloned(), now)?),
-        };
+        let (root, versions) = walked(&mesh, stored.roots, now)?;
         // Whether the document has ended is no matter here: what is held is held.
         let quorum = root.as_ref().map(|root| &root.document().authority);
         let revocations = restored::<Revocations>(mesh, limit, stored.revocations, quorum)?;
@@ -168,7 +165,7 @@ impl Gossip {
         let mut gossip = Self {
             mesh,
             root,
-            versions: stored.roots,
+            versions,
             revocations,
             policy,
             evidence: Vec::new(),
@@ -547,15 +544,15 @@ impl Gossip {
             return Err(GossipError::TooManyVersions);
         }
         let advanced = match &mut self.root {
-            Some(root) => root.advance(signed.clone(), now.clock)?,
+            Some(root) => root.advance(signed, now.clock)?,
             none => {
-                *none = Some(TrustedRoot::first(&self.mesh, signed.clone(), now.clock)?);
+                *none = Some(TrustedRoot::first(&self.mesh, signed, now.clock)?);
                 Advanced::Yes
             }
         };
         if advanced == Advanced::Yes {
-            self.versions.push(signed);
             if let Some(root) = &self.root {
+                self.versions.push(root.signed().clone());
                 self.revocations.signers_changed(&root.document().authority);
                 self.policy.signers_changed(&root.document().authority);
             }
@@ -720,6 +717,28 @@ impl Gossip {
 fn patience(asked: &[Duration]) -> Option<Duration> {
     let last = asked.iter().max()?;
     Some(*last + HEDGE * (1_u32 << (asked.len() - 1).min(ASKED_MAX)))
+}
+
+/// Walks the versions that were stored, and gives them with the approvals that suffice.
+fn walked(
+    mesh: &MeshId,
+    stored: Vec<SignedRoot>,
+    now: UnixMillis,
+) -> Result<(Option<TrustedRoot>, Vec<SignedRoot>), RootError> {
+    let mut versions = Vec::with_capacity(stored.len());
+    let mut held: Option<TrustedRoot> = None;
+    for signed in stored {
+        match &mut held {
+            Some(root) => {
+                if root.advance(signed, now)? == Advanced::Same {
+                    continue;
+                }
+            }
+            none => *none = Some(TrustedRoot::first(mesh, signed, now)?),
+        }
+        versions.extend(held.as_ref().map(|root| root.signed().clone()));
+    }
+    Ok((held, versions))
 }
 
 fn authority(root: Option<&TrustedRoot>, now: UnixMillis) -> Option<&Quorum> {

@@ -107,7 +107,8 @@ pub enum Advanced {
     Same,
 }
 
-/// A version whose whole descent from the founder's key was verified.
+/// A version whose whole descent from the founder's key was verified, with the approvals that suffice: whoever passed it on could have put any
+/// others beside them.
 #[derive(Debug, Clone)]
 pub struct TrustedRoot {
     current: SignedRoot,
@@ -129,7 +130,7 @@ impl TrustedRoot {
         }
         check_dates(document, now)?;
         check(&document.root, &signed).map_err(RootError::NewQuorum)?;
-        Ok(Self { current: signed })
+        Ok(Self { current: signed.with_sufficient(None) })
     }
 
     /// Walks from version 1 to the last of `versions`. Versions on the way may have ended; whether the last has is
@@ -172,7 +173,7 @@ impl TrustedRoot {
         check_content(old, new, now)?;
         check(&old.root, &next).map_err(RootError::OldQuorum)?;
         check(&new.root, &next).map_err(RootError::NewQuorum)?;
-        self.current = next;
+        self.current = next.with_sufficient(Some(&old.root));
         Ok(Advanced::Yes)
     }
 

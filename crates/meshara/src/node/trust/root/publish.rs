@@ -240,7 +240,7 @@ async fn grant(
         let bytes = statement.encode()?;
         quorum.check(file.purpose(), &bytes, &approvals).map_err(OfflineError::from)?;
         // Grants travel with every join: more approvals than are needed would only make them longer.
-        let approvals = quorum.sufficient(approvals);
+        let approvals = quorum.sufficient(&approvals);
         let grant = IssuerGrant::approved(statement.clone(), approvals)?;
         standing::learn(inner, std::slice::from_ref(&grant)).await?;
         if !held(&inner.standing.anchors()) {
