@@ -78,6 +78,9 @@ pub enum HeadError {
     /// It has no line of a witness, or a wrong one of a witness that is known here.
     #[error("the head has no line of a witness, or a wrong one")]
     Unwitnessed,
+    /// Its issuer named many just now.
+    #[error("the issuer names heads too often")]
+    TooOften,
     /// Older than all that are kept.
     #[error("newer heads fill the places")]
     NoRoom,

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use meshara_identity::NodeId;
 use meshara_identity::grant::GRANTS_MAX;
@@ -44,6 +45,7 @@ impl HeadId {
 
 #[derive(Clone, Debug)]
 struct Held {
+    since: Duration,
     judged: JudgedHead,
     body: Arc<[u8]>,
 }
@@ -88,8 +90,8 @@ impl Heads {
     }
 
     /// Keeps a head; the oldest of its issuer makes room.
-    pub(crate) fn put(&mut self, id: HeadId, judged: JudgedHead, body: Arc<[u8]>) {
-        self.held.insert(id, Held { judged, body });
+    pub(crate) fn put(&mut self, now: Duration, id: HeadId, judged: JudgedHead, body: Arc<[u8]>) {
+        self.held.insert(id, Held { since: now, judged, body });
         while self.of(id.issuer).count() > HEADS_KEPT {
             let Some(oldest) = self.of(id.issuer).next() else { return };
             self.held.remove(&oldest);
@@ -100,6 +102,15 @@ impl Heads {
     pub(crate) fn unwitnessed(&self) -> impl Iterator<Item = (HeadId, &[String])> {
         let unwitnessed = self.held.iter().filter(|(_, held)| !held.judged.unknown.is_empty());
         unwitnessed.map(|(id, held)| (*id, held.judged.unknown.as_slice()))
+    }
+
+    pub(crate) fn is_unwitnessed(&self, id: &HeadId) -> bool {
+        self.held.get(id).is_some_and(|held| !held.judged.unknown.is_empty())
+    }
+
+    /// When it was taken.
+    pub(crate) fn since(&self, id: &HeadId) -> Option<Duration> {
+        self.held.get(id).map(|held| held.since)
     }
 
     /// Notes what a head that is held is worth now.
@@ -161,7 +172,7 @@ mod tests {
     }
 
     fn put(heads: &mut Heads, id: HeadId) {
-        heads.put(id, JudgedHead::statement(), Arc::from([0; 4]));
+        heads.put(Duration::ZERO, id, JudgedHead::statement(), Arc::from([0; 4]));
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod world;
 use std::time::Duration;
 
 use meshara_overlay::control::{Aged, Message};
+use meshara_overlay::probe::Probe;
 use meshara_overlay::record::{Kind, Record};
 use meshara_overlay::{
     Authenticator, Config, ControlError, Core, Event, HeadId, Identity, LinkId, LinkKind, LinkPeer, Output,
@@ -118,6 +119,7 @@ impl Played {
             match output {
                 Output::Control { link, bytes } => self.out.push((link, Message::decode(&bytes).unwrap())),
                 Output::Event(Event::HeadTaken(id)) => self.taken.push(id),
+                Output::Probe { link, bytes } => self.echo(link, &bytes),
                 _ => {}
             }
         }
@@ -146,7 +148,7 @@ impl Played {
         }
     }
 
-    /// Only time passes; the played neighbours' links are kept by nobody, so this is short.
+    /// Only time passes, and the neighbours probe.
     fn wait(&mut self, span: Duration) {
         self.out.clear();
         let end = self.now + span;
@@ -156,6 +158,14 @@ impl Played {
             self.collect();
         }
         self.now = end;
+    }
+
+    /// A probe of a neighbour that echoes ours.
+    fn echo(&mut self, link: LinkId, bytes: &[u8]) {
+        let Probe { seq, .. } = Probe::decode(bytes).unwrap();
+        let probe =
+            Probe { active: false, deaf: false, interval_ms: 500, seq, echo: seq, hold_us: 0, loss: 0 };
+        let _ = self.core.handle_probe(self.now, link, &probe.encode());
     }
 
     fn wanted(&self, link: LinkId) -> Vec<HeadId> {
@@ -256,7 +266,6 @@ fn a_wrong_line_counts_beside_an_unknown_witness() {
 fn who_does_not_answer_is_asked_again_and_what_waits_too_long_is_given_up() {
     let mut p = Played::new();
     p.hear(LINK, &member(5, 1, "proved-8-n5")).unwrap();
-    // The links are Init and close after 3 s; until then the neighbour is asked again.
     p.wait(ms(2800));
     assert!(p.wanted(LINK).contains(&head(8)), "{:?}", p.out);
     p.wait(Duration::from_secs(40));
@@ -299,11 +308,96 @@ fn heads_that_were_not_asked_for_or_are_forged_change_nothing() {
 }
 
 #[test]
-fn an_issuer_that_names_without_end_is_asked_for_few() {
+fn a_neighbour_that_names_heads_without_end_is_asked_for_few_and_keeps_nobody_from_others() {
     let mut p = Played::new();
-    let ids: Vec<HeadId> = (1..=500).map(head).collect();
-    p.hear(LINK, &Message::Heads(ids)).unwrap();
+    let made_up = |from: u64| Message::Heads((from..from + 500).map(head).collect());
+    p.hear(LINK, &made_up(1000)).unwrap();
     assert_eq!(p.wanted(LINK).len(), 34);
+    p.hear(OTHER, &Message::Heads(vec![head(0), head(8)])).unwrap();
+    assert_eq!(p.wanted(OTHER), [head(0), head(8)]);
+    // It goes on, and answers nothing.
+    let mut asked = 34;
+    for round in 2..22 {
+        p.hear(LINK, &made_up(1000 * round)).unwrap();
+        asked += p.wanted(LINK).len();
+        p.wait(ms(1000));
+        asked += p.wanted(LINK).len();
+    }
+    assert!((100..=272 + 4 * 21).contains(&asked), "{asked}");
+    p.hear(OTHER, &Message::Heads(vec![head(9)])).unwrap();
+    assert!(p.wanted(OTHER).contains(&head(9)));
+}
+
+#[test]
+fn the_next_one_is_asked_for_what_a_neighbour_named_first_and_does_not_send() {
+    let mut p = Played::new();
+    let named = Message::Heads(vec![head(0), head(8)]);
+    p.hear(LINK, &named).unwrap();
+    assert_eq!(p.wanted(LINK), [head(0), head(8)]);
+    p.hear(OTHER, &named).unwrap();
+    assert_eq!(p.wanted(OTHER), []);
+    p.wait(ms(3000));
+    assert_eq!((p.wanted(LINK), p.wanted(OTHER)), (vec![], vec![head(0), head(8)]));
+    // The same one again only after the other one was silent too.
+    p.wait(ms(2500));
+    assert_eq!((p.wanted(LINK), p.wanted(OTHER)), (vec![head(0), head(8)], vec![]));
+    // Who is slow has not missed its turn.
+    p.tell_good(OTHER, head(0));
+    p.tell_good(OTHER, head(8));
+    assert_eq!(p.taken, [head(0), head(8)]);
+    p.tell_good(LINK, head(8));
+    assert_eq!(p.taken, [head(0), head(8)]);
+}
+
+#[test]
+fn the_next_one_is_asked_at_once_when_a_head_is_refused() {
+    let mut p = Played::new();
+    for link in [LINK, OTHER] {
+        p.hear(link, &Message::Heads(vec![head(0), head(8)])).unwrap();
+    }
+    p.tell_good(LINK, head(0));
+    p.tell(LINK, head(8), b"forged");
+    assert_eq!((p.wanted(LINK), p.wanted(OTHER)), (vec![], vec![head(8)]));
+    p.tell_good(OTHER, head(8));
+    assert_eq!(p.taken, [head(0), head(8)]);
+}
+
+#[test]
+fn a_head_whose_lines_somebody_changed_is_had_from_another_neighbour() {
+    let mut p = Played::new();
+    p.hear(OTHER, &member(5, 1, "n5")).unwrap();
+    for link in [LINK, OTHER] {
+        p.hear(link, &Message::Heads(vec![head(0), head(8), head(9)])).unwrap();
+    }
+    p.tell_good(LINK, head(0));
+    // Lines of somebody who isn't there, and of somebody who isn't known yet and did not sign.
+    p.tell(LINK, head(8), &head_body(&head(8), &[77]));
+    p.tell(LINK, head(9), &head_body(&head(8), &[6]));
+    assert_eq!(p.core.unwitnessed().collect::<Vec<_>>(), [head(8), head(9)]);
+    p.hear(OTHER, &member(6, 1, "n6")).unwrap();
+    assert_eq!(p.wanted(OTHER), [head(9)], "at once: it was dropped");
+    p.tell_good(OTHER, head(9));
+    p.wait(ms(9000));
+    assert_eq!(p.wanted(OTHER), []);
+    p.wait(ms(3000));
+    assert_eq!((p.wanted(LINK), p.wanted(OTHER)), (vec![], vec![head(8)]), "later: it counts meanwhile");
+    p.tell_good(OTHER, head(8));
+    assert_eq!(p.core.unwitnessed().count(), 0);
+    assert_eq!(p.core.heads().collect::<Vec<_>>(), [head(0), head(8), head(9)]);
+}
+
+#[test]
+fn an_issuer_may_not_name_heads_without_end() {
+    let mut p = Played::new();
+    for size in 0..60 {
+        p.hear(LINK, &Message::Heads(vec![head(size)])).unwrap();
+        p.tell_good(LINK, head(size));
+    }
+    assert_eq!((p.core.metrics().heads_taken, p.core.metrics().heads_refused), (34, 26));
+    p.wait(ms(2100));
+    p.hear(OTHER, &Message::Heads(vec![head(60)])).unwrap();
+    p.tell_good(OTHER, head(60));
+    assert_eq!(p.taken.last(), Some(&head(60)));
 }
 
 #[test]

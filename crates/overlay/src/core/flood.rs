@@ -362,7 +362,7 @@ impl Core {
             entry.previous_key = before.as_ref().map(|before| before.routing_key);
         }
         if before.is_none_or(|before| before.routing_key != key || before.name != name) {
-            self.witness_known(&name);
+            self.witness_known(now, &name);
         }
         if same_key {
             return;

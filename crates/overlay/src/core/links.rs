@@ -7,6 +7,7 @@ use std::time::Duration;
 use meshara_identity::NodeId;
 
 use super::Core;
+use super::offers::Offers;
 use crate::bucket::Bucket;
 use crate::cost::{ADVERTISE_EVERY, SMALL_LASTS, link_cost, worth_telling, worth_telling_later};
 use crate::damping::PENALTY;
@@ -43,6 +44,8 @@ pub(super) struct Link {
     /// When [`Core::check_links`] must look at it; a copy of the liveness' deadline.
     pub(super) deadline: Duration,
     pub(super) requests: Bucket,
+    /// Heads that it offers.
+    pub(super) offers: Offers,
     /// When we last sent a summary on it.
     pub(super) summary_at: Option<Duration>,
 }
@@ -99,6 +102,7 @@ impl Core {
             phase_at: now,
             deadline: now,
             requests: Bucket::new(REQUEST_BURST, REQUEST_EVERY, now),
+            offers: Offers::new(now),
             summary_at: None,
             peer,
         };

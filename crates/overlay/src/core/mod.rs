@@ -6,10 +6,12 @@ mod flood;
 mod heads;
 mod links;
 mod lost;
+mod offers;
 mod revoke;
 mod routing;
 mod swap;
 pub mod views;
+mod waiting;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -22,11 +24,12 @@ use rand_chacha::ChaCha8Rng;
 
 use self::dial::Dialling;
 use self::flood::Flooding;
-use self::heads::Awaiting;
+use self::heads::Paces;
 use self::links::{Link, Told};
 use self::routing::Routing;
 use self::swap::Swapping;
 use self::views::Metrics;
+use self::waiting::Waitings;
 use crate::auth::Authenticator;
 use crate::config::Config;
 use crate::damping::Damping;
@@ -57,7 +60,8 @@ pub struct Core {
     database: Database,
     flooding: Flooding,
     heads: Heads,
-    awaiting: Awaiting,
+    paces: Paces,
+    waiting: Waitings,
     graph: Graph,
     routing: Routing,
     dialling: Dialling,
@@ -92,7 +96,8 @@ impl Core {
             database: Database::new(config.lifetime),
             flooding: Flooding::new(now, sequence, &config),
             heads: Heads::default(),
-            awaiting: Awaiting::default(),
+            paces: Paces::default(),
+            waiting: Waitings::default(),
             routing: Routing::new(now),
             dialling: Dialling::new(now),
             swapping: Swapping::new(now, config.swap_every),
@@ -226,6 +231,7 @@ impl Core {
         self.age_records(now);
         self.compare_databases(now);
         self.mind_waiting(now);
+        self.mind_offers(now);
         self.settle_duplicates(now);
         self.damping.retain(|_, damping| !damping.forgotten(now));
         self.routing.check_transit(now, &self.graph);
