@@ -3,15 +3,15 @@
 //! ```text
 //! version u8 | type u8 | …
 //!   1 records   (age_s u16 | length u16 | record)*
-//!   2 summary   (origin [32] | kind u8 | sequence u64)*
 //!   3 request   (origin [32] | kind u8)*
 //!   4 digest    [32]
 //!   5 heads     (issuer [32] | size u64)*
 //!   6 want      (issuer [32] | size u64)*
 //!   7 head      issuer [32] | size u64 | body
+//!   8 summary   (origin [32] | kind u8 | sequence u64 | tie u64)*
 //! ```
 //! The entries of summaries, requests and lists of heads are in ascending order, each once.
-//! A link starts with a digest each way; whoever sees another one sends a summary; whoever lacks something requests it.
+//! Type 2 was a summary without ties. A link starts with a digest each way; whoever sees another one sends a summary; whoever lacks something requests it.
 
 use std::borrow::Borrow;
 
@@ -19,7 +19,7 @@ use meshara_identity::NodeId;
 
 use crate::codec::{Reader, Truncated};
 use crate::heads::{HeadId, MAX_HEAD_LEN};
-use crate::record::{Kind, MAX_RECORD_LEN, Record, RecordError};
+use crate::record::{Kind, MAX_RECORD_LEN, Rank, Record, RecordError};
 
 /// Version of the format, the first byte.
 pub const VERSION: u8 = 1;
@@ -46,6 +46,14 @@ pub struct SummaryEntry {
     pub kind: Kind,
     /// In which version the sender has it.
     pub sequence: u64,
+    /// And which one of that sequence: [`Record::tie`].
+    pub tie: u64,
+}
+
+impl SummaryEntry {
+    pub(crate) const fn rank(&self) -> Rank {
+        (self.sequence, self.tie)
+    }
 }
 
 /// A control message.
@@ -135,11 +143,12 @@ impl Message {
                 encode_records(MAX_CONTROL_LEN, records.iter().map(|aged| (aged.age_s, &aged.record)))
             }
             Self::Summary(entries) => {
-                let mut out = vec![VERSION, 2];
+                let mut out = vec![VERSION, 8];
                 for entry in entries {
                     out.extend(entry.origin.0);
                     out.push(entry.kind.code());
                     out.extend(entry.sequence.to_be_bytes());
+                    out.extend(entry.tie.to_be_bytes());
                 }
                 out
             }
@@ -180,9 +189,10 @@ impl Message {
                 let (age_s, bytes) = raw_record(r)?;
                 Ok(Aged { age_s, record: Record::decode(bytes)? })
             })?),
-            2 => {
+            8 => {
                 let entries = read_all(&mut r, |r| {
-                    Ok(SummaryEntry { origin: r.node()?, kind: read_kind(r)?, sequence: r.u64()? })
+                    let (origin, kind) = (r.node()?, read_kind(r)?);
+                    Ok(SummaryEntry { origin, kind, sequence: r.u64()?, tie: r.u64()? })
                 })?;
                 if !entries.is_sorted_by(|a, b| (a.origin, a.kind) < (b.origin, b.kind)) {
                     return Err(ControlError::Order);
@@ -355,10 +365,10 @@ mod tests {
     fn fixtures() {
         let id = NodeId([1; 32]);
         let summary =
-            Message::Summary(vec![SummaryEntry { origin: id, kind: Kind::LinkState, sequence: 258 }]);
-        let mut expected = vec![1, 2];
+            Message::Summary(vec![SummaryEntry { origin: id, kind: Kind::LinkState, sequence: 258, tie: 7 }]);
+        let mut expected = vec![1, 8];
         expected.extend([1; 32]);
-        expected.extend([3, 0, 0, 0, 0, 0, 0, 1, 2]);
+        expected.extend([3, 0, 0, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 7]);
         assert_eq!(summary.encode(), expected);
 
         let mut expected = vec![1, 3];
@@ -407,7 +417,8 @@ mod tests {
         assert!(request(vec![(one, Kind::Member), (one, Kind::LinkState), (two, Kind::Member)]).is_ok());
         assert_eq!(request(vec![(one, Kind::Member); 2]), Err(ControlError::Order));
         assert_eq!(request(vec![(two, Kind::Member), (one, Kind::LinkState)]), Err(ControlError::Order));
-        let entry = |origin, kind, sequence| SummaryEntry { origin, kind, sequence };
+        let entry = |origin, kind, sequence| SummaryEntry { origin, kind, sequence, tie: 1 };
+        assert_eq!(Message::decode(&[1, 2]), Err(ControlError::UnknownType(2)));
         let summary = |entries| Message::decode(&Message::Summary(entries).encode());
         assert!(summary(vec![entry(one, Kind::Member, 2), entry(one, Kind::Addresses, 1)]).is_ok());
         let doubled = vec![entry(one, Kind::Member, 1), entry(one, Kind::Member, 2)];
@@ -442,7 +453,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn decoded_is_canonical(mut bytes: Vec<u8>, code in 1u8..8) {
+        fn decoded_is_canonical(mut bytes: Vec<u8>, code in 1u8..9) {
             for (to, from) in bytes.iter_mut().zip([VERSION, code]) { *to = from; }
             if let Ok(message) = Message::decode(&bytes) {
                 prop_assert_eq!(message.encode(), bytes);
@@ -450,9 +461,9 @@ mod tests {
         }
 
         #[test]
-        fn round_trip(entries in proptest::collection::vec((any::<[u8; 32]>(), 1u8..4, any::<u64>()), 1..20)) {
-            let mut entries: Vec<_> = entries.into_iter().map(|(origin, kind, sequence)| SummaryEntry {
-                origin: NodeId(origin), kind: Kind::from_code(kind).unwrap(), sequence }).collect();
+        fn round_trip(entries in proptest::collection::vec((any::<[u8; 32]>(), 1u8..4, any::<u64>(), any::<u64>()), 1..20)) {
+            let mut entries: Vec<_> = entries.into_iter().map(|(origin, kind, sequence, tie)| SummaryEntry {
+                origin: NodeId(origin), kind: Kind::from_code(kind).unwrap(), sequence, tie }).collect();
             entries.sort_unstable_by_key(|entry| (entry.origin, entry.kind));
             entries.dedup_by_key(|entry| (entry.origin, entry.kind));
             let message = Message::Summary(entries);

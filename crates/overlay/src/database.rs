@@ -1,5 +1,6 @@
 //! The records of all members, newest of each, with their ages.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use meshara_identity::NodeId;
 use crate::auth::Member;
 use crate::bucket::Bucket;
 use crate::control::SummaryEntry;
-use crate::record::{Kind, Record};
+use crate::record::{self, Kind, Rank, Record};
 
 /// Most origins: beyond 10,000 nodes a mesh needs areas.
 pub(crate) const MAX_ORIGINS: usize = 16_384;
@@ -22,6 +23,7 @@ const YOUNGER: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug)]
 struct Stored {
     record: Record,
+    tie: u64,
     /// When it is too old. It then counts for nothing, but its sequence is remembered for as long again, so that peers
     /// who still hold it can't bring it back.
     expires: Duration,
@@ -29,6 +31,12 @@ struct Stored {
     /// The longest that it may live, whatever age other copies tell: a lifetime from when this version was first seen, or
     /// until its certificate ends.
     latest: Duration,
+}
+
+impl Stored {
+    const fn rank(&self) -> Rank {
+        (self.record.sequence, self.tie)
+    }
 }
 
 /// What is known of one node.
@@ -106,8 +114,13 @@ impl Database {
     }
 
     /// The newest version seen, also if it has expired.
-    pub(crate) fn sequence(&self, origin: &NodeId, kind: Kind) -> Option<u64> {
-        self.origins.get(origin)?.slot(kind).map(|stored| stored.record.sequence)
+    pub(crate) fn newest(&self, origin: &NodeId, kind: Kind) -> Option<&Record> {
+        self.origins.get(origin)?.slot(kind).map(|stored| &stored.record)
+    }
+
+    /// Its rank.
+    pub(crate) fn rank(&self, origin: &NodeId, kind: Kind) -> Option<Rank> {
+        self.origins.get(origin)?.slot(kind).map(Stored::rank)
     }
 
     /// The record and its age, unless it has expired.
@@ -118,7 +131,7 @@ impl Database {
         Some((u16::try_from(age).unwrap_or(u16::MAX), stored.record.clone()))
     }
 
-    /// Whether a record is no news: a newer version is here, or this one and not older than it seemed. A copy of the stored
+    /// Whether a record is no news: a newer version is here, another one of the same sequence that stands, or this one and not older than it seemed. A copy of the stored
     /// version that tells a younger age is news. Ages are not signed: whoever tells too high a one must not shorten the
     /// record's life, and whoever tells too low a one can't stretch it beyond a lifetime from first sight.
     pub(crate) fn is_old(
@@ -129,11 +142,14 @@ impl Database {
         bytes: &[u8],
     ) -> bool {
         self.origins.get(&origin).and_then(|origin| origin.slot(kind)).is_some_and(|stored| {
-            let younger = || {
-                (now + self.lifetime.saturating_sub(age)).min(stored.latest) > stored.expires + YOUNGER
-                    && stored.record.bytes() == bytes
-            };
-            stored.record.sequence > sequence || (stored.record.sequence == sequence && !younger())
+            let younger =
+                || (now + self.lifetime.saturating_sub(age)).min(stored.latest) > stored.expires + YOUNGER;
+            match stored.record.sequence.cmp(&sequence) {
+                Ordering::Greater => true,
+                Ordering::Less => false,
+                Ordering::Equal if stored.record.bytes() == bytes => !younger(),
+                Ordering::Equal => stored.tie >= record::tie(bytes),
+            }
         })
     }
 
@@ -141,10 +157,8 @@ impl Database {
     pub(crate) fn wants(&self, now: Duration, entry: &SummaryEntry) -> bool {
         let stored = self.origins.get(&entry.origin).and_then(|origin| origin.slot(entry.kind));
         stored.is_none_or(|stored| {
-            stored.record.sequence < entry.sequence
-                || (stored.record.sequence == entry.sequence
-                    && stored.expired
-                    && now + YOUNGER < stored.latest)
+            let (held, told) = (stored.rank(), entry.rank());
+            held < told || (held == told && stored.expired && now + YOUNGER < stored.latest)
         })
     }
 
@@ -170,15 +184,16 @@ impl Database {
                 records: [None, None, None],
             })
         });
-        let kind = record.kind;
-        mix(&mut self.digest, &record);
-        let slot = origin.slot_mut(kind);
-        let again = slot.as_ref().filter(|stored| stored.record.sequence == record.sequence);
-        let latest = again.map_or(now + self.lifetime, |stored| stored.latest);
+        let slot = origin.slot_mut(record.kind);
+        let again = slot.as_ref().filter(|stored| stored.record.bytes() == record.bytes());
+        let (tie, latest) =
+            again.map_or_else(|| (record.tie(), now + self.lifetime), |stored| (stored.tie, stored.latest));
         let expires = (now + self.lifetime.saturating_sub(age)).min(latest);
-        let before = slot.replace(Stored { record, expires, expired: false, latest });
+        let stored = Stored { record, tie, expires, expired: false, latest };
+        mix(&mut self.digest, &stored);
+        let before = slot.replace(stored);
         if let Some(before) = before.filter(|before| !before.expired) {
-            mix(&mut self.digest, &before.record);
+            mix(&mut self.digest, &before);
         }
     }
 
@@ -186,7 +201,7 @@ impl Database {
     pub(crate) fn discard(&mut self, origin: &NodeId, kind: Kind) {
         let stored = self.origins.get_mut(origin).and_then(|origin| origin.slot_mut(kind).take());
         if let Some(stored) = stored.filter(|stored| !stored.expired) {
-            mix(&mut self.digest, &stored.record);
+            mix(&mut self.digest, &stored);
         }
     }
 
@@ -213,7 +228,7 @@ impl Database {
                 if !stored.expired && (stored.expires <= now || member_ends) {
                     stored.expired = true;
                     stored.expires = now;
-                    mix(digest, &stored.record);
+                    mix(digest, stored);
                     expired.push((*id, kind));
                 } else if stored.expired && stored.expires + lifetime <= now {
                     *slot = None;
@@ -243,22 +258,20 @@ impl Database {
     pub(crate) fn summary(&self) -> impl Iterator<Item = SummaryEntry> {
         self.iter().flat_map(|(id, origin)| {
             Kind::ALL.into_iter().filter_map(|kind| {
-                origin.record(kind).map(|record| SummaryEntry {
-                    origin: *id,
-                    kind,
-                    sequence: record.sequence,
-                })
+                let stored = origin.slot(kind).filter(|stored| !stored.expired)?;
+                Some(SummaryEntry { origin: *id, kind, sequence: stored.record.sequence, tie: stored.tie })
             })
         })
     }
 }
 
 /// Adds a record to the digest, or takes it out again: exclusive or of hashes doesn't depend on order.
-fn mix(digest: &mut [u8; 32], record: &Record) {
+fn mix(digest: &mut [u8; 32], Stored { record, tie, .. }: &Stored) {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&[record.kind.code()]);
     hasher.update(&record.origin.0);
     hasher.update(&record.sequence.to_be_bytes());
+    hasher.update(&tie.to_be_bytes());
     for (to, from) in digest.iter_mut().zip(hasher.finalize().as_bytes()) {
         *to ^= from;
     }

@@ -3,7 +3,8 @@
 //! ```text
 //! version u8 | kind u8 | origin [32] | sequence u64 | length u16 | body | signature [64]
 //! ```
-//! The signature covers [`CONTEXT`] and everything before it. The newest sequence of an origin and kind wins.
+//! The signature covers [`CONTEXT`] and everything before it. The newest sequence of an origin and kind wins; of two
+//! records with one sequence, which only a node that cheats or lost its clock makes, the one with the higher [`tie`](Record::tie).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -63,6 +64,15 @@ impl Kind {
             _ => None,
         }
     }
+}
+
+/// Sequence and tie of a record.
+pub(crate) type Rank = (u64, u64);
+
+/// [`Record::tie`] of a record in bytes.
+pub(crate) fn tie(bytes: &[u8]) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = *blake3::hash(bytes).as_bytes();
+    u64::from_be_bytes([a, b, c, d, e, f, g, h])
 }
 
 /// Why bytes are no record.
@@ -192,6 +202,18 @@ impl Record {
     #[must_use]
     pub fn body(&self) -> &[u8] {
         self.bytes.get(OVERHEAD - SIGNATURE_LEN..self.bytes.len() - SIGNATURE_LEN).unwrap_or_default()
+    }
+
+    /// Decides between versions with one sequence, so that all nodes keep the same one: the first bytes of the BLAKE3 hash of the whole record. Who
+    /// spends the hours that two records with one tie take leaves nodes with different ones, at its own cost alone.
+    #[must_use]
+    pub fn tie(&self) -> u64 {
+        tie(&self.bytes)
+    }
+
+    /// The higher one wins.
+    pub(crate) fn rank(&self) -> Rank {
+        (self.sequence, self.tie())
     }
 
     /// Of link state: the links that it lists, by ascending node id.

@@ -140,8 +140,12 @@ fn forgeries_are_refused_exactly() {
     let mut p = Played::new();
     p.send(vec![member(1), member(3)]).unwrap();
     p.flooded(OTHER);
-    let forged = signed(3, 1, Kind::LinkState, 1, &LinkState::default().encode());
+    let forged = signed(1, 3, Kind::LinkState, 1, &LinkState::default().encode());
     assert_eq!(p.send(vec![forged]), Err(ControlError::BadSignature));
+    // Of another node it may be the neighbour's true belief: that node may have told two keys.
+    let forged = signed(3, 1, Kind::LinkState, 1, &LinkState::default().encode());
+    assert_eq!(p.send(vec![forged]), Ok(()));
+    assert_eq!(p.core.metrics().ignored, 1);
     let stolen = signed(4, 1, Kind::Member, 1, &member_body(&node_id(1), "n1"));
     assert_eq!(p.send(vec![stolen]), Err(ControlError::BadMember(MemberError::WrongNode)));
     let stranger = signed(4, 4, Kind::Member, 1, &member_body(&node_id(4), "stranger"));
@@ -152,7 +156,7 @@ fn forgeries_are_refused_exactly() {
     // Another clock or an unknown member is no crime.
     let expired = signed(4, 4, Kind::Member, 1, &member_body(&node_id(4), "expired"));
     assert_eq!(p.send(vec![expired, links(5, 1, &[])]), Ok(()));
-    assert_eq!(p.core.metrics().ignored, 2);
+    assert_eq!(p.core.metrics().ignored, 3);
     assert!(p.flooded(OTHER).is_empty());
     assert!(p.core.node(&node_id(4)).is_none() && p.core.node(&node_id(5)).is_none());
 }
@@ -160,8 +164,8 @@ fn forgeries_are_refused_exactly() {
 #[test]
 fn a_changed_bit_anywhere_changes_nothing_but_the_verdict() {
     let mut p = Played::new();
-    p.send(vec![member(3)]).unwrap();
-    let good = links(3, 5, &[(1, 10)]);
+    p.send(vec![member(1)]).unwrap();
+    let good = links(1, 5, &[(3, 10)]);
     for at in 0..good.bytes().len() {
         let mut bytes = good.bytes().to_vec();
         bytes[at] ^= 1;
@@ -169,10 +173,123 @@ fn a_changed_bit_anywhere_changes_nothing_but_the_verdict() {
         let origin = record.origin;
         let result = p.send(vec![record]);
         // A changed origin is an unknown node's record: ignored. Everything else is a forgery.
-        let expected = if origin == node_id(3) { Err(ControlError::BadSignature) } else { Ok(()) };
+        let expected = if origin == node_id(1) { Err(ControlError::BadSignature) } else { Ok(()) };
         assert_eq!(result, expected, "byte {at}");
     }
     assert_eq!(p.send(vec![good]), Ok(()));
+}
+
+/// A key of node 3: it may have many.
+fn key(number: u8) -> TestAuth {
+    TestAuth { key: [number; 32], ..TestAuth::of(&node_id(3)) }
+}
+
+/// Version 5 of node 3's member record, with a key of its choice.
+fn of_three(number: u8) -> Record {
+    let auth = key(number);
+    let body = [&node_id(3).0[..], &auth.key, b"n3"].concat();
+    Record::sign(Kind::Member, node_id(3), 5, &body, |message| auth.sign(message)).unwrap()
+}
+
+/// Two keys of it: the version with the second one stands.
+fn two_keys() -> (u8, u8) {
+    if of_three(1).tie() < of_three(2).tie() { (1, 2) } else { (2, 1) }
+}
+
+fn key_of_three(p: &Played) -> [u8; 32] {
+    p.core.node(&node_id(3)).unwrap().routing_key.unwrap()
+}
+
+#[test]
+fn a_node_that_tells_two_keys_sets_nobody_against_each_other() {
+    let (low, high) = two_keys();
+    for (held, other) in [(low, high), (high, low)] {
+        let mut p = Played::new();
+        send_aged(&mut p, OTHER, 0, &[of_three(held)]);
+        // What a neighbour that holds the other version passes on honestly.
+        let auth = key(other);
+        let body = LinkState::default().encode();
+        let state = Record::sign(Kind::LinkState, node_id(3), 1, &body, |message| auth.sign(message));
+        assert_eq!(p.send(vec![state.unwrap()]), Ok(()));
+        assert_eq!((p.core.metrics().ignored, p.core.metrics().forged), (1, 0));
+    }
+}
+
+#[test]
+fn of_two_versions_with_one_sequence_the_same_one_stands_everywhere() {
+    let (low, high) = two_keys();
+    let (first, second) = (of_three(low), of_three(high));
+    for orders in [[&first, &second], [&second, &first]] {
+        let mut p = Played::new();
+        p.flooded(OTHER);
+        let mut told = Vec::new();
+        for record in orders.into_iter().chain(orders).chain(orders) {
+            p.send(vec![record.clone()]).unwrap();
+            p.settle();
+            told.extend(p.flooded(OTHER).into_iter().filter(|record| record.origin == node_id(3)));
+        }
+        assert_eq!(key_of_three(&p), [high; 32]);
+        let expected =
+            if *orders[0] == first { vec![first.clone(), second.clone()] } else { vec![second.clone()] };
+        assert_eq!(told, expected, "each at most once");
+    }
+}
+
+fn digest(p: &mut Played, link: u32) -> [u8; 32] {
+    p.core.link_up(p.now, LinkId(link), plain(7, LinkKind::Routing, 1400));
+    let told = p.outputs().into_iter().find_map(|output| match output {
+        Output::Control { bytes, .. } => match Message::decode(&bytes).unwrap() {
+            Message::Digest(digest) => Some(digest),
+            _ => None,
+        },
+        _ => None,
+    });
+    told.unwrap()
+}
+
+/// What a node asks for that hears of this version.
+fn asked(p: &mut Played, record: &Record) -> Vec<(NodeId, Kind)> {
+    p.outputs();
+    let Record { origin, kind, sequence, .. } = record.clone();
+    let entry = SummaryEntry { origin, kind, sequence, tie: record.tie() };
+    p.core.handle_control(p.now, OTHER, &Message::Summary(vec![entry]).encode()).unwrap();
+    let requests = p.outputs().into_iter().filter_map(|output| match output {
+        Output::Control { link: OTHER, bytes } => match Message::decode(&bytes).unwrap() {
+            Message::Request(wanted) => Some(wanted),
+            _ => None,
+        },
+        _ => None,
+    });
+    requests.flatten().collect()
+}
+
+#[test]
+fn the_comparison_of_databases_finds_two_versions_with_one_sequence() {
+    let (low, high) = two_keys();
+    let [mut a, mut b] = [Played::new(), Played::new()];
+    a.send(vec![of_three(low)]).unwrap();
+    b.send(vec![of_three(high)]).unwrap();
+    assert_ne!(digest(&mut a, 50), digest(&mut b, 50));
+    assert_eq!(asked(&mut b, &of_three(low)), []);
+    assert_eq!(asked(&mut a, &of_three(high)), [(node_id(3), Kind::Member)]);
+    a.send(vec![of_three(high)]).unwrap();
+    assert_eq!(digest(&mut a, 51), digest(&mut b, 51));
+    assert_eq!(asked(&mut a, &of_three(high)), []);
+    assert_eq!([key_of_three(&a), key_of_three(&b)], [[high; 32]; 2]);
+}
+
+#[test]
+fn an_own_record_of_an_earlier_life_with_the_same_sequence_is_overtaken() {
+    let mut p = Played::new();
+    p.settle();
+    let own = p.flooded(LINK).into_iter().rfind(|record| record.kind == Kind::LinkState).unwrap();
+    let earlier = (1..200).map(|cost| links(0, own.sequence, &[(7, cost)]));
+    let earlier = earlier.into_iter().find(|record| record.tie() > own.tie()).unwrap();
+    p.send(vec![earlier]).unwrap();
+    p.settle();
+    p.settle();
+    let newest = p.flooded(LINK).into_iter().rfind(|record| record.kind == Kind::LinkState).unwrap();
+    assert_eq!((newest.sequence, newest.body()), (own.sequence + 1, own.body()));
 }
 
 #[test]
@@ -386,7 +503,7 @@ fn a_record_that_expired_by_a_false_age_is_asked_for_and_revived() {
     assert!(!p.reachable(3), "the lie worked");
     let entries = of_three
         .iter()
-        .map(|r| SummaryEntry { origin: r.origin, kind: r.kind, sequence: r.sequence })
+        .map(|r| SummaryEntry { origin: r.origin, kind: r.kind, sequence: r.sequence, tie: r.tie() })
         .collect();
     p.up(OTHER, 2, LinkKind::Routing);
     p.core.handle_control(p.now, OTHER, &Message::Summary(entries).encode()).unwrap();

@@ -10,7 +10,7 @@ use meshara_identity::NodeId;
 
 use super::Core;
 use crate::control::{MAX_ENTRIES, Message, SummaryEntry};
-use crate::record::{Kind, Record};
+use crate::record::{Kind, Rank, Record};
 use crate::types::LinkId;
 
 /// A version must count for so much longer that its successor may wait to be asked for. What is lost on the way, the comparison of databases
@@ -25,8 +25,8 @@ const MAX_ASKED: usize = 2048;
 /// What is to be announced, and what was asked for.
 #[derive(Debug, Default)]
 pub(super) struct Announcing {
-    waiting: BTreeMap<(NodeId, Kind), (u64, Option<LinkId>)>,
-    asked: BTreeMap<(NodeId, Kind), (u64, Duration)>,
+    waiting: BTreeMap<(NodeId, Kind), (Rank, Option<LinkId>)>,
+    asked: BTreeMap<(NodeId, Kind), (Rank, Duration)>,
 }
 
 impl Announcing {
@@ -37,7 +37,7 @@ impl Announcing {
     /// Announces a record to all neighbours but the one it came from.
     pub(super) fn add(&mut self, record: &Record, from: Option<LinkId>) {
         self.asked.remove(&(record.origin, record.kind));
-        self.waiting.insert((record.origin, record.kind), (record.sequence, from));
+        self.waiting.insert((record.origin, record.kind), (record.rank(), from));
     }
 
     /// Nothing of this origin is told or waited for.
@@ -55,7 +55,7 @@ impl Core {
         kind == Kind::Member
             && known.is_some_and(|known| known.routing_key == *key)
             // A younger copy of the version that is here must reach those who have it too.
-            && self.database.sequence(&record.origin, kind).is_some_and(|held| held < record.sequence)
+            && self.database.rank(&record.origin, kind).is_some_and(|held| held < record.rank())
             && self.database.until(&record.origin, kind).is_some_and(|until| until > now + ROOM)
     }
 
@@ -68,7 +68,7 @@ impl Core {
         }
         let place = (entry.origin, entry.kind);
         let asked = &mut self.flooding.announcing.asked;
-        let fresh = |(sequence, at): &(u64, Duration)| *sequence >= entry.sequence && now < *at + ASK_AGAIN;
+        let fresh = |(rank, at): &(Rank, Duration)| *rank >= entry.rank() && now < *at + ASK_AGAIN;
         if asked.get(&place).is_some_and(fresh) {
             return true;
         }
@@ -76,7 +76,7 @@ impl Core {
             asked.retain(|_, (_, at)| now < *at + ASK_AGAIN);
         }
         if asked.len() < MAX_ASKED {
-            asked.insert(place, (entry.sequence, now));
+            asked.insert(place, (entry.rank(), now));
         }
         false
     }
@@ -92,10 +92,11 @@ impl Core {
         for id in links {
             let others = waiting.iter().filter(|(_, (_, from))| *from != Some(id));
             let entries: Vec<SummaryEntry> = others
-                .map(|((origin, kind), (sequence, _))| SummaryEntry {
+                .map(|((origin, kind), ((sequence, tie), _))| SummaryEntry {
                     origin: *origin,
                     kind: *kind,
                     sequence: *sequence,
+                    tie: *tie,
                 })
                 .collect();
             for chunk in entries.chunks(MAX_ENTRIES) {

@@ -218,7 +218,7 @@ impl Core {
             self.metrics.duplicates += 1;
             return Ok(());
         }
-        let member = match self.verify(&record) {
+        let member = match self.verify(from, &record) {
             Ok(member) => member,
             Err(Refused::Quietly) => {
                 self.metrics.ignored += 1;
@@ -246,7 +246,7 @@ impl Core {
         Ok(())
     }
 
-    fn verify(&self, record: &Record) -> Result<Option<crate::auth::Member>, Refused> {
+    fn verify(&self, from: LinkId, record: &Record) -> Result<Option<crate::auth::Member>, Refused> {
         if record.kind == Kind::Member {
             let judged = self.auth.member(&record.origin, record.body(), &self.known());
             let member = judged.map_err(|error| match error {
@@ -265,8 +265,11 @@ impl Core {
         if self.auth.verify_record(&member.routing_key, record) {
             return Ok(None);
         }
+        // Who passes it on may believe another key than we do: its origin may have told two with one sequence, of which one stands later. Only the
+        // origin itself knows better.
         let outdated = origin.previous_key.is_some_and(|key| self.auth.verify_record(&key, record));
-        Err(if outdated { Refused::Quietly } else { Refused::Misbehaviour(ControlError::BadSignature) })
+        let blamed = self.links.get(&from).is_some_and(|link| link.peer.node == record.origin) && !outdated;
+        Err(if blamed { Refused::Misbehaviour(ControlError::BadSignature) } else { Refused::Quietly })
     }
 
     /// Makes room for one more origin by forgetting one that cannot be reached.
@@ -294,7 +297,7 @@ impl Core {
             return;
         }
         match self.flooding.deferred.get(&key) {
-            Some((_, _, waiting)) if waiting.sequence >= record.sequence => self.metrics.duplicates += 1,
+            Some((_, _, waiting)) if waiting.rank() >= record.rank() => self.metrics.duplicates += 1,
             Some(_) => {
                 self.metrics.shed += 1;
                 self.flooding.deferred.insert(key, (from, born, record));
@@ -407,8 +410,8 @@ impl Core {
 
     /// A record of our own came back. If it is newer than ours it is from an earlier life with a later clock: overtake it.
     fn returned(&mut self, now: Duration, record: &Record) {
-        let newest = self.database.sequence(&self.identity.node, record.kind);
-        if newest.is_some_and(|newest| newest >= record.sequence) || record.sequence == u64::MAX {
+        let newest = self.database.rank(&self.identity.node, record.kind);
+        if newest.is_some_and(|newest| newest >= record.rank()) || record.sequence == u64::MAX {
             self.metrics.duplicates += 1;
             return;
         }
@@ -523,7 +526,9 @@ impl Core {
         let mut queue = std::mem::take(&mut self.flooding.queue);
         // What a newer version overtook while it waited is no news.
         queue.retain(|(_, record, _)| {
-            self.database.sequence(&record.origin, record.kind).is_none_or(|newest| newest == record.sequence)
+            self.database
+                .newest(&record.origin, record.kind)
+                .is_none_or(|newest| newest.bytes() == record.bytes())
         });
         let links: Vec<LinkId> =
             self.links.iter().filter(|(_, link)| link.routing()).map(|(id, _)| *id).collect();
