@@ -48,9 +48,14 @@ pub enum MemberError {
     /// Its name is another node's.
     #[error("the member record has another node's name")]
     NameHeld,
-    /// It is proved under a head that is not held here.
-    #[error("the member record is proved under a head of {} entries that is not held here", .0.size)]
-    UnknownHead(HeadId),
+    /// It is proved under a head that is not held here. All else that can be checked without it is right.
+    #[error("the member record is proved under a head of {} entries that is not held here", .head.size)]
+    UnknownHead {
+        /// Which one.
+        head: HeadId,
+        /// The key that it would prove.
+        routing_key: [u8; 32],
+    },
     /// It does not lead to the head that it names, as it is known here.
     #[error("the member record's proof doesn't lead to the head that it names")]
     Unproved,
@@ -97,7 +102,7 @@ impl MemberError {
                 | Self::Revoked
                 | Self::UnknownIssuer
                 | Self::NameHeld
-                | Self::UnknownHead(_)
+                | Self::UnknownHead { .. }
                 | Self::Unproved
                 | Self::ForkedLog
         )

@@ -10,7 +10,8 @@ use meshara_overlay::control::{Aged, Message};
 use meshara_overlay::probe::Probe;
 use meshara_overlay::record::{Kind, Record};
 use meshara_overlay::{
-    Authenticator, Config, ControlError, Core, Event, HeadId, Identity, LinkId, LinkKind, LinkPeer, Output,
+    Authenticator, Config, ControlError, Core, Event, HeadId, Identity, LinkId, LinkKind, LinkPeer,
+    MemberError, Output,
 };
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -99,19 +100,23 @@ impl Played {
         core.set_member(now, member_body(&node_id(9), "n9")).unwrap();
         let mut played = Self { core, now, out: Vec::new(), taken: Vec::new() };
         for (link, at) in [(LINK, 1), (OTHER, 2)] {
-            let peer = LinkPeer {
-                node: node_id(at),
-                address: address_of(&node_id(at)),
-                dialled_by_us: true,
-                kind: LinkKind::Routing,
-                mtu: 1400,
-                rtt: Some(ms(4)),
-                remote: None,
-            };
-            played.core.link_up(played.now, link, peer);
+            played.up(link, at);
         }
-        played.collect();
         played
+    }
+
+    fn up(&mut self, link: LinkId, at: usize) {
+        let peer = LinkPeer {
+            node: node_id(at),
+            address: address_of(&node_id(at)),
+            dialled_by_us: true,
+            kind: LinkKind::Routing,
+            mtu: 1400,
+            rtt: Some(ms(4)),
+            remote: None,
+        };
+        self.core.link_up(self.now, link, peer);
+        self.collect();
     }
 
     fn collect(&mut self) {
@@ -276,13 +281,87 @@ fn who_does_not_answer_is_asked_again_and_what_waits_too_long_is_given_up() {
 }
 
 #[test]
-fn what_waits_is_bounded() {
+fn what_waits_is_bounded_for_each_neighbour() {
     let mut p = Played::new();
-    for at in 100..1_200 {
+    for at in 100..300 {
         p.hear(LINK, &member(at, 1, "proved-8-x")).unwrap();
     }
-    let metrics = p.core.metrics();
-    assert_eq!((metrics.waited, metrics.shed), (1024, 76));
+    assert_eq!((p.core.metrics().waited, p.core.metrics().shed), (128, 72));
+    // Another link to the same node has no places of its own.
+    p.up(LinkId(3), 1);
+    p.hear(LinkId(3), &member(400, 1, "proved-8-x")).unwrap();
+    assert_eq!((p.core.metrics().waited, p.core.metrics().shed), (128, 73));
+    for at in 100..300 {
+        p.hear(OTHER, &member(at, 1, "proved-8-x")).unwrap();
+    }
+    assert_eq!((p.core.metrics().waited, p.core.metrics().shed), (256, 145));
+}
+
+#[test]
+fn neighbours_that_fill_all_places_make_room_for_who_has_fewer() {
+    let mut p = Played::new();
+    for link in 10..18 {
+        p.up(LinkId(link), usize::try_from(link).unwrap());
+        for at in 100..228 {
+            p.hear(LinkId(link), &member(at, 1, "proved-99-x")).unwrap();
+        }
+    }
+    assert_eq!((p.core.metrics().waited, p.core.metrics().shed), (1024, 0));
+    p.hear(OTHER, &member(5, 1, "proved-8-n5")).unwrap();
+    assert_eq!((p.core.metrics().waited, p.core.metrics().shed), (1025, 1));
+    p.tell_good(OTHER, head(0));
+    p.tell_good(OTHER, head(8));
+    assert_eq!(p.name(5).as_deref(), Some("n5"));
+}
+
+#[test]
+fn a_made_up_record_keeps_no_true_one_from_waiting() {
+    let mut p = Played::new();
+    // Under a head that never was, with a key of the neighbour's: nobody can tell yet.
+    let rogue = TestAuth::of(&node_id(1));
+    let body = [&node_id(5).0[..], &rogue.key, b"proved-999-n5"].concat();
+    let made_up = |sequence| {
+        let record = Record::sign(Kind::Member, node_id(5), sequence, &body, |message| rogue.sign(message));
+        Message::Records(vec![Aged { age_s: 0, record: record.unwrap() }])
+    };
+    p.hear(LINK, &made_up(u64::MAX)).unwrap();
+    p.hear(OTHER, &member(5, 1, "proved-8-n5")).unwrap();
+    // Nor does the true one take the made-up one's sender for its own.
+    p.hear(LINK, &member(5, 1, "proved-8-n5")).unwrap();
+    assert_eq!(p.wanted(LINK), []);
+    p.tell_good(OTHER, head(0));
+    p.tell_good(OTHER, head(8));
+    assert_eq!(p.name(5).as_deref(), Some("n5"));
+    assert_eq!(p.core.metrics().forged, 0);
+}
+
+#[test]
+fn a_copy_of_what_waits_lengthens_nothing_and_turns_no_question_away() {
+    let mut p = Played::new();
+    p.hear(OTHER, &member(5, 1, "proved-8-n5")).unwrap();
+    for _ in 0..29 {
+        p.wait(ms(1000));
+        p.hear(LINK, &member(5, 1, "proved-8-n5")).unwrap();
+        p.hear(OTHER, &member(5, 1, "proved-8-n5")).unwrap();
+    }
+    let ignored = p.core.metrics().ignored;
+    p.wait(ms(4000));
+    assert_eq!(p.core.metrics().ignored, ignored + 2, "both are given up after 30 s");
+}
+
+#[test]
+fn what_its_own_key_did_not_sign_or_is_of_another_node_does_not_wait() {
+    let mut p = Played::new();
+    let record = |origin: usize, by: usize| {
+        let auth = TestAuth::of(&node_id(by));
+        let body = member_body(&node_id(5), "proved-8-n5");
+        let record = Record::sign(Kind::Member, node_id(origin), 1, &body, |message| auth.sign(message));
+        Message::Records(vec![Aged { age_s: 0, record: record.unwrap() }])
+    };
+    assert_eq!(p.hear(LINK, &record(5, 1)), Err(ControlError::BadSignature));
+    assert_eq!(p.hear(LINK, &record(6, 5)), Err(ControlError::BadMember(MemberError::WrongNode)));
+    assert_eq!((p.core.metrics().waited, p.core.metrics().forged), (0, 2));
+    assert_eq!(p.wanted(LINK), []);
 }
 
 #[test]

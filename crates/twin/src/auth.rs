@@ -112,7 +112,7 @@ fn judge_lines(id: &HeadId, rest: &[u8], known: &Known<'_>) -> Result<JudgedHead
 }
 
 /// Reads a proof: its head, and its entry if that is under the head's root.
-fn read_proof<'a>(body: &'a [u8], known: &Known<'_>) -> Result<&'a [u8], MemberError> {
+fn read_proof<'a>(origin: &NodeId, body: &'a [u8], known: &Known<'_>) -> Result<&'a [u8], MemberError> {
     let malformed = MemberError::Malformed;
     let (issuer, rest) = body.split_first_chunk::<32>().ok_or(malformed)?;
     let (size, rest) = rest.split_first_chunk::<8>().ok_or(malformed)?;
@@ -120,7 +120,13 @@ fn read_proof<'a>(body: &'a [u8], known: &Known<'_>) -> Result<&'a [u8], MemberE
     let (count, rest) = rest.split_first().ok_or(malformed)?;
     let (path, entry) = rest.split_at_checked(usize::from(*count) * 32).ok_or(malformed)?;
     let head = HeadId { issuer: NodeId(*issuer), size: u64::from_be_bytes(*size) };
-    let root = known.root(&head).ok_or(MemberError::UnknownHead(head))?;
+    let (id, rest) = entry.split_first_chunk::<32>().ok_or(malformed)?;
+    let (routing_key, _) = rest.split_first_chunk::<32>().ok_or(malformed)?;
+    if *id != origin.0 {
+        return Err(MemberError::WrongNode);
+    }
+    let unknown = MemberError::UnknownHead { head, routing_key: *routing_key };
+    let root = known.root(&head).ok_or(unknown)?;
     if path_of(&root, entry, usize::from(*count)) == path { Ok(entry) } else { Err(MemberError::Unproved) }
 }
 
@@ -258,7 +264,7 @@ impl Authenticator for TwinAuth {
     fn member(&self, origin: &NodeId, body: &[u8], known: &Known<'_>) -> Result<Member, MemberError> {
         let (kind, rest) = body.split_first().ok_or(MemberError::Malformed)?;
         let proved = *kind == PROOF;
-        let body = if proved { read_proof(rest, known)? } else { rest };
+        let body = if proved { read_proof(origin, rest, known)? } else { rest };
         let (id, rest) = body.split_first_chunk::<32>().ok_or(MemberError::Malformed)?;
         let (key, rest) = rest.split_first_chunk::<32>().ok_or(MemberError::Malformed)?;
         let (_serial, name) = rest.split_first_chunk::<8>().ok_or(MemberError::Malformed)?;

@@ -10,7 +10,7 @@ use meshara_identity::{
 use meshara_overlay::auth::SIGNATURE_LEN;
 use meshara_overlay::{Authenticator, HeadError, HeadId, JudgedHead, Known, Member, MemberError};
 use meshara_transport::tls::{Names, Revoked};
-use meshara_trust::log::{Hash, ProvedKey, proved};
+use meshara_trust::log::{Certificate, Hash, ProvedKey, proved};
 
 use super::trust::log::{Logs, routing};
 
@@ -53,6 +53,7 @@ impl MeshAuth {
     /// Who the entry of a certificate is for, if it is in a log that counts, under a head that is held.
     fn proved(
         &self,
+        origin: &NodeId,
         body: &[u8],
         known: &Known<'_>,
         now: UnixMillis,
@@ -73,12 +74,17 @@ impl MeshAuth {
         if proof.size == 0 {
             return Err(MemberError::Malformed);
         }
-        let root = known.root(&head).ok_or(MemberError::UnknownHead(head))?;
-        proof.verify(&Hash(root)).map_err(|_| MemberError::Unproved)?;
-        let (from, until) = (proof.certificate.not_before, proof.certificate.not_after);
-        if now < from || now > until {
+        // What waits for its head has nothing wrong with it that can be known without.
+        let Certificate { node, routing_key, not_before, not_after, .. } = &proof.certificate;
+        if node != origin {
+            return Err(MemberError::WrongNode);
+        }
+        if now < *not_before || now > *not_after {
             return Err(MemberError::OutsideTime);
         }
+        let unknown = MemberError::UnknownHead { head, routing_key: *routing_key };
+        let root = known.root(&head).ok_or(unknown)?;
+        proof.verify(&Hash(root)).map_err(|_| MemberError::Unproved)?;
         Ok(proof.certificate.member(&anchors, proof.issuer))
     }
 }
@@ -99,7 +105,8 @@ impl Authenticator for MeshAuth {
         }
         let now = UnixMillis::now();
         let is_proof = body.first() == Some(&proved::VERSION);
-        let member = if is_proof { self.proved(body, known, now)? } else { self.certified(body, now)? };
+        let member =
+            if is_proof { self.proved(origin, body, known, now)? } else { self.certified(body, now)? };
         if member.node_id != *origin {
             return Err(MemberError::WrongNode);
         }

@@ -250,7 +250,13 @@ impl Core {
         if record.kind == Kind::Member {
             let judged = self.auth.member(&record.origin, record.body(), &self.known());
             let member = judged.map_err(|error| match error {
-                MemberError::UnknownHead(head) => Refused::Waits(head),
+                // Who passes it on believed it, so the key that it would prove signed it.
+                MemberError::UnknownHead { head, routing_key }
+                    if self.auth.verify_record(&routing_key, record) =>
+                {
+                    Refused::Waits(head)
+                }
+                MemberError::UnknownHead { .. } => Refused::Misbehaviour(ControlError::BadSignature),
                 error if error.excusable() => Refused::Quietly,
                 error => Refused::Misbehaviour(ControlError::BadMember(error)),
             })?;

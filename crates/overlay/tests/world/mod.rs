@@ -95,7 +95,7 @@ impl Authenticator for TestAuth {
             "expired" => Err(MemberError::OutsideTime),
             "stranger" => Err(MemberError::Untrusted),
             _ if proved.is_some_and(|head| known.root(&head).is_none()) => {
-                Err(MemberError::UnknownHead(proved.unwrap()))
+                Err(MemberError::UnknownHead { head: proved.unwrap(), routing_key: *key })
             }
             _ => Ok(Member {
                 name: name.to_owned(),
