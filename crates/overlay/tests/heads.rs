@@ -4,6 +4,8 @@
 #[allow(unreachable_pub)]
 mod world;
 
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use meshara_overlay::control::{Aged, Message};
@@ -11,7 +13,7 @@ use meshara_overlay::probe::Probe;
 use meshara_overlay::record::{Kind, Record};
 use meshara_overlay::{
     Authenticator, Config, ControlError, Core, Event, HeadId, Identity, LinkId, LinkKind, LinkPeer,
-    MemberError, Output,
+    MemberError, NodeId, Output,
 };
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -88,17 +90,19 @@ struct Played {
     now: Duration,
     out: Vec<(LinkId, Message)>,
     taken: Vec<HeadId>,
+    revoked: Arc<Mutex<BTreeSet<NodeId>>>,
 }
 
 impl Played {
     fn new() -> Self {
         let identity = Identity { node: node_id(9), address: address_of(&node_id(9)) };
         let auth = Box::new(TestAuth::of(&node_id(9)));
+        let revoked = auth.revoked.clone();
         let config = Config { auto_neighbours: false, ..Config::default() };
         let now = Duration::from_secs(1);
         let mut core = Core::new(config, identity, auth, ChaCha8Rng::from_seed([3; 32]), now, 1000);
         core.set_member(now, member_body(&node_id(9), "n9")).unwrap();
-        let mut played = Self { core, now, out: Vec::new(), taken: Vec::new() };
+        let mut played = Self { core, now, out: Vec::new(), taken: Vec::new(), revoked };
         for (link, at) in [(LINK, 1), (OTHER, 2)] {
             played.up(link, at);
         }
@@ -477,6 +481,27 @@ fn an_issuer_may_not_name_heads_without_end() {
     p.hear(OTHER, &Message::Heads(vec![head(60)])).unwrap();
     p.tell_good(OTHER, head(60));
     assert_eq!(p.taken.last(), Some(&head(60)));
+}
+
+#[test]
+fn heads_of_an_issuer_that_counts_no_more_are_dropped_though_nothing_else_is_known_of_it() {
+    for at_once in [true, false] {
+        let mut p = Played::new();
+        p.name_heads();
+        p.wait(ms(11_000));
+        assert_eq!(p.core.heads().count(), 2);
+        assert!(p.core.node(&node_id(0)).is_none(), "not in the database");
+        p.revoked.lock().unwrap().insert(node_id(0));
+        if at_once {
+            p.core.review_heads();
+        } else {
+            // A grant that ends is told by nobody.
+            p.wait(ms(12_000));
+        }
+        assert_eq!(p.core.heads().count(), 0);
+        p.hear(LINK, &Message::Heads(vec![head(0), head(8)])).unwrap();
+        assert_eq!(p.wanted(LINK), []);
+    }
 }
 
 #[test]

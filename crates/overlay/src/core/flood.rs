@@ -31,7 +31,7 @@ const FLOOD_EVERY: Duration = Duration::from_millis(10);
 const COMPARE_EVERY: Duration = Duration::from_secs(30);
 /// Answer another digest with a summary at most this often per link: floods under way make digests differ.
 const SUMMARY_EVERY: Duration = Duration::from_secs(1);
-/// Look for expired records this often.
+/// Look for expired records this often, and for heads of issuers whose grants have ended.
 const AGE_EVERY: Duration = Duration::from_secs(10);
 /// Updates of origins that are over their rate, newest of each; beyond that they are shed.
 const MAX_DEFERRED: usize = 1024;
@@ -582,6 +582,7 @@ impl Core {
             return;
         }
         self.flooding.age_at = now + AGE_EVERY;
+        self.review_heads();
         for (origin, kind) in self.database.expire(now) {
             self.metrics.expired += 1;
             if kind == Kind::LinkState && origin != self.identity.node {

@@ -1,6 +1,6 @@
 //! How heads spread: announced by issuer and size, judged, kept, announced on; and judged again when a witness is known.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,6 +79,17 @@ impl Core {
         self.paces.issuers.remove(issuer);
         for link in self.links.values_mut() {
             link.offers.forget(issuer);
+        }
+    }
+
+    /// Forgets the heads of issuers of which the authenticator wants none any more: they are revoked, or their grants have ended. Done now and then
+    /// anyway; whoever knows of a change calls it at once.
+    pub fn review_heads(&mut self) {
+        let issuers: BTreeSet<NodeId> = self.heads.ids().map(|id| id.issuer).collect();
+        for issuer in issuers {
+            if !self.auth.wants_head(&HeadId::statement(issuer)) {
+                self.forget_heads(&issuer);
+            }
         }
     }
 

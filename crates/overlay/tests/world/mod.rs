@@ -106,7 +106,7 @@ impl Authenticator for TestAuth {
         }
     }
     fn wants_head(&self, id: &HeadId) -> bool {
-        id.issuer == node_id(0)
+        id.issuer == node_id(0) && !self.revoked(&id.issuer)
     }
     fn head(&self, id: &HeadId, body: &[u8], known: &Known<'_>) -> Result<JudgedHead, HeadError> {
         if id.size > 0 && known.head(&HeadId::statement(id.issuer)).is_none() {

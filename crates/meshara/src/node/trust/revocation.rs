@@ -38,6 +38,8 @@ pub(super) fn enforce(inner: &Inner) {
         inner.sessions.end(node, CLOSE_REVOKED, b"certificate revoked");
         inner.overlay.input(|core, now| core.revoke(now, node));
     }
+    // Also of issuers of which nothing else is held.
+    inner.overlay.input(|core, _| core.review_heads());
     for Revocation { node, reason, .. } in
         list.into_iter().filter(|revocation| new.contains(&revocation.node)).take(AUDITED)
     {
