@@ -25,7 +25,7 @@ use super::sessions::SessionError;
 use super::standing::{self, AdoptError};
 use super::streams::Opening;
 use super::trust::log;
-use super::trust::root::signing::{self, SigningError};
+use super::trust::root::signing::{self, JournalFile, SigningError};
 use super::trust::sets::PublishError;
 use super::{Inner, Session};
 use crate::frames::{FrameReadError, read_frame, write_frame};
@@ -290,7 +290,7 @@ async fn signs(inner: &Arc<Inner>, propose: bool) -> Result<Signs, GrantError> {
 async fn next_number(inner: &Arc<Inner>, anchors: &TrustAnchors) -> Result<u64, GrantError> {
     let task = inner.clone();
     let signed = blocking(move || {
-        let journal = signing::read(&signing::home_journal(task.sets.home())).map_err(SigningError::from)?;
+        let journal = JournalFile::of_home(task.sets.home()).read()?;
         let highest = |key: &RootKey| {
             journal.highest(KeyId::of(key.public()), meshara_identity::root::Purpose::IssuerGrant)
         };
@@ -316,7 +316,7 @@ fn sign(
     };
     let statement = offer.statement(ca_der, Some(mesh_id)).map_err(|_| GrantError::WrongCertificate)?;
     let file = StatementFile::grant(&statement)?;
-    let journal = signing::home_journal(inner.sets.home());
+    let journal = JournalFile::of_home(inner.sets.home());
     let mut approvals = Approvals::default();
     for key in inner.sets.keys().all() {
         if quorum.signer_of(&KeyId::of(key.public())).is_some() {

@@ -79,6 +79,24 @@ impl Journal {
         self.entry(key, purpose).map_or(0, |entry| entry.number)
     }
 
+    /// Takes what another journal holds of the same keys: of each kind the higher number counts.
+    ///
+    /// # Errors
+    /// [`JournalError::Full`].
+    pub fn include(&mut self, other: Self) -> Result<(), JournalError> {
+        for entry in other.0 {
+            let full = self.0.len() >= ENTRIES_MAX;
+            let same = |held: &&mut Entry| held.key == entry.key && held.purpose == entry.purpose;
+            match self.0.iter_mut().find(same) {
+                Some(held) if held.number < entry.number => *held = entry,
+                Some(_) => {}
+                None if full => return Err(JournalError::Full),
+                None => self.0.push(entry),
+            }
+        }
+        Ok(())
+    }
+
     fn entry(&self, key: KeyId, purpose: Purpose) -> Option<&Entry> {
         self.0.iter().find(|entry| entry.key == key && entry.purpose == purpose)
     }

@@ -10,7 +10,8 @@ use meshara_trust::root::{Phase, RootDocument, SignedRoot, StatementFile};
 use meshara_trust::sets::{Approvals, FRESHNESS_INTERVAL, KeyId};
 
 use super::publish::{self, Published};
-use super::{proposals, signing};
+use super::signing::{self, JournalFile};
+use super::proposals;
 use crate::api::root::{GatePredicate, PhaseInfo};
 use crate::node::Inner;
 use crate::node::trust::log;
@@ -173,7 +174,7 @@ fn sign(
     file: &StatementFile,
 ) -> Result<(StatementFile, Vec<meshara_trust::root::DetachedSignature>), PublishError> {
     let (home, keys) = (inner.sets.home(), inner.sets.keys());
-    let journal = signing::home_journal(home);
+    let journal = JournalFile::of_home(home);
     let mut signed = SignedRoot::new(document.clone());
     let mut signatures = Vec::new();
     for key in keys.all() {

@@ -22,6 +22,7 @@ use meshara_trust::root::{
 };
 use meshara_trust::sets::{KeyId, Quorum, QuorumError, SetBody, SetHead, SetKind, Signer};
 
+use super::signing::JournalFile;
 pub use super::signing::SigningError;
 use super::{gates, proposals, signing};
 use crate::api::Timestamp;
@@ -187,15 +188,11 @@ pub fn sign(
     let statement =
         file.statement().map_err(|error| SignerError::Content { path: path.to_owned(), error })?;
     let info = statement_info(path, &statement, Some((home, passphrase)));
-    let own = key.is_none();
     let (key_path, key) = key_of(home, key, passphrase)?;
     if !agree(&info) {
         return Err(SignerError::Declined);
     }
-    let journal = if own { signing::home_journal(home) } else { signing::journal_of(&key_path) };
-    if own {
-        meshara_identity::sealed::private_directory(&home.join("trust"))?;
-    }
+    let journal = JournalFile::of_key(&key_path)?;
     let signature = signing::sign(&file, &key, &journal, instead)?;
     let to = to.map_or_else(|| proposals::signature_of(path, &signature), Path::to_owned);
     proposals::put(&to, &signature.encode()?)?;

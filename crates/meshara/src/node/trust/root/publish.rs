@@ -14,7 +14,7 @@ use meshara_trust::sets::{
 };
 
 use super::proposals;
-use super::signing;
+use super::signing::{self, JournalFile};
 use crate::node::trust::sets::{self, PublishError};
 use crate::node::{Inner, standing};
 
@@ -46,7 +46,7 @@ pub(in crate::node::trust) fn draft(
 ) -> Result<Draft, PublishError> {
     let sets = &inner.sets;
     let now = UnixMillis::now();
-    let journal = signing::read(&signing::home_journal(sets.home()))?;
+    let journal = JournalFile::of_home(sets.home()).read()?;
     let keys = sets.keys();
     sets.view(|gossip| {
         let authority = gossip.authority(now).ok_or(GossipError::NoRoot)?;
@@ -72,7 +72,7 @@ pub(in crate::node::trust) fn approve(inner: &Inner, draft: Draft) -> Result<Sig
     let keys = sets.keys();
     let key = keys.all().find(|key| KeyId::of(key.public()) == id).ok_or(PublishError::NoAuthority)?;
     let file = StatementFile::set(&head, body)?;
-    let signature = signing::sign(&file, key, &signing::home_journal(sets.home()), false)?;
+    let signature = signing::sign(&file, key, &JournalFile::of_home(sets.home()), false)?;
     if needed > 1 {
         return Err(PublishError::Proposed(proposals::write(sets.home(), &file, &[signature], needed)?));
     }
@@ -285,9 +285,9 @@ fn reapprove_one(inner: &Inner, kind: SetKind) -> Result<Option<SignedSet>, Publ
         // It has done its part.
         return Ok(None);
     }
-    let journal = signing::home_journal(sets.home());
+    let journal = JournalFile::of_home(sets.home());
     let file = StatementFile::set(&set.signed.head, set.body.clone())?;
-    let before = signing::read(&journal)?.highest(id, kind.purpose());
+    let before = journal.read()?.highest(id, kind.purpose());
     if before == set.signed.head.number && quorum.threshold() > 1 {
         // The proposal was written already.
         return Ok(None);
