@@ -28,8 +28,8 @@ pub use policy::{
     PolicyLooked, PolicyRequest, ReinstateRequest, RevokeRequest, RolesChanged, RolesRequest,
 };
 pub use root::{
-    GatePredicate, GrantName, KeyInfo, PhaseInfo, PublishRequest, PublishedInfo, QuorumInfo, RevocationInfo,
-    RootControl, RootInfo, SignatureInfo, SignerInfo, StatementInfo,
+    AdvanceRequest, GatePredicate, GrantName, KeyInfo, PhaseInfo, PublishRequest, PublishedInfo, QuorumInfo,
+    RevocationInfo, RootControl, RootInfo, SignatureInfo, SignerInfo, StatementInfo,
 };
 pub use routes::router;
 pub use server::serve;

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::client::{Client, MESH_TIMEOUT};
 use super::control::{Control, Result};
 use super::error::{ApiError, ErrorCode};
-use super::routes::{Answer, json, read_json_up_to};
+use super::routes::{Answer, json, read_json, read_json_up_to};
 use super::timestamp::Timestamp;
 
 /// Largest request to publish: the largest set, 64 signatures, all in base64.
@@ -248,6 +248,15 @@ pub struct PhaseInfo {
     pub gate: Vec<GatePredicate>,
 }
 
+/// `POST /v1/trust/phase`: the mesh is to enter its next phase.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdvanceRequest {
+    /// Sign it although this node's keys signed another root document of its version, which was never published and never will be.
+    #[serde(default)]
+    pub instead: bool,
+}
+
 /// What the control API needs of a node for the root, its signers and phases.
 pub trait RootControl: Send + Sync + 'static {
     /// Publishes a statement that enough signers signed.
@@ -257,20 +266,26 @@ pub trait RootControl: Send + Sync + 'static {
     fn trust_phase(&self) -> impl Future<Output = Result<PhaseInfo>> + Send;
 
     /// Enters the next phase, if its gate holds.
-    fn trust_phase_advance(&self) -> impl Future<Output = Result<PublishedInfo>> + Send;
+    fn trust_phase_advance(
+        &self,
+        request: AdvanceRequest,
+    ) -> impl Future<Output = Result<PublishedInfo>> + Send;
 }
 
 /// The routes.
 pub(super) fn routes<C: Control>() -> Router<Arc<C>> {
     Router::new().route("/v1/trust/publish", post(publish::<C>)).route(
         "/v1/trust/phase",
-        get(async |State(c): State<Arc<C>>| json(c.trust_phase().await))
-            .post(async |State(c): State<Arc<C>>| json(c.trust_phase_advance().await)),
+        get(async |State(c): State<Arc<C>>| json(c.trust_phase().await)).post(advance::<C>),
     )
 }
 
 async fn publish<C: Control>(State(control): State<Arc<C>>, request: Request) -> Answer {
     json(control.trust_publish(read_json_up_to(request, MAX_PUBLISH).await?).await)
+}
+
+async fn advance<C: Control>(State(control): State<Arc<C>>, request: Request) -> Answer {
+    json(control.trust_phase_advance(read_json(request).await?).await)
 }
 
 impl Client {
@@ -294,8 +309,9 @@ impl Client {
     /// `POST /v1/trust/phase`.
     ///
     /// # Errors
-    /// See [`Client::status`]; [`ErrorCode::GateClosed`], and [`ErrorCode::NeedsApprovals`] when others must sign.
-    pub async fn trust_phase_advance(&self) -> Result<PublishedInfo> {
-        self.post("/v1/trust/phase", &serde_json::Map::new(), GATE_TIMEOUT).await
+    /// See [`Client::status`]; [`ErrorCode::GateClosed`], [`ErrorCode::NeedsApprovals`] when others must sign, and
+    /// [`ErrorCode::InvalidArgument`] when this node's keys signed another root document of that version.
+    pub async fn trust_phase_advance(&self, request: &AdvanceRequest) -> Result<PublishedInfo> {
+        self.post("/v1/trust/phase", request, GATE_TIMEOUT).await
     }
 }

@@ -1,14 +1,15 @@
 //! Publishing what signers approved, and phases, behind the control API.
 
 use meshara_trust::gossip::GossipError;
-use meshara_trust::root::{DetachedSignature, OfflineError, StatementFile};
+use meshara_trust::root::{DetachedSignature, JournalError, OfflineError, StatementFile};
 use meshara_trust::sets::ApprovalError;
 
 use super::control::NodeControl;
 use super::trust::root::gates::{self, AdvanceError};
 use super::trust::root::publish::{self, Published};
+use super::trust::root::signing::SigningError;
 use super::trust::sets::PublishError;
-use crate::api::root::{PhaseInfo, PublishRequest, PublishedInfo, RootControl};
+use crate::api::root::{AdvanceRequest, PhaseInfo, PublishRequest, PublishedInfo, RootControl};
 use crate::api::{ApiError, ErrorCode, Result};
 
 impl RootControl for NodeControl {
@@ -25,8 +26,8 @@ impl RootControl for NodeControl {
         Ok(gates::measure(&self.0).await?)
     }
 
-    async fn trust_phase_advance(&self) -> Result<PublishedInfo> {
-        match gates::advance(&self.0).await {
+    async fn trust_phase_advance(&self, request: AdvanceRequest) -> Result<PublishedInfo> {
+        match gates::advance(&self.0, request.instead).await {
             Ok(published) => Ok(info(published)),
             Err(AdvanceError::Publish(error)) => Err(error.into()),
             Err(error @ AdvanceError::Closed { .. }) => {
@@ -68,6 +69,11 @@ pub(super) fn refused(error: &PublishError) -> ApiError {
                 _ => ApiError::new(ErrorCode::InvalidArgument, text)
                     .hint("`meshara trust root show` says what the mesh goes by"),
             }
+        }
+        PublishError::Signing(SigningError::Journal(JournalError::Contradiction { word: "root", .. })) => {
+            ApiError::new(ErrorCode::InvalidArgument, text).hint(
+                "publish what was signed, or, only if that was never published and never will be, sign this one with --instead",
+            )
         }
         _ => ApiError::new(ErrorCode::InvalidArgument, text)
             .hint("`meshara trust sign --show FILE` says what a statement holds"),

@@ -373,7 +373,7 @@ pub(super) mod tests {
     use crate::config::Config;
     use crate::{JoinOptions, Node, UnixMillis, create_mesh, join};
 
-    async fn build(home: &Path) -> Node {
+    pub(in crate::node) async fn build(home: &Path) -> Node {
         let listen = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
         let config = Config { listen, multicast: false, direct: false, ..Config::default() };
         Node::builder().home(home).config(config).build().await.unwrap()

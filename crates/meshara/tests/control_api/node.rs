@@ -237,7 +237,13 @@ impl meshara::api::RootControl for TestNode {
         Ok(phase())
     }
 
-    async fn trust_phase_advance(&self) -> Result<meshara::api::PublishedInfo> {
+    async fn trust_phase_advance(
+        &self,
+        request: meshara::api::AdvanceRequest,
+    ) -> Result<meshara::api::PublishedInfo> {
+        if request.instead {
+            return Ok(meshara::api::PublishedInfo { kind: "root".into(), number: 2, known: false });
+        }
         Err(ApiError::new(ErrorCode::GateClosed, "the gate of phase 1 is closed"))
     }
 }

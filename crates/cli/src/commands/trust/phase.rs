@@ -1,7 +1,7 @@
 //! `meshara trust phase`: how far the mesh has left its founder behind.
 
 use clap::{Args, Subcommand};
-use meshara::api::PhaseInfo;
+use meshara::api::{AdvanceRequest, PhaseInfo};
 
 use crate::context::Context;
 use crate::failure::Failure;
@@ -29,13 +29,18 @@ enum PhaseCommand {
     /// It is a version of the root document: signed here where this node's keys suffice, else a statement for the root's signers. If a
     /// predicate doesn't hold, nothing happens and the answer says which.
     #[command(after_help = "Examples:
-  meshara trust phase advance")]
-    Advance,
+  meshara trust phase advance
+  meshara trust phase advance --instead      (of a rotation of the same version that was given up)")]
+    Advance {
+        /// Sign it although this node's keys signed another root document of its version: only if that was never published, and never will be
+        #[arg(long)]
+        instead: bool,
+    },
 }
 
 pub(crate) async fn run(args: PhaseArgs, context: &Context) -> Result<(), Failure> {
-    if let Some(PhaseCommand::Advance) = args.command {
-        let published = context.client().trust_phase_advance().await?;
+    if let Some(PhaseCommand::Advance { instead }) = args.command {
+        let published = context.client().trust_phase_advance(&AdvanceRequest { instead }).await?;
         if context.json {
             return Ok(output::json(&published)?);
         }

@@ -9,9 +9,9 @@ use meshara_trust::gossip::GossipError;
 use meshara_trust::root::{Phase, RootDocument, SignedRoot, StatementFile};
 use meshara_trust::sets::{Approvals, FRESHNESS_INTERVAL, KeyId};
 
+use super::proposals;
 use super::publish::{self, Published};
 use super::signing::{self, JournalFile};
-use super::proposals;
 use crate::api::root::{GatePredicate, PhaseInfo};
 use crate::node::Inner;
 use crate::node::trust::log;
@@ -138,7 +138,10 @@ async fn predicates(inner: &Arc<Inner>, next: Phase, root: &RootDocument) -> Vec
 }
 
 /// Enters the next phase, if its gate holds: signed here where this node's keys suffice, else as a proposal.
-pub(crate) async fn advance(inner: &Arc<Inner>) -> Result<Published, AdvanceError> {
+///
+/// `instead`: the operator says that another document of that version, which this node's keys signed, was never published and never will be.
+/// The node can't know: it may have been handed out, or be published where this node hasn't heard of it yet.
+pub(crate) async fn advance(inner: &Arc<Inner>, instead: bool) -> Result<Published, AdvanceError> {
     let measured = measure(inner).await?;
     let held = inner
         .sets
@@ -161,7 +164,7 @@ pub(crate) async fn advance(inner: &Arc<Inner>) -> Result<Published, AdvanceErro
     let document = RootDocument { phase: next, grants, ..held.following(now, held.life()) };
     let file = StatementFile::root(&document).map_err(PublishError::from)?;
     let work = inner.clone();
-    let signed = tokio::task::spawn_blocking(move || sign(&work, &held, &document, &file));
+    let signed = tokio::task::spawn_blocking(move || sign(&work, &held, &document, &file, instead));
     let (file, signatures) = signed.await.map_err(|_| PublishError::Stopping)??;
     Ok(publish::publish(inner, file, signatures).await?)
 }
@@ -172,6 +175,7 @@ fn sign(
     held: &RootDocument,
     document: &RootDocument,
     file: &StatementFile,
+    instead: bool,
 ) -> Result<(StatementFile, Vec<meshara_trust::root::DetachedSignature>), PublishError> {
     let (home, keys) = (inner.sets.home(), inner.sets.keys());
     let journal = JournalFile::of_home(home);
@@ -182,8 +186,7 @@ fn sign(
         if held.root.signer_of(&id).is_none() && document.root.signer_of(&id).is_none() {
             continue;
         }
-        // A proposal of this phase that was given up is replaced: this node knows that it was never published.
-        let signature = signing::sign(file, key, &journal, true)?;
+        let signature = signing::sign(file, key, &journal, instead)?;
         file.join(signature.clone(), &[&held.root, &document.root], &mut signed.approvals)?;
         signatures.push(signature);
     }
@@ -198,3 +201,7 @@ fn sign(
     let needed = held.root.threshold().max(document.root.threshold());
     Err(PublishError::Proposed(proposals::write(home, file, &signatures, needed)?))
 }
+
+#[cfg(test)]
+#[path = "gates_tests.rs"]
+mod tests;

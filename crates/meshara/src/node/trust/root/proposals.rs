@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
+use data_encoding::HEXLOWER;
 use meshara_identity::sealed::{self, FileError};
 use meshara_trust::root::{DetachedSignature, StatementFile};
 
@@ -32,7 +34,8 @@ pub(super) fn signature_of(statement: &Path, signature: &DetachedSignature) -> P
     beside(statement, &format!("{key}.{SIGNATURE}"))
 }
 
-/// Writes a statement and this node's signatures. Blocks.
+/// Writes a statement and this node's signatures. Another statement of that number stays as it is, with its signatures: somebody may be about
+/// to sign or to publish it. Blocks.
 pub(crate) fn write(
     home: &Path,
     statement: &StatementFile,
@@ -45,9 +48,13 @@ pub(crate) fn write(
     let content = statement.statement().map_err(|_| damaged(&directory))?;
     let (word, number) = (content.word(), content.number());
     prune(&directory, word);
-    let file = directory.join(format!("{word}-{number}.{STATEMENT}"));
-    remove_signatures(&file);
-    put(&file, &statement.encode().map_err(|_| damaged(&file))?)?;
+    let bytes = statement.encode().map_err(|_| damaged(&directory))?;
+    let mut file = directory.join(format!("{word}-{number}.{STATEMENT}"));
+    if fs::read(&file).is_ok_and(|held| held != bytes) {
+        let hash: String = HEXLOWER.encode(&statement.hash()).chars().take(8).collect();
+        file.set_file_name(format!("{word}-{number}-{hash}.{STATEMENT}"));
+    }
+    put(&file, &bytes)?;
     for signature in signatures {
         let path = signature_of(&file, signature);
         put(&path, &signature.encode().map_err(|_| damaged(&path))?)?;
@@ -82,7 +89,7 @@ pub(super) fn signatures_beside(statement: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Signatures of what stood there before are of no use.
+/// Signatures of a statement that is removed are of no use.
 fn remove_signatures(statement: &Path) {
     for path in signatures_beside(statement) {
         if let Err(error) = fs::remove_file(&path) {
@@ -91,21 +98,24 @@ fn remove_signatures(statement: &Path) {
     }
 }
 
-/// Removes the oldest proposals of a kind.
+/// Removes the oldest proposals of a kind: those with the lowest numbers, and of one number those that were written first.
 fn prune(directory: &Path, word: &str) {
-    let mut held: Vec<(u64, PathBuf)> = fs::read_dir(directory)
+    let mut held: Vec<(u64, Option<SystemTime>, PathBuf)> = fs::read_dir(directory)
         .into_iter()
         .flatten()
         .flatten()
         .filter_map(|entry| {
             let path = entry.path();
             let number = path.file_name()?.to_str()?.strip_prefix(word)?.strip_prefix('-')?;
-            Some((number.strip_suffix(&format!(".{STATEMENT}"))?.parse().ok()?, path))
+            let number = number.strip_suffix(&format!(".{STATEMENT}"))?;
+            let number = number.split_once('-').map_or(number, |(number, _)| number);
+            let written = entry.metadata().and_then(|metadata| metadata.modified()).ok();
+            Some((number.parse().ok()?, written, path))
         })
         .collect();
     held.sort_unstable();
     let excess = (held.len() + 1).saturating_sub(KEPT);
-    for (_, path) in held.into_iter().take(excess) {
+    for (.., path) in held.into_iter().take(excess) {
         remove_signatures(&path);
         if let Err(error) = fs::remove_file(&path) {
             tracing::warn!(path = %path.display(), %error, "an old proposal could not be removed");
@@ -121,20 +131,20 @@ mod tests {
 
     use super::*;
 
+    fn statement(key: &RootKey, number: u64, at: u64) -> StatementFile {
+        let body = Revocations::default().encode().unwrap();
+        let (mesh, at) = (key.public().fingerprint(), UnixMillis(at));
+        let mut head = SetHead::following(None, SetKind::Revocations, mesh, at, &body).unwrap();
+        head.number = number;
+        StatementFile::set(&head, body).unwrap()
+    }
+
     #[test]
     fn proposals_are_bounded_and_signatures_go_with_them() {
         let home = tempfile::tempdir().unwrap();
         let key = RootKey::generate().unwrap();
-        let body = Revocations::default().encode().unwrap();
-        let statement = |number| {
-            let mesh = key.public().fingerprint();
-            let at = UnixMillis(number);
-            let mut head = SetHead::following(None, SetKind::Revocations, mesh, at, &body).unwrap();
-            head.number = number;
-            StatementFile::set(&head, body.clone()).unwrap()
-        };
         for number in 1..=KEPT as u64 + 3 {
-            let file = statement(number);
+            let file = statement(&key, number, number);
             let signature = file.sign(&key).unwrap();
             let proposed = write(home.path(), &file, &[signature], 2).unwrap();
             assert_eq!((proposed.given, proposed.needed), (1, 2));
@@ -142,8 +152,27 @@ mod tests {
         }
         let files = fs::read_dir(home.path().join(DIRECTORY)).unwrap().count();
         assert_eq!(files, 2 * KEPT);
-        // A proposal in place of another of its number has none of its signatures.
-        let again = write(home.path(), &statement(KEPT as u64 + 3), &[], 2).unwrap();
-        assert!(signatures_beside(&again.file).is_empty());
+    }
+
+    #[test]
+    fn what_others_sign_is_never_overwritten() {
+        let home = tempfile::tempdir().unwrap();
+        let key = RootKey::generate().unwrap();
+        let (one, other) = (statement(&key, 7, 1), statement(&key, 7, 2));
+        let first = write(home.path(), &one, &[one.sign(&key).unwrap()], 2).unwrap();
+        let bytes = fs::read(&first.file).unwrap();
+        // Another one of its number has a file of its own, without the signatures of the first.
+        let second = write(home.path(), &other, &[], 2).unwrap();
+        assert_ne!(second.file, first.file);
+        assert!(signatures_beside(&second.file).is_empty());
+        assert_eq!(fs::read(&first.file).unwrap(), bytes);
+        assert_eq!(signatures_beside(&first.file).len(), 1);
+        // The same once more is in its place, with what was signed meanwhile.
+        for (statement, proposed, signatures) in [(&one, &first, 1), (&other, &second, 0)] {
+            let again = write(home.path(), statement, &[], 2).unwrap();
+            assert_eq!((&again.file, again.given), (&proposed.file, 0));
+            assert_eq!(signatures_beside(&again.file).len(), signatures);
+        }
+        assert_eq!(fs::read_dir(home.path().join(DIRECTORY)).unwrap().count(), 3);
     }
 }
