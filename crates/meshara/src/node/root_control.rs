@@ -34,6 +34,10 @@ impl RootControl for NodeControl {
                 Err(ApiError::new(ErrorCode::GateClosed, error.to_string())
                     .hint("`meshara trust phase` shows every predicate as it is now"))
             }
+            Err(error @ AdvanceError::Changed { .. }) => {
+                Err(ApiError::new(ErrorCode::InvalidArgument, error.to_string())
+                    .hint("ask again: it is measured anew"))
+            }
             Err(error) => Err(ApiError::new(ErrorCode::InvalidArgument, error.to_string())),
         }
     }

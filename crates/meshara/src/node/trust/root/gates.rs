@@ -49,6 +49,16 @@ pub(crate) enum AdvanceError {
         /// Each predicate that doesn't hold, in words.
         missing: String,
     },
+    /// Another version of the root document came while the gate was measured: it was the gate of another phase, or is measured by others' keys.
+    #[error(
+        "the mesh went on from root document {measured} to {held} while the gate was measured: nothing was signed"
+    )]
+    Changed {
+        /// The version under which it was measured.
+        measured: u64,
+        /// The version held now.
+        held: u64,
+    },
     /// It could not be signed or published.
     #[error(transparent)]
     Publish(#[from] PublishError),
@@ -143,10 +153,18 @@ async fn predicates(inner: &Arc<Inner>, next: Phase, root: &RootDocument) -> Vec
 /// The node can't know: it may have been handed out, or be published where this node hasn't heard of it yet.
 pub(crate) async fn advance(inner: &Arc<Inner>, instead: bool) -> Result<Published, AdvanceError> {
     let measured = measure(inner).await?;
+    enter(inner, measured, instead).await
+}
+
+/// Enters the phase whose gate was measured.
+async fn enter(inner: &Arc<Inner>, measured: PhaseInfo, instead: bool) -> Result<Published, AdvanceError> {
     let held = inner
         .sets
         .view(|gossip| gossip.root().cloned())
         .ok_or_else(|| PublishError::from(GossipError::NoRoot))?;
+    if measured.version != held.version {
+        return Err(AdvanceError::Changed { measured: measured.version, held: held.version });
+    }
     let next = held.phase.next().ok_or(AdvanceError::Last)?;
     if !measured.ready {
         inner.audit.record(Event::Phase {

@@ -62,3 +62,19 @@ async fn a_phase_contradicts_no_version_that_was_signed_unless_the_operator_says
     assert_eq!(contents(directory), before, "what was handed out stays, to be looked at");
     alice.shutdown().await;
 }
+
+#[tokio::test]
+async fn what_was_measured_under_another_version_lets_the_mesh_into_no_phase() {
+    let dir = tempfile::tempdir().unwrap();
+    let alice = founder(dir.path()).await;
+    let inner = &alice.inner;
+    let measured = PhaseInfo { ready: true, ..measure(inner).await.unwrap() };
+    // Another version comes meanwhile.
+    let (_, file) = rotation(&held(&alice));
+    let signature = file.sign(inner.sets.keys().root().unwrap()).unwrap();
+    assert_eq!(publish::publish(inner, file, vec![signature]).await.unwrap().number, 2);
+    let error = enter(inner, measured, false).await.unwrap_err();
+    assert!(matches!(error, AdvanceError::Changed { measured: 1, held: 2 }), "{error}");
+    assert_eq!((held(&alice).version, held(&alice).phase), (2, Phase::Founder));
+    alice.shutdown().await;
+}
