@@ -198,7 +198,18 @@ async fn root(
     if phase != before {
         inner.audit.record(Event::Phase { version: number, phase: phase as u8, outcome: Outcome::Done });
     }
+    // It is published, whatever becomes of this; it is tried again.
+    if let Err(error) = follow_root(inner).await {
+        tracing::error!(%error, "grants can't be judged by the newest root document yet");
+    }
     Ok(Published { kind: "root", number, known: false })
+}
+
+/// Judges grants by the newest root document that is held here.
+async fn follow_root(inner: &Arc<Inner>) -> Result<(), PublishError> {
+    let versions = inner.sets.view(|gossip| gossip.versions().to_vec());
+    standing::rooted(inner, &versions).await?;
+    Ok(())
 }
 
 /// Whether all who issue go on under a version of the root document, but for the revoked. One that was granted after the version was written
@@ -229,6 +240,8 @@ async fn grant(
     if statement.mesh_id != Some(mesh) {
         return Err(GossipError::Root(RootError::WrongMesh).into());
     }
+    // Gossip may be ahead of the anchors, or the disk failed when they were to follow: a grant of the new signers would seem to be of strangers.
+    follow_root(inner).await?;
     let number = statement.number;
     let held = |anchors: &TrustAnchors| anchors.in_force().any(|held| held.statement == statement);
     let known = held(&inner.standing.anchors());
@@ -314,3 +327,7 @@ fn present<'a>(set: &'a SignedSet, quorum: &'a Quorum) -> impl Iterator<Item = K
     let keys = set.signed.approvals.iter().map(meshara_trust::sets::Approval::key);
     keys.filter(|key| quorum.signer_of(key).is_some())
 }
+
+#[cfg(test)]
+#[path = "publish_tests.rs"]
+mod tests;
