@@ -150,7 +150,7 @@ fn revoking_an_issuer_says_what_follows_and_the_last_one_takes_force() {
     let statement = dir.path().join("root-2.statement");
     let statement = statement.to_str().unwrap();
     alice.object(&["trust", "root", "rotate", "--authority", &carols, "--out", statement]);
-    alice.object(&["trust", "sign", statement]);
+    alice.object(&["trust", "sign", statement, "--yes"]);
     alice.object(&["trust", "publish", statement]);
     let revoke = ["trust", "revoke", "alice", "--reason", "left the team"];
     until("carol may sign", || (carol.failure(&revoke).0 == "last_issuer").then_some(()));

@@ -30,14 +30,32 @@ struct Signer {
 impl Signer {
     /// Signs away from every node; the signature's file.
     fn sign(&self, statement: &str) -> String {
-        let args = ["trust", "sign", statement, "--key", text(&self.file), "--sealed-with", text(&self.pass)];
+        let args = [
+            "trust",
+            "sign",
+            statement,
+            "--yes",
+            "--key",
+            text(&self.file),
+            "--sealed-with",
+            text(&self.pass),
+        ];
         let signed = object(Path::new("/nonexistent"), &args);
         assert_eq!(signed["signature"]["key"], self.key.as_str());
         signed["signature"]["file"].as_str().unwrap().to_owned()
     }
 
     fn refuses(&self, statement: &str) -> (String, String) {
-        let args = ["trust", "sign", statement, "--key", text(&self.file), "--sealed-with", text(&self.pass)];
+        let args = [
+            "trust",
+            "sign",
+            statement,
+            "--yes",
+            "--key",
+            text(&self.file),
+            "--sealed-with",
+            text(&self.pass),
+        ];
         failure(Path::new("/nonexistent"), &args)
     }
 }
@@ -99,9 +117,24 @@ fn a_quorum_takes_over_the_root_and_approves_revocations() {
     assert!(shown.contains("anna") && shown.contains(&cora.key) && shown.contains(&mesh_id), "{shown}");
 
     a_grant_that_is_smuggled_in_is_seen(&dir, alice, &two);
-    // The old signer alone is not enough; nor is one new signer, given twice.
+    // Nobody can be asked here, so nothing is signed without --yes, as a person types it or as a program does.
     let founders = alice.home.join("root.key");
-    let founders = object(&nowhere(&dir), &["trust", "sign", &two, "--key", text(&founders)]);
+    let unasked = ["trust", "sign", &two, "--key", text(&founders)];
+    let output = run(&nowhere(&dir), &unasked);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("nothing was signed") && said.contains("--yes"), "{said}");
+    assert!(String::from_utf8(output.stdout).unwrap().contains("anna"), "it was shown");
+    let (code, said) = failure(&nowhere(&dir), &unasked);
+    assert!(code == "usage" && said.contains("--yes"), "{code}: {said}");
+    let signatures = || {
+        let entries = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        entries.filter(|name| name.to_string_lossy().ends_with(".signature")).count()
+    };
+    assert_eq!(signatures(), 0);
+
+    // The old signer alone is not enough; nor is one new signer, given twice.
+    let founders = object(&nowhere(&dir), &["trust", "sign", &two, "--yes", "--key", text(&founders)]);
     let founders = founders["signature"]["file"].as_str().unwrap().to_owned();
     assert_eq!(bob.failure(&["trust", "publish", &two]).0, "needs_approvals");
     let annas = anna.sign(&two);
@@ -170,7 +203,7 @@ fn a_quorum_takes_over_the_root_and_approves_revocations() {
     alice.object(&["trust", "root", "rotate", "--out", &third]);
     let (code, said) = {
         let founder = alice.home.join("root.key");
-        object(&nowhere(&dir), &["trust", "sign", &third, "--key", text(&founder)]);
+        object(&nowhere(&dir), &["trust", "sign", &third, "--yes", "--key", text(&founder)]);
         bob.failure(&["trust", "publish", &third])
     };
     assert!(code == "invalid_argument" && said.contains("no signer has the key"), "{code}: {said}");
@@ -224,7 +257,7 @@ fn a_quorum_takes_over_the_root_and_approves_revocations() {
     std::fs::write(&policy, format!("{}{deny}", shown["text"].as_str().unwrap())).unwrap();
     assert_eq!(alice.failure(&["policy", "apply", &policy]).0, "needs_approvals");
     let statement = alice.home.join("proposals/policy-1.statement");
-    let look = bob.object(&["trust", "sign", text(&statement)]);
+    let look = bob.object(&["trust", "sign", text(&statement), "--yes"]);
     assert!(look["statement"]["policy"].as_str().unwrap().contains("no-pings"));
     alice.object(&["trust", "publish", text(&statement)]);
     until("bob holds the policy", || (bob.object(&["policy", "show"])["number"] == 1).then_some(()));
@@ -234,7 +267,7 @@ fn a_quorum_takes_over_the_root_and_approves_revocations() {
     assert_eq!(alice.failure(&["policy", "apply", &policy]).0, "needs_approvals");
     assert!(alice.home.join("proposals/policy-2.statement").exists());
     let skipped = alice.home.join("proposals/policy-4.statement");
-    bob.object(&["trust", "sign", text(&skipped)]);
+    bob.object(&["trust", "sign", text(&skipped), "--yes"]);
     assert_eq!(bob.object(&["trust", "publish", text(&skipped)])["number"], 4);
     // A statement of another mesh.
     let other = Node::first(&dir, "zoe");
@@ -308,7 +341,7 @@ fn phases_wait_for_their_gates() {
         args.extend(["--signer", &signer.named]);
     }
     alice.object(&args);
-    alice.object(&["trust", "sign", &four]);
+    alice.object(&["trust", "sign", &four, "--yes"]);
     signers[0].sign(&four);
     signers[1].sign(&four);
     assert_eq!(alice.object(&["trust", "publish", &four])["number"], 4);
@@ -362,6 +395,7 @@ fn a_quorum_adds_an_issuer(
             "trust",
             "sign",
             &grant,
+            "--yes",
             "--key",
             text(&alice.home.join("root.key")),
             "--out",

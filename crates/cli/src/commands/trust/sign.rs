@@ -16,14 +16,16 @@ use crate::output;
 
 /// Sign a statement file: a root document, revocations or a policy
 ///
-/// Shows what the statement says, asks on a terminal, then writes a signature file. Of a root document's grants those are marked that this home
+/// Shows what the statement says, asks, then writes a signature file. Where nobody can be asked, since this is no terminal, or with --json, it
+/// signs nothing without --yes. Of a root document's grants those are marked that this home
 /// does not hold; of revocations those are shown that are new to it; where it holds none, --show --json lists all. Needs neither a node nor a network. What can't be read is not signed, nor is
 /// a second content of a number that the key has signed: a journal beside the key remembers.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   meshara trust sign root-2.statement --key bob.key --sealed-with passphrase.txt
   meshara trust sign revocations-5.statement               (with this home's own keys)
-  meshara trust sign root-2.statement --show")]
+  meshara trust sign root-2.statement --show
+  meshara trust sign root-2.statement --yes --json         (by a program, which has looked with --show)")]
 pub(crate) struct SignArgs {
     /// The statement file
     file: PathBuf,
@@ -39,7 +41,7 @@ pub(crate) struct SignArgs {
     /// Only show what the statement says
     #[arg(long)]
     show: bool,
-    /// Don't ask
+    /// Don't ask: you have looked at it with --show
     #[arg(long)]
     yes: bool,
     /// Sign this root document although the key signed another one of its version: only if that was never published, and never will be
@@ -61,7 +63,7 @@ pub(crate) fn run(args: SignArgs, context: &Context) -> Result<(), Failure> {
     let mut shown = Ok(());
     let agree = |info: &StatementInfo| {
         if context.json {
-            return true;
+            return yes;
         }
         shown = show(info);
         shown.is_ok() && (yes || agrees())
@@ -78,10 +80,10 @@ pub(crate) fn run(args: SignArgs, context: &Context) -> Result<(), Failure> {
     Ok(output::line(format!("{} by {key}: {file}", paint.good("signed")))?)
 }
 
-/// Asks, where somebody is there to be asked: a script has looked with `--show`.
+/// Asks, where somebody is there who sees the statement and the question, and can answer; else it is no.
 fn agrees() -> bool {
-    if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
-        return true;
+    if !(io::stdin().is_terminal() && io::stdout().is_terminal() && io::stderr().is_terminal()) {
+        return false;
     }
     let mut answer = String::new();
     let heard = write!(io::stderr(), "sign this? [y/N] ").and_then(|()| io::stdin().read_line(&mut answer));

@@ -28,7 +28,8 @@ pub(super) fn told(error: &SignerError) -> ApiError {
         SignerError::Signing(_) => ApiError::new(ErrorCode::InvalidArgument, text).hint(
             "a root document that was given up and never published is replaced with --instead; nothing else ever is",
         ),
-        SignerError::Declined => ApiError::new(ErrorCode::Usage, text).hint("say y to sign it, or give --yes"),
+        SignerError::Declined => ApiError::new(ErrorCode::Usage, text)
+            .hint("look at it with --show; then say y on a terminal, or give --yes"),
         SignerError::NoKey { .. } => ApiError::new(ErrorCode::NotAuthority, text)
             .hint("name a key file with --key, or make keys with `meshara trust key new`"),
         SignerError::NoRoot { .. } => ApiError::new(ErrorCode::NotFound, text)

@@ -56,7 +56,7 @@ pub enum SignerError {
     /// Nothing was signed.
     #[error("nothing was signed: {0}")]
     Signing(#[from] SigningError),
-    /// The signer looked at it and said no.
+    /// The signer looked at it and said no, or could not be asked.
     #[error("nothing was signed")]
     Declined,
     /// A home without keys.
