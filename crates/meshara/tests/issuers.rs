@@ -5,7 +5,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use meshara::api::{Control, ErrorCode, IssuerRequest, PolicyControl, RevokeRequest, TrustControl};
+use meshara::api::{
+    Control, ErrorCode, IssuerRequest, PolicyControl, RevokeRequest, RolesRequest, TrustControl,
+};
 use meshara::{Lives, Node, UnixMillis, create_mesh_with};
 use meshara_identity::home;
 use meshara_transport::tls::{self, Expect, Tls, TlsMaterial};
@@ -20,6 +22,9 @@ mod common;
 const REVOKED: u64 = 0x12c;
 /// And one with another node's name: access_denied.
 const DENIED: u64 = 0x131;
+
+/// Issuers read each other's logs every few seconds, and one that was asked too often says no for a while.
+const LONG: Duration = Duration::from_secs(90);
 
 async fn neighbours(node: &Node, count: u64) {
     soon(async {
@@ -202,4 +207,83 @@ async fn an_issuer_whose_log_fails_is_renewed_by_another() {
     assert!(bob.control().trust_status().await.unwrap().valid);
     bob.shutdown().await;
     alice.shutdown().await;
+}
+
+/// Says something of carol's roles at an issuer; all that she has then.
+async fn say(issuer: &Node, add: &[&str], remove: &[&str]) -> Vec<String> {
+    let [add, remove] = [add, remove].map(|roles| roles.iter().copied().map(str::to_owned).collect());
+    let request = RolesRequest { node: "carol".into(), add, remove };
+    issuer.control().trust_roles(request).await.unwrap().roles
+}
+
+/// Has the node's certificate renewed until this issuer did; the roles in each that it got on the way.
+async fn renewed(node: &Node, issuer: &str) -> Vec<Vec<String>> {
+    let mut seen = Vec::new();
+    let renewing = async {
+        loop {
+            // An issuer that is asked again and again says no for a while, and one that just started isn't reached yet.
+            if let Ok(certificate) = node.control().trust_renew().await {
+                seen.push(certificate.roles);
+                if certificate.issuer_name == issuer {
+                    return;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(LONG, renewing).await.unwrap();
+    seen
+}
+
+/// Waits until this issuer's certificates have these roles.
+async fn certified(node: &Node, issuer: &str, roles: &[&str]) {
+    let certifying = async { while renewed(node, issuer).await.last().unwrap() != roles {} };
+    tokio::time::timeout(LONG, certifying).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_role_given_or_taken_at_one_issuer_stands_in_what_the_other_renews() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().join("alice");
+    // Renewed as often as this test asks: one in 3 s, and ten at once.
+    let lives = Lives::unlimited(Some(Duration::from_secs(60)), Duration::from_secs(90 * 24 * 3600));
+    let (mesh, name) = ("test".parse().unwrap(), "alice".parse().unwrap());
+    create_mesh_with(&home, &mesh, &name, lives, None, UnixMillis::now()).unwrap();
+    let alice = build(&home, config()).await;
+    let homes = [joined(&alice, dir.path(), "bob").await, joined(&alice, dir.path(), "carol").await];
+    let bob = build(&homes[0], config()).await;
+    let carol = build(&homes[1], config()).await;
+    neighbours(&carol, 2).await;
+    second_issuer(&alice, &[&bob, &carol]).await;
+
+    // Given at alice: bob, who did not admit carol, reads it in alice's log.
+    assert_eq!(say(&alice, &["ops", "db"], &[]).await, ["db", "ops"]);
+    certified(&carol, "bob", &["db", "ops"]).await;
+    let (held, kept) = (homes[1].join(home::MEMBERSHIP), dir.path().join("membership"));
+    std::fs::copy(&held, &kept).unwrap();
+    // Taken at bob, who never gave it: alice, who did, certifies it no more.
+    assert_eq!(say(&bob, &[], &["ops"]).await, ["db"]);
+    certified(&carol, "alice", &["db"]).await;
+    assert_eq!(say(&alice, &[], &["db"]).await, [""; 0]);
+    certified(&carol, "bob", &[]).await;
+
+    // It stays so, at each: also where bob starts anew, who has said otherwise himself, before he has asked alice anything.
+    bob.shutdown().await;
+    let bob = build(&homes[0], config()).await;
+    let nothing = |seen: &[Vec<String>]| seen.iter().all(Vec::is_empty);
+    for issuer in ["bob", "alice"] {
+        let seen = renewed(&carol, issuer).await;
+        assert!(nothing(&seen), "at {issuer}: {seen:?}");
+    }
+    // And where she comes with a certificate that has the roles.
+    carol.shutdown().await;
+    std::fs::copy(&kept, &held).unwrap();
+    let carol = build(&homes[1], config()).await;
+    for issuer in ["bob", "alice"] {
+        let seen = renewed(&carol, issuer).await;
+        assert!(nothing(&seen), "at {issuer}: {seen:?}");
+    }
+    for node in [carol, bob, alice] {
+        node.shutdown().await;
+    }
 }

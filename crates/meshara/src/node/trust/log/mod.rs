@@ -97,6 +97,9 @@ impl Logs {
     /// Opens the log of the issuer that this node is, makes it if there is none, and lets the issuer record there what it gives out from
     /// now on. To be called before the issuer answers anybody. Blocks.
     ///
+    /// What the logs of others say of names and roles is read before, as far as it is copied here: it must not be forgotten for the seconds until
+    /// they are asked again, or a role that was taken elsewhere would come back with the next certificate.
+    ///
     /// A log that was begun for a grant that came to nothing serves the next one, which is for the same CA key.
     pub(crate) fn issue(&self, issuer: &Issuer, own: &Membership) -> Result<(), OpenError> {
         if let Some(own) = self.own() {
@@ -105,6 +108,11 @@ impl Logs {
             return Ok(());
         }
         let own = Arc::new(OwnLog::open(&self.home, issuer, own, self.passphrase.as_ref())?);
+        for other in self.others.all() {
+            if let Err(error) = self.names.read(&other) {
+                tracing::error!(issuer = %other.issuer, %error, "the copy of this issuer's log can't be read");
+            }
+        }
         issuer.record_with(own.clone());
         let _ = self.own.set(own);
         Ok(())
