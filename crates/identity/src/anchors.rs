@@ -186,6 +186,15 @@ pub struct TrustAnchors {
 #[derive(Debug, Clone, Copy)]
 struct Held {
     counts: bool,
+    /// Whether signers of some root known here approved it. What isn't proved counts for nothing, and nobody is told of it.
+    proved: bool,
+}
+
+/// What is kept whatever it is worth by now: this node may have a certificate of its.
+impl From<Result<Weighed<'_>, TrustError>> for Held {
+    fn from(weighed: Result<Weighed<'_>, TrustError>) -> Self {
+        Self { counts: weighed.as_ref().is_ok_and(|weighed| weighed.counts), proved: weighed.is_ok() }
+    }
 }
 
 /// A grant that some root approved.
@@ -198,13 +207,12 @@ struct Weighed<'a> {
 }
 
 impl Weighed<'_> {
-    /// Whether it counts, and the grant as it is kept: with the approvals that suffice, whatever others a member put beside them.
-    fn taken(self, grant: IssuerGrant) -> (bool, IssuerGrant) {
-        let slim = match self.approved_by {
+    /// The grant as it is kept: with the approvals that suffice, whatever others a member put beside them.
+    fn slim(self, grant: IssuerGrant) -> IssuerGrant {
+        match self.approved_by {
             Some(root) => grant.with_sufficient(root),
             None => grant,
-        };
-        (self.counts, slim)
+        }
     }
 }
 
@@ -221,25 +229,53 @@ impl TrustAnchors {
         roots: RootChain,
         grants: Vec<IssuerGrant>,
     ) -> Result<Self, TrustError> {
-        match grants.len() {
+        let mut made = Self::without_grants(root, mesh, roots, grants.len())?;
+        for grant in grants {
+            let weighed = made.weigh(&grant)?;
+            let (held, grant) = (Held::from(Ok(weighed)), weighed.slim(grant));
+            made.push(grant, held)?;
+        }
+        Ok(made)
+    }
+
+    /// As [`under`](Self::under), from what this node itself stored: a grant that it took once and that nothing proves by now counts for
+    /// nothing, and is no reason not to start.
+    pub(crate) fn restored(
+        root: RootPublic,
+        mesh: MeshName,
+        roots: RootChain,
+        grants: Vec<IssuerGrant>,
+    ) -> Result<Self, TrustError> {
+        let mut made = Self::without_grants(root, mesh, roots, grants.len())?;
+        for grant in grants {
+            let weighed = made.weigh(&grant);
+            let slim = weighed.as_ref().map_or_else(|_| grant.clone(), |weighed| weighed.slim(grant.clone()));
+            let held = Held::from(weighed);
+            made.push(slim, held)?;
+        }
+        Ok(made)
+    }
+
+    /// To be filled with so many grants.
+    fn without_grants(
+        root: RootPublic,
+        mesh: MeshName,
+        roots: RootChain,
+        grants: usize,
+    ) -> Result<Self, TrustError> {
+        match grants {
             0 => return Err(TrustError::NoGrants),
             many if many > GRANTS_MAX => return Err(TrustError::TooManyGrants(many)),
             _ => {}
         }
         let mesh_id = root.fingerprint();
-        let mut made =
-            Self { root, mesh_id, mesh, roots, grants: Vec::new(), issued: Vec::new(), anchors: Vec::new() };
-        for grant in grants {
-            let (counts, grant) = made.weigh(&grant)?.taken(grant);
-            made.push(grant, counts)?;
-        }
-        Ok(made)
+        Ok(Self { root, mesh_id, mesh, roots, grants: Vec::new(), issued: Vec::new(), anchors: Vec::new() })
     }
 
-    fn push(&mut self, grant: IssuerGrant, counts: bool) -> Result<(), TrustError> {
+    fn push(&mut self, grant: IssuerGrant, held: Held) -> Result<(), TrustError> {
         self.anchors.push(anchor(&self.mesh, &grant)?);
         self.issued.push(grant);
-        self.grants.push(Held { counts });
+        self.grants.push(held);
         Ok(())
     }
 
@@ -288,8 +324,7 @@ impl TrustAnchors {
         let Some(roots) = self.roots.extended(&self.mesh_id, versions)? else { return Ok(None) };
         let mut made = Self { roots, ..self.clone() };
         // What counted once stays in the list, whatever it counts for now.
-        let counts = made.issued.iter().map(|grant| made.weigh(grant).is_ok_and(|weighed| weighed.counts));
-        made.grants = counts.map(|counts| Held { counts }).collect();
+        made.grants = made.issued.iter().map(|grant| Held::from(made.weigh(grant))).collect();
         Ok(Some(made))
     }
 
@@ -299,7 +334,7 @@ impl TrustAnchors {
     /// As [`with_roots`](Self::with_roots) and [`merged`](Self::merged).
     pub fn joined(&self, other: &Self, now: UnixMillis) -> Result<Option<Self>, TrustError> {
         let rooted = self.with_roots(other.roots.versions())?;
-        let merged = rooted.as_ref().unwrap_or(self).merged(&other.issued, now)?;
+        let merged = rooted.as_ref().unwrap_or(self).merged(&other.told(), now)?;
         Ok(merged.or(rooted))
     }
 
@@ -316,28 +351,38 @@ impl TrustAnchors {
             let GrantStatement { issuer, number, not_after, .. } = grant.statement;
             let newer =
                 |held: &IssuerGrant| held.statement.issuer == issuer && held.statement.number >= number;
+            // The same with better signatures is none that is held.
+            let mut held = merged.issued.iter().zip(&merged.grants);
+            let unproved = held.position(|(held, known)| !known.proved && held.statement == grant.statement);
             // Of two with one number the root has contradicted itself; the first stays.
-            if ended || not_after < now || merged.issued.iter().any(newer) {
+            if ended || not_after < now || unproved.is_none() && merged.issued.iter().any(newer) {
                 continue;
             }
             let grant = match merged.weigh(grant) {
-                Ok(weighed) if weighed.counts => weighed.taken(grant.clone()).1,
+                Ok(weighed) if weighed.counts => weighed.slim(grant.clone()),
                 // A neighbour may know another root document than this node.
                 Ok(_) | Err(TrustError::NotApproved { .. }) => continue,
                 Err(error) => return Err(error),
             };
+            if let Some(at) = unproved {
+                merged.remove(at);
+            }
             if merged.issued.len() >= GRANTS_MAX {
                 let room = merged.issued.iter().zip(&merged.grants);
                 let room = room.map(|(held, weight)| held.statement.not_after < now || !weight.counts);
                 let at =
                     room.clone().position(|free| free).ok_or(TrustError::TooManyGrants(GRANTS_MAX + 1))?;
-                merged.issued.remove(at);
-                merged.grants.remove(at);
-                merged.anchors.remove(at);
+                merged.remove(at);
             }
-            merged.push(grant, true)?;
+            merged.push(grant, Held { counts: true, proved: true })?;
         }
         Ok((merged.issued != self.issued).then_some(merged))
+    }
+
+    fn remove(&mut self, at: usize) {
+        self.issued.remove(at);
+        self.grants.remove(at);
+        self.anchors.remove(at);
     }
 
     /// Whether this grant is held and counts.
@@ -388,9 +433,15 @@ impl TrustAnchors {
         &self.mesh
     }
 
-    /// The grants, all verified, also those that count no more.
+    /// The grants, also those that count no more, and those that an earlier program took and nothing proves.
     pub fn grants(&self) -> &[IssuerGrant] {
         &self.issued
+    }
+
+    /// Those that others may be told of, since they can verify them under the same root documents.
+    pub fn told(&self) -> Vec<IssuerGrant> {
+        let proved = self.issued.iter().zip(&self.grants).filter(|(_, held)| held.proved);
+        proved.map(|(grant, _)| grant.clone()).collect()
     }
 
     /// Verifies a leaf at `now`: signature of a granted issuer, dates, purpose, SPIFFE ID and our extension.

@@ -131,7 +131,7 @@ impl Membership {
     }
 
     pub(crate) fn encode(&self) -> Result<Zeroizing<Vec<u8>>, WireError> {
-        let MeshInfo { founders, roots } = self.mesh_info();
+        let MeshInfo { founders, roots } = MeshInfo::with(&self.anchors, self.anchors.grants().to_vec());
         let stored =
             Stored { info: founders, leaf_der: self.leaf_der.clone(), leaf_seed: **self.leaf_key.seed() };
         let bytes = Zeroizing::new(if roots.is_empty() {
@@ -160,7 +160,7 @@ impl Membership {
         };
         let leaf_key = LeafKey::from_seed(Zeroizing::new(stored.leaf_seed))?;
         let info = MeshInfo { founders: stored.info.clone(), roots };
-        Self::new(info.anchors()?, stored.leaf_der.clone(), leaf_key)
+        Self::new(info.restored()?, stored.leaf_der.clone(), leaf_key)
     }
 }
 
@@ -208,13 +208,17 @@ pub enum MeshInfoError {
 }
 
 impl MeshInfo {
-    /// What these anchors are made of.
+    /// What these anchors are made of, but for grants that nothing proves: nobody else would take it with them.
     pub fn of(anchors: &TrustAnchors) -> Self {
+        Self::with(anchors, anchors.told())
+    }
+
+    fn with(anchors: &TrustAnchors, grants: Vec<IssuerGrant>) -> Self {
         let (root, mesh) = (anchors.root().clone(), anchors.mesh().clone());
-        let founders = Founders { root, mesh, grants: anchors.grants().to_vec() };
+        let founders = Founders { root, mesh, grants };
         // Who holds the founder's key needs no document to be believed, and programs that know none can read it.
         let plain = anchors.roots().newest().is_none_or(RootDocument::is_founders_alone)
-            && anchors.grants().iter().all(IssuerGrant::is_founders);
+            && founders.grants.iter().all(IssuerGrant::is_founders);
         Self { founders, roots: if plain { Vec::new() } else { anchors.roots().versions().to_vec() } }
     }
 
@@ -267,12 +271,21 @@ impl MeshInfo {
     /// # Errors
     /// [`TrustError`]. Whether the root is the right one, the caller has to know.
     pub fn anchors(&self) -> Result<TrustAnchors, TrustError> {
+        let Founders { root, mesh, grants } = self.founders.clone();
+        TrustAnchors::under(root, mesh, self.chain()?, grants)
+    }
+
+    /// As [`anchors`](Self::anchors), from what this node itself stored.
+    fn restored(&self) -> Result<TrustAnchors, TrustError> {
+        let Founders { root, mesh, grants } = self.founders.clone();
+        TrustAnchors::restored(root, mesh, self.chain()?, grants)
+    }
+
+    fn chain(&self) -> Result<RootChain, TrustError> {
         if self.founders.grants.len() > GRANTS_MAX {
             return Err(TrustError::TooManyGrants(self.founders.grants.len()));
         }
-        let Founders { root, mesh, grants } = self.founders.clone();
-        let roots = RootChain::verify(&root.fingerprint(), self.roots.clone()).map_err(TrustError::Roots)?;
-        TrustAnchors::under(root, mesh, roots, grants)
+        Ok(RootChain::verify(&self.founders.root.fingerprint(), self.roots.clone())?)
     }
 
     /// The newcomer's check before it sends anything: the root is the ticket's, the grants are the root's, and

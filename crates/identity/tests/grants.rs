@@ -7,6 +7,7 @@ use meshara_identity::home::{self, Identity};
 use meshara_identity::quorum::{APPROVALS_MAX, Approval, ApprovalError, Approvals, Quorum, Signer};
 use meshara_identity::root::Purpose;
 use meshara_identity::root_document::{RootDocument, SignedRoot, StandingGrants};
+use meshara_identity::sealed::{self, FileKind};
 use meshara_identity::*;
 use tempfile::TempDir;
 
@@ -275,6 +276,52 @@ fn approvals_that_nobody_verified_are_not_kept() {
     let fat = vec![before.grants()[0].clone(), fattened(&slim, &approvals)];
     let newcomer = TrustAnchors::under(root, name, chain, fat).unwrap();
     assert_eq!(MeshInfo::of(&newcomer).encode().unwrap().len(), told.len());
+}
+
+#[test]
+fn a_home_loads_whatever_its_grants_are_worth_by_now() {
+    let mesh = Mesh::new();
+    let alices = mesh.dir.path().join("alice");
+    let path = alices.join(home::MEMBERSHIP);
+    let before = mesh.alice.membership.anchors();
+    let roots = mesh.handed_over(before);
+    let rooted = before.with_roots(&roots).unwrap().unwrap();
+    let bobs = mesh.grant(2, BOB, mesh.id(), &[0, 1]);
+    let granted = rooted.merged(std::slice::from_ref(&bobs), NOW).unwrap().unwrap();
+    // Other people, who name bob's grant or don't.
+    let root = mesh.quorum(2, &[("cora", 2), ("dora", 3)]);
+    for (grants, names_it) in [(before.standing(NOW), false), (granted.standing(NOW), true)] {
+        let third = RootDocument {
+            root: root.clone(),
+            grants: Some(grants),
+            ..roots[1].document.following(NOW, YEAR)
+        };
+        let third = mesh.sign(third, false, &[0, 1, 2, 3]);
+        let anchors = granted.with_roots(&[third]).unwrap().unwrap();
+        assert_eq!(anchors.counts(&bobs), names_it);
+        let member = mesh.alice.membership.under(anchors).unwrap();
+        home::store_membership(&alices, mesh.alice.node.node_id(), &member, None).unwrap();
+        // An earlier program took it by its name alone, with signatures that nobody made.
+        let mut content = sealed::read(&path, FileKind::Membership, None).unwrap().to_vec();
+        let good = bobs.encode().unwrap();
+        let at = content.windows(good.len() - 1).position(|bytes| *bytes == good[1..]).unwrap();
+        content[at + good.len() - 2] ^= 1;
+        sealed::replace(&path, FileKind::Membership, &content, None).unwrap();
+        let loaded = home::load(&alices, None).unwrap().membership;
+        let held = loaded.anchors();
+        assert!(!held.counts(&bobs) && held.counts(&before.grants()[0]));
+        assert_eq!(held.roots().version(), 3);
+        assert!(loaded.valid_at(NOW).is_ok(), "its own certificate is another issuer's");
+        // It goes on as it is, and nobody is told of what can't be proved.
+        home::store_membership(&alices, mesh.alice.node.node_id(), &loaded, None).unwrap();
+        let told = MeshInfo::decode(&loaded.mesh_info().encode().unwrap()).unwrap().anchors().unwrap();
+        assert_eq!((told.grants().len(), held.told().len(), held.grants().len()), (1, 1, 2));
+        // Nor does it stand in the way of a renewal, which joins what was held before with what is held now.
+        assert!(held.joined(held, NOW).unwrap().is_none());
+        // A neighbour has it with its signatures.
+        let healed = held.merged(std::slice::from_ref(&bobs), NOW).unwrap();
+        assert_eq!(healed.is_some_and(|healed| healed.counts(&bobs) && healed.grants().len() == 2), names_it);
+    }
 }
 
 /// The grant as if it carried these approvals.

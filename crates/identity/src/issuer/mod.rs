@@ -666,7 +666,7 @@ impl Issuer {
                 let issued = Box::new(Issued {
                     root: anchors.root().clone(),
                     mesh: anchors.mesh().clone(),
-                    grants: anchors.grants().to_vec(),
+                    grants: anchors.told(),
                     leaf_der,
                     issuer_time: now,
                 });

@@ -17,7 +17,7 @@ use crate::frames::{read_frame, write_frame};
 pub(super) async fn pull(inner: &Arc<Inner>, connection: &Connection) -> Option<()> {
     let (mut send, mut receive) = connection.open_bi().await.ok()?;
     write_opening(&mut send, &Opening::Grants).await.ok()?;
-    let held = HeldGrants::of(inner.standing.anchors().grants()).encode().ok()?;
+    let held = HeldGrants::of(&inner.standing.anchors().told()).encode().ok()?;
     write_frame(&mut send, &held).await.ok()?;
     let _ = send.finish();
     let told = read_frame(&mut receive, MESH_INFO_MAX).await.ok()?;
