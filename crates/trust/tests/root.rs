@@ -182,9 +182,9 @@ fn phases_rise_one_at_a_time_and_the_last_retires_the_founder() {
     assert_eq!(jump, RootError::BadPhase { held: Phase::Founder, found: Phase::Shared });
     root.advance(signed(at(2, Phase::Logged, alone()), &[0]), NOW).unwrap();
     // A phase of several issuers says which.
-    for few in [None, Some(standing(&[])), Some(standing(&[(1, 1)])), Some(standing(&[(1, 1), (1, 2)]))] {
-        let found = few.as_ref().map_or(0, StandingGrants::issuers);
-        let few = RootDocument { grants: few, ..at(3, Phase::Shared, alone()) };
+    for few in [standing(&[]), standing(&[(1, 1)]), standing(&[(1, 1), (1, 2)])] {
+        let found = few.issuers();
+        let few = RootDocument { grants: Some(few), ..at(3, Phase::Shared, alone()) };
         assert_eq!(root.advance(signed(few, &[0]), NOW), Err(RootError::FewIssuers { found }));
     }
     let at = |version, phase, root| RootDocument {
@@ -212,6 +212,30 @@ fn phases_rise_one_at_a_time_and_the_last_retires_the_founder() {
 }
 
 #[test]
+#[test]
+fn phases_that_were_entered_before_versions_named_grants_stand() {
+    let at = |version, phase, root| RootDocument { version, phase, root, ..founding() };
+    let alone = || quorum(1, &[("alice", 0)]);
+    let all = || quorum(2, &[("alice", 1), ("bob", 2)]);
+    let chain = [
+        signed(founding(), &[0]),
+        signed(at(2, Phase::Logged, alone()), &[0]),
+        signed(at(3, Phase::Shared, alone()), &[0]),
+        signed(at(4, Phase::Quorum, all()), &[0, 1, 2]),
+    ];
+    let held = TrustedRoot::walk(&mesh(), chain[..2].iter().cloned(), NOW).unwrap();
+    // Nobody proposes such a version any more.
+    assert_eq!(held.could_follow(&chain[2].document, NOW), Err(RootError::NamesNoGrants));
+    let mut root = TrustedRoot::walk(&mesh(), chain.clone(), NOW).unwrap();
+    assert_eq!(root.document().phase, Phase::Quorum);
+    // So does a node start that stored them.
+    let stored = Stored { roots: chain.to_vec(), ..Stored::default() };
+    assert_eq!(Gossip::new(mesh(), LIFE, stored, NOW).unwrap().versions().len(), 4);
+    // It goes on with names.
+    let next = RootDocument { grants: Some(standing(&[(1, 1)])), ..at(5, Phase::Quorum, all()) };
+    assert_eq!(root.advance(signed(next, &[1, 2]), NOW), Ok(Advanced::Yes));
+}
+
 fn signatures_come_back_by_file() {
     let two = next(&founding(), three());
     let file = StatementFile::root(&two).unwrap();
@@ -388,7 +412,7 @@ fn a_key_never_signs_two_contents_of_one_number() {
 #[test]
 fn who_proposes_is_told_what_would_be_refused() {
     let root = trusted();
-    let good = next(&founding(), three());
+    let good = RootDocument { grants: Some(standing(&[])), ..next(&founding(), three()) };
     assert_eq!(root.could_follow(&good, NOW), Ok(()));
     let after = good.following(NOW, LIFE);
     assert_eq!((after.version, after.life()), (3, LIFE));

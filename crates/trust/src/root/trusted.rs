@@ -74,8 +74,8 @@ pub enum RootError {
         /// Issuers that the document names.
         found: usize,
     },
-    /// It names no grants, though the version before does: what stands under it could not be told.
-    #[error("a version that names no grants can't follow one that does")]
+    /// It names no grants, though the version before does or it is newly proposed: what stands under it could not be told.
+    #[error("a version that names no grants can't follow one that does, nor be proposed")]
     NamesNoGrants,
     /// Not approved by the quorum of the version before.
     #[error("not approved by the root before it: {0}")]
@@ -189,6 +189,9 @@ impl TrustedRoot {
         if next.version > held.version.saturating_add(1) {
             return Err(RootError::Gap { held: held.version, found: next.version });
         }
+        if next.grants.is_none() {
+            return Err(RootError::NamesNoGrants);
+        }
         check_content(held, next, now)
     }
 
@@ -226,9 +229,10 @@ fn check_content(old: &RootDocument, new: &RootDocument, now: UnixMillis) -> Res
     if old.grants.is_some() && new.grants.is_none() {
         return Err(RootError::NamesNoGrants);
     }
-    let begins = |phase| new.phase == phase && old.phase < phase;
-    let found = new.grants.as_ref().map_or(0, StandingGrants::issuers);
-    if begins(Phase::Shared) && found < SEVERAL_ISSUERS {
+    let found = new.grants.as_ref().map(StandingGrants::issuers);
+    // Versions that were written before they named grants entered phases by what was measured alone, and stand in homes and with neighbours.
+    let begins = |phase| new.phase == phase && old.phase < phase && found.is_some();
+    if let Some(found) = found.filter(|found| begins(Phase::Shared) && *found < SEVERAL_ISSUERS) {
         return Err(RootError::FewIssuers { found });
     }
     let founder = KeyId(new.mesh.0);

@@ -189,7 +189,9 @@ async fn root(
     }
     let number = document.version;
     let (before, phase) = (held.phase, document.phase);
-    keeps_grants(inner, &document)?;
+    if number > held.version {
+        keeps_grants(inner, &document)?;
+    }
     let signed = SignedRoot { document, approvals };
     inner.sets.input(inner, |gossip, now| gossip.publish_root(now, signed))?;
     let work = inner.clone();
@@ -216,7 +218,8 @@ async fn follow_root(inner: &Arc<Inner>) -> Result<(), PublishError> {
 /// would be dropped without anybody's wish.
 fn keeps_grants(inner: &Inner, document: &RootDocument) -> Result<(), PublishError> {
     if document.grants.is_none() {
-        return Ok(());
+        // Held versions may be so old; a new one says what stands.
+        return Err(GossipError::Root(RootError::NamesNoGrants).into());
     }
     let (anchors, now) = (inner.standing.anchors(), UnixMillis::now());
     for grant in anchors.in_force().filter(|grant| grant.statement.not_after >= now) {
