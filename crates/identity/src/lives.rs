@@ -64,13 +64,24 @@ impl Lives {
     /// # Errors
     /// [`LivesError`]: too short or too long.
     pub fn new(leaf: Option<Duration>, enrolment: Duration) -> Result<Self, LivesError> {
+        let lives = Self::unlimited(leaf, enrolment);
+        lives.check()?;
+        Ok(lives)
+    }
+
+    /// Whether they could be set: a statement may hold any.
+    ///
+    /// # Errors
+    /// [`LivesError`]: too short or too long.
+    pub fn check(&self) -> Result<(), LivesError> {
+        let leaf = self.leaf_s.map(|leaf_s| Duration::from_secs(leaf_s.into()));
         if leaf.is_some_and(|leaf| !(LEAF_LIFE_MIN..=LEAF_LIFE_MAX).contains(&leaf)) {
             return Err(LivesError::Leaf);
         }
-        if !(ENROLMENT_LIFE_MIN..=ENROLMENT_LIFE_MAX).contains(&enrolment) {
+        if !(ENROLMENT_LIFE_MIN..=ENROLMENT_LIFE_MAX).contains(&self.enrolment()) {
             return Err(LivesError::Enrolment);
         }
-        Ok(Self::unlimited(leaf, enrolment))
+        Ok(())
     }
 
     /// Also lives that nobody may set, for tests that can't wait as long.
@@ -117,6 +128,9 @@ mod tests {
         for leaf in [19, day + 1] {
             assert_eq!(new(Some(Duration::from_secs(leaf)), 90 * day), Err(LivesError::Leaf));
         }
+        let lives = Lives::unlimited(Some(Duration::from_secs(3 * 365 * day)), ENROLMENT_LIFE);
+        assert_eq!(lives.check(), Err(LivesError::Leaf));
+        assert_eq!(Lives { leaf_s: None, enrolment_s: u32::MAX }.check(), Err(LivesError::Enrolment));
         for enrolment in [day - 1, 3651 * day] {
             assert_eq!(new(None, enrolment), Err(LivesError::Enrolment));
         }

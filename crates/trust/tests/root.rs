@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use common::*;
 use meshara_identity::grant::GrantStatement;
+use meshara_identity::lives::LivesError;
 use meshara_identity::{GrantOffer, IssuerGrant, IssuerKey, Lives, MeshId, UnixMillis};
 use meshara_trust::gossip::{Gossip, Moment, Stored};
 use meshara_trust::revocation::Revocations;
@@ -212,7 +213,6 @@ fn phases_rise_one_at_a_time_and_the_last_retires_the_founder() {
 }
 
 #[test]
-#[test]
 fn phases_that_were_entered_before_versions_named_grants_stand() {
     let at = |version, phase, root| RootDocument { version, phase, root, ..founding() };
     let alone = || quorum(1, &[("alice", 0)]);
@@ -236,6 +236,7 @@ fn phases_that_were_entered_before_versions_named_grants_stand() {
     assert_eq!(root.advance(signed(next, &[1, 2]), NOW), Ok(Advanced::Yes));
 }
 
+#[test]
 fn signatures_come_back_by_file() {
     let two = next(&founding(), three());
     let file = StatementFile::root(&two).unwrap();
@@ -343,6 +344,16 @@ fn grants_are_signed_by_file_and_counted_by_quorum() {
     other.issuer = node(2);
     let refused = StatementFile::grant(&other).unwrap().sign(key(1)).unwrap_err();
     assert_eq!(refused, OfflineError::Wire(meshara_identity::WireError::Malformed));
+
+    // Nor one under which a certificate would outlast its revocation by years.
+    let day = Duration::from_secs(24 * 3600);
+    let long = [Lives::unlimited(Some(day * 1095), day * 90), Lives::unlimited(None, day * 36500)];
+    for (lives, refused) in long.into_iter().zip([LivesError::Leaf, LivesError::Enrolment]) {
+        let lasting = GrantStatement { lives, ..statement.clone() };
+        let file = StatementFile::grant(&lasting).unwrap();
+        assert_eq!(file.sign(key(1)).unwrap_err(), OfflineError::Lives(refused));
+        assert_eq!(StatementFile::decode(&file.encode().unwrap()), Err(OfflineError::Lives(refused)));
+    }
 
     // No key signs two grants of one number, but in place of one that was given up; nor an older one.
     let (mut journal, id) = (Journal::default(), KeyId::of(key(1).public()));

@@ -388,6 +388,13 @@ fn a_quorum_adds_an_issuer(
     assert!(carol.home.join("issuer.pending").exists());
     let shown = object(&nowhere(dir), &["trust", "sign", &grant, "--show"]);
     assert_eq!((&shown["kind"], &shown["grant"]["node_id"]), (&json!("grant"), &json!(carol.id())));
+    assert_eq!(
+        (shown["grant"].get("leaf_s"), &shown["grant"]["enrolment_s"]),
+        (None, &json!(90 * 24 * 3600))
+    );
+    let said = run(&nowhere(dir), &["trust", "sign", &grant, "--show"]);
+    let said = String::from_utf8(said.stdout).unwrap();
+    assert!(said.contains("its certificates last 1 h"), "{said}");
     // The founder, who is root no more, and one signer, given twice, are not enough.
     let founder = object(
         &nowhere(dir),

@@ -96,6 +96,11 @@ pub struct GrantInfo {
     pub number: u64,
     /// Fingerprint of the CA key, which the node made.
     pub ca: String,
+    /// How long each certificate lasts, seconds; absent for the default: 1 h, and 24 h while the mesh has one issuer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaf_s: Option<u64>,
+    /// How long each enrolment lasts, seconds.
+    pub enrolment_s: u64,
     /// It may issue from here…
     pub not_before: Timestamp,
     /// …to here.

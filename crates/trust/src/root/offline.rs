@@ -1,6 +1,7 @@
 //! Signing away from the network: a statement file goes to each signer, a signature file comes back.
 
 use meshara_identity::grant::GrantStatement;
+use meshara_identity::lives::LivesError;
 use meshara_identity::root::Purpose;
 use meshara_identity::root_document::{ROOT_MAX, RootDocument};
 use meshara_identity::wire::{self, WireError};
@@ -46,6 +47,9 @@ pub enum OfflineError {
     /// It holds a policy that can't be used.
     #[error("the file holds a policy that cannot be used: {0}")]
     Policy(#[from] PolicyError),
+    /// It holds a grant whose certificates or enrolments would last longer, or shorter, than can be set.
+    #[error("the file holds a grant that cannot be used: {0}")]
+    Lives(#[from] LivesError),
     /// The signature is for another statement: another file, another mesh, or this one before it was altered.
     #[error("the signature is for another statement, or the statement was altered after it was signed")]
     OtherStatement,
@@ -161,7 +165,10 @@ impl StatementFile {
                 Ok(Statement::Root(Box::new(RootDocument::decode(&self.statement)?)))
             }
             Purpose::IssuerGrant if self.body.is_empty() => {
-                Ok(Statement::Grant(Box::new(GrantStatement::proposed(&self.statement)?)))
+                let grant = GrantStatement::proposed(&self.statement)?;
+                // Nobody could have set them, so nobody asked for them: they would undo what short certificates are for.
+                grant.lives.check()?;
+                Ok(Statement::Grant(Box::new(grant)))
             }
             Purpose::Revocations => {
                 let head = self.head(SetKind::Revocations)?;

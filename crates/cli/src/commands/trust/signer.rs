@@ -149,6 +149,11 @@ pub(super) fn show(info: &StatementInfo) -> Result<(), Failure> {
         output::line(format!("{} may issue in mesh {}", grant.node_id, text::printable(&grant.mesh)))?;
         output::line(format!("with the CA key {}", grant.ca))?;
         output::line(format!("from {} to {}", grant.not_before, grant.not_after))?;
+        let leaf = match grant.leaf_s {
+            Some(leaf_s) => format!("{leaf_s} s"),
+            None => "1 h (24 h while the mesh has one issuer)".to_owned(),
+        };
+        output::line(format!("its certificates last {leaf}, its enrolments {} s", grant.enrolment_s))?;
     }
     if let Some(policy) = &info.policy {
         output::line(policy.trim_end())?;

@@ -484,6 +484,8 @@ fn statement_info(
                 node_id: grant.issuer.to_string(),
                 number: grant.number,
                 ca: grant.ca_public().map(|key| hex_of(&key)).unwrap_or_default(),
+                leaf_s: grant.lives.leaf_is_set().then(|| grant.lives.leaf(1).as_secs()),
+                enrolment_s: grant.lives.enrolment().as_secs(),
                 not_before: timestamp(grant.not_before),
                 not_after: timestamp(grant.not_after),
             });
