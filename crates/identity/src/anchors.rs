@@ -321,11 +321,25 @@ impl TrustAnchors {
     /// # Errors
     /// [`TrustError::Roots`]: a version that doesn't follow.
     pub fn with_roots(&self, versions: &[SignedRoot]) -> Result<Option<Self>, TrustError> {
-        let Some(roots) = self.roots.extended(&self.mesh_id, versions)? else { return Ok(None) };
+        let roots = self.roots.extended(&self.mesh_id, versions)?;
+        Ok(roots.map(|roots| self.weighed_by(roots)))
+    }
+
+    /// As [`with_roots`](Self::with_roots), by all versions from the first on, which this node took one after the other. Once they reach as
+    /// far as what a member showed, they alone say what the root is: where it was another version of the same number, that is given up.
+    ///
+    /// # Errors
+    /// [`TrustError::Roots`]: a version that doesn't follow.
+    pub fn going_by(&self, versions: &[SignedRoot]) -> Result<Option<Self>, TrustError> {
+        let roots = self.roots.going_by(&self.mesh_id, versions)?;
+        Ok(roots.map(|roots| self.weighed_by(roots)))
+    }
+
+    fn weighed_by(&self, roots: RootChain) -> Self {
         let mut made = Self { roots, ..self.clone() };
         // What counted once stays in the list, whatever it counts for now.
         made.grants = made.issued.iter().map(|grant| Held::from(made.weigh(grant))).collect();
-        Ok(Some(made))
+        made
     }
 
     /// With the root documents of `other` if they are later, then its grants; `None` when that changes nothing.

@@ -271,21 +271,19 @@ impl MeshInfo {
     /// # Errors
     /// [`TrustError`]. Whether the root is the right one, the caller has to know.
     pub fn anchors(&self) -> Result<TrustAnchors, TrustError> {
+        if self.founders.grants.len() > GRANTS_MAX {
+            return Err(TrustError::TooManyGrants(self.founders.grants.len()));
+        }
         let Founders { root, mesh, grants } = self.founders.clone();
-        TrustAnchors::under(root, mesh, self.chain()?, grants)
+        let roots = RootChain::verify(&root.fingerprint(), self.roots.clone())?;
+        TrustAnchors::under(root, mesh, roots, grants)
     }
 
     /// As [`anchors`](Self::anchors), from what this node itself stored.
     fn restored(&self) -> Result<TrustAnchors, TrustError> {
         let Founders { root, mesh, grants } = self.founders.clone();
-        TrustAnchors::restored(root, mesh, self.chain()?, grants)
-    }
-
-    fn chain(&self) -> Result<RootChain, TrustError> {
-        if self.founders.grants.len() > GRANTS_MAX {
-            return Err(TrustError::TooManyGrants(self.founders.grants.len()));
-        }
-        Ok(RootChain::verify(&self.founders.root.fingerprint(), self.roots.clone())?)
+        let roots = RootChain::restored(&root.fingerprint(), self.roots.clone())?;
+        TrustAnchors::restored(root, mesh, roots, grants)
     }
 
     /// The newcomer's check before it sends anything: the root is the ticket's, the grants are the root's, and

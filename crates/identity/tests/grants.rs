@@ -324,6 +324,46 @@ fn a_home_loads_whatever_its_grants_are_worth_by_now() {
     }
 }
 
+#[test]
+fn what_a_node_walked_itself_goes_before_what_a_member_showed() {
+    let mesh = Mesh::new();
+    let before = mesh.alice.membership.anchors();
+    let mut roots = mesh.handed_over(before);
+    let held = before.with_roots(&roots).unwrap().unwrap();
+    let bobs = mesh.grant(2, BOB, mesh.id(), &[0, 1]);
+    // One version 3 was signed and refused where bob's grant was known; another one names it.
+    let given_up = mesh.sign(roots[1].document.following(NOW, YEAR), false, &[0, 1]);
+    let root = mesh.quorum(2, &[("cora", 2), ("dora", 3)]);
+    let granted = held.merged(std::slice::from_ref(&bobs), NOW).unwrap().unwrap();
+    let grants = Some(granted.standing(NOW));
+    let third = RootDocument { root: root.clone(), grants, ..roots[1].document.following(NOW, YEAR) };
+    roots.push(mesh.sign(third.clone(), false, &[1, 2, 3]));
+    let misled = held.with_roots(std::slice::from_ref(&given_up)).unwrap().unwrap();
+    assert!(misled.with_roots(&roots).unwrap().is_none(), "it has a version 3");
+    assert!(misled.going_by(&roots[..2]).unwrap().is_none(), "what it walked is older");
+    let right = misled.going_by(&roots).unwrap().unwrap();
+    assert_eq!(right.roots().newest(), Some(&third));
+    assert!(right.going_by(&roots).unwrap().is_none(), "once is enough");
+    assert!(right.with_roots(&[given_up]).unwrap().is_none());
+    // An honest member may show more than this node has walked.
+    let fourth = mesh.sign(third.following(NOW, YEAR), false, &[2, 3]);
+    let ahead = right.with_roots(std::slice::from_ref(&fourth)).unwrap().unwrap();
+    assert!(ahead.going_by(&roots).unwrap().is_none());
+    roots.push(fourth);
+    assert!(ahead.going_by(&roots).unwrap().is_none());
+    // What nobody could walk to isn't taken from a member, whoever signed it.
+    let at = |document: RootDocument| {
+        let signed = mesh.sign(document, false, &[2, 3]);
+        right.with_roots(&[signed]).err()
+    };
+    let impossible = |version| Some(TrustError::Roots(ChainError::Impossible { version }));
+    let next = third.following(NOW, YEAR);
+    assert_eq!(at(RootDocument { version: 1000, ..next.clone() }), impossible(1000));
+    assert_eq!(at(RootDocument { grants: None, ..next.clone() }), impossible(4));
+    assert_eq!(at(third.following(NOW, YEAR * 4)), impossible(4));
+    assert_eq!(at(next), None);
+}
+
 /// The grant as if it carried these approvals.
 fn fattened(grant: &IssuerGrant, approvals: &Approvals) -> IssuerGrant {
     let statement = postcard::to_allocvec(&grant.statement).unwrap();

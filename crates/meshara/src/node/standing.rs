@@ -243,11 +243,8 @@ pub(super) async fn renew(inner: &Arc<Inner>, renewed: Membership) -> Result<Mem
     let now = UnixMillis::now();
     adopt(inner, |held| {
         // Grants and root documents may have come since the request was made.
-        let anchors = renewed.anchors().joined(held.anchors(), now)?;
-        Ok(Some(match anchors {
-            Some(anchors) => renewed.under(anchors)?,
-            None => renewed,
-        }))
+        let anchors = held.anchors().joined(renewed.anchors(), now)?;
+        Ok(Some(renewed.under(anchors.unwrap_or_else(|| held.anchors().clone()))?))
     })
     .await?;
     inner.standing.counts.renewed.fetch_add(1, Ordering::Relaxed);
@@ -274,10 +271,10 @@ pub(super) async fn learn_of(inner: &Arc<Inner>, other: &TrustAnchors) -> Result
     .await
 }
 
-/// Judges grants by these versions of the root document from now on; whether they are news.
+/// Judges grants from now on by these versions of the root document, all from the first on; whether they are news.
 pub(super) async fn rooted(inner: &Arc<Inner>, versions: &[SignedRoot]) -> Result<bool, AdoptError> {
     adopt(inner, |held| {
-        let rooted = held.anchors().with_roots(versions)?;
+        let rooted = held.anchors().going_by(versions)?;
         Ok(rooted.map(|anchors| held.under(anchors)).transpose()?)
     })
     .await

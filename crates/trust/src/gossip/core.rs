@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use meshara_identity::root_chain::VERSION_MAX;
 use meshara_identity::wire::WireError;
 use meshara_identity::{MeshId, UnixMillis};
 
@@ -33,8 +34,8 @@ const ASK_FOR: Duration = Duration::from_secs(60);
 const STATEMENTS_EVERY: Duration = Duration::from_secs(1);
 /// Evidence kept: one for each number of a kind. Signers that contradict themselves more often need no more proof.
 const EVIDENCE_KEPT: usize = 16;
-/// Versions of the root document kept, since newcomers walk them all. A root that changes every month fills it in 21 years.
-const VERSIONS_MAX: usize = 256;
+/// Versions of the root document kept, since newcomers walk them all.
+const VERSIONS_MAX: usize = VERSION_MAX as usize;
 
 /// A neighbour, as the driver numbers its links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

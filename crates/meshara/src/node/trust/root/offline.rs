@@ -256,7 +256,7 @@ fn standing_in(
     let identity = home::load(home, passphrase)?;
     let anchors = identity.membership.anchors();
     // The node writes its membership after its root documents.
-    let rooted = anchors.with_roots(chain).map_err(SignerError::Grants)?;
+    let rooted = anchors.going_by(chain).map_err(SignerError::Grants)?;
     Ok(rooted.as_ref().unwrap_or(anchors).standing(now))
 }
 
@@ -411,7 +411,7 @@ fn held_grants(home: &Path, passphrase: Option<&Passphrase>, mesh: MeshId) -> Op
     let member = member.map(|identity| identity.membership.anchors().clone());
     let anchors = member.or_else(|| log::bundle::anchors_of(home)).filter(|held| held.mesh_id() == mesh)?;
     // The node writes its membership after its root documents.
-    let rooted = files::read_roots(home).ok().and_then(|roots| anchors.with_roots(&roots).ok().flatten());
+    let rooted = files::read_roots(home).ok().and_then(|roots| anchors.going_by(&roots).ok().flatten());
     let anchors = rooted.as_ref().unwrap_or(&anchors);
     let named = |grant: &IssuerGrant| Some((grant.statement.name().ok()?, hex_of(&grant.ca_public()?)));
     Some(anchors.in_force().filter_map(named).collect())
