@@ -8,7 +8,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
-use crate::grant::{GRANTS_MAX, GrantOffer, GrantStatement, IssuerGrant};
+use crate::grant::{GRANT_STATEMENT_MAX, GRANTS_MAX, GrantOffer, GrantStatement, IssuerGrant};
 use crate::ids::{MeshAddress, MeshId, NodeId, UnixMillis};
 use crate::issuer::Enrolled;
 use crate::keys::{MlDsaPublic, MlDsaSignature, verify_ml_dsa};
@@ -571,7 +571,9 @@ fn anchor(mesh: &MeshName, grant: &IssuerGrant) -> Result<TrustAnchor<'static>, 
     if statement.mesh != *mesh {
         return Err(TrustError::WrongMesh { number, found: statement.mesh.clone() });
     }
-    if !statement.is_known() {
+    // One by one they fit into what is told of the mesh.
+    let fits = statement.encode().is_ok_and(|bytes| bytes.len() <= GRANT_STATEMENT_MAX);
+    if !statement.is_known() || !fits {
         return Err(TrustError::BadGrant { number });
     }
     anchor_from_trusted_cert(&CertificateDer::from(statement.ca_der.as_slice()))

@@ -31,6 +31,9 @@ pub const GRANT_MAX: usize = GRANT_STATEMENT_MAX + SIGNERS_MAX * 3500;
 /// Most grants a mesh may have at a time: a few issuers and their predecessors.
 pub const GRANTS_MAX: usize = 16;
 
+/// Longest list of grants: as many as there can be, each as long as it can be.
+pub const GRANTS_BYTES_MAX: usize = GRANTS_MAX * GRANT_MAX + 64;
+
 /// Version of statements that several signers approve. It names the mesh by its id, since the signers' keys don't.
 const STATEMENT_VERSION_3: u8 = 3;
 /// Version of statements that the founder's key signs.

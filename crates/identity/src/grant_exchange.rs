@@ -2,9 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::grant::{GRANTS_MAX, IssuerGrant};
+use crate::grant::{GRANTS_BYTES_MAX, GRANTS_MAX, IssuerGrant};
 use crate::ids::NodeId;
-use crate::membership::MESH_INFO_MAX;
 use crate::wire::{self, WireError};
 
 /// Longest list of names: 16 of 42 bytes.
@@ -57,7 +56,7 @@ pub fn encode_grants(grants: &[IssuerGrant]) -> Result<Vec<u8>, WireError> {
 
 /// Reads [`encode_grants`]'s form. Nothing is verified yet.
 pub fn decode_grants(bytes: &[u8]) -> Result<Vec<IssuerGrant>, WireError> {
-    let grants: Vec<IssuerGrant> = wire::decode(bytes, MESH_INFO_MAX)?;
+    let grants: Vec<IssuerGrant> = wire::decode(bytes, GRANTS_BYTES_MAX)?;
     if grants.len() <= GRANTS_MAX { Ok(grants) } else { Err(WireError::Malformed) }
 }
 

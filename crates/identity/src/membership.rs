@@ -4,19 +4,18 @@ use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::anchors::{LeafError, Member, TrustAnchors, TrustError, leaf_public};
-use crate::grant::{GRANTS_MAX, IssuerGrant};
+use crate::grant::{GRANTS_BYTES_MAX, GRANTS_MAX, IssuerGrant};
 use crate::ids::UnixMillis;
 use crate::keys::{KeyError, LeafKey};
 use crate::names::MeshName;
 use crate::root::RootPublic;
-use crate::root_chain::RootChain;
+use crate::root_chain::{CHAIN_BYTES_MAX, RootChain};
 use crate::root_document::{RootDocument, SignedRoot};
 use crate::ticket::Ticket;
 use crate::wire::{self, WireError};
 
-/// Longest [`MeshInfo`]: a root, 16 grants with the approvals of five signers (23 KB each), and as many versions of a root document with ten
-/// keys in its quorums (40 KB each).
-pub const MESH_INFO_MAX: usize = 1024 * 1024;
+/// Longest [`MeshInfo`]: a root and a name, all grants and the whole chain of root documents. Whatever these may be, it fits.
+pub const MESH_INFO_MAX: usize = 8 * 1024 + GRANTS_BYTES_MAX + CHAIN_BYTES_MAX;
 /// Version of what holds root documents besides.
 const VERSION_2: u8 = 2;
 

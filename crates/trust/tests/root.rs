@@ -14,7 +14,10 @@ use std::time::Duration;
 use common::*;
 use meshara_identity::grant::GrantStatement;
 use meshara_identity::lives::LivesError;
-use meshara_identity::{GrantOffer, IssuerGrant, IssuerKey, Lives, MeshId, UnixMillis};
+use meshara_identity::root_chain::CHAIN_BYTES_MAX;
+use meshara_identity::{
+    ChainError, GrantOffer, IssuerGrant, IssuerKey, Lives, MeshId, RootChain, UnixMillis,
+};
 use meshara_trust::gossip::{Gossip, Moment, Stored};
 use meshara_trust::revocation::Revocations;
 use meshara_trust::root::*;
@@ -172,6 +175,62 @@ fn what_is_stored_and_passed_on_of_the_root_is_no_longer_than_it_must_be() {
     gossip.publish_root(now, padded(signed(two, &[0, 1, 2, 3]))).unwrap();
     let approvals = |signed: &SignedRoot| signed.approvals.iter().count();
     assert_eq!(gossip.versions().iter().map(approvals).collect::<Vec<_>>(), [1, 3]);
+}
+
+#[test]
+fn a_board_changes_until_newcomers_could_not_be_shown_more_and_then_keeps_its_signers() {
+    // Twelve signers with two keys each, of root and authority, and each year another threshold.
+    let keys: Vec<_> = (0..24).map(|_| meshara_identity::RootKey::generate().unwrap()).collect();
+    let board = |threshold| {
+        let signer = |(at, key): (usize, &meshara_identity::RootKey)| Signer {
+            name: format!("member-{}", at / 2).parse().unwrap(),
+            key: key.public().clone(),
+        };
+        Quorum::new(threshold, keys.iter().enumerate().map(signer).collect()).unwrap()
+    };
+    let approved = |document: RootDocument, by: usize| {
+        let mut signed = SignedRoot::new(document);
+        keys.iter().step_by(2).take(by).for_each(|key| signed.approve(key).unwrap());
+        signed
+    };
+    let mut root = trusted();
+    let mut versions = vec![root.signed().clone()];
+    let refused = loop {
+        let threshold = 1 + u8::try_from(versions.len() % 2).unwrap();
+        let grants = Some(standing(&[(1, 1)]));
+        let document =
+            RootDocument { authority: board(1), grants, ..next(root.document(), board(threshold)) };
+        let mut signed = approved(document.clone(), 2);
+        if versions.len() == 1 {
+            signed.approve(key(0)).unwrap();
+        }
+        match root.could_follow(&document, NOW) {
+            Ok(()) => assert_eq!(root.advance(signed.clone(), NOW), Ok(Advanced::Yes)),
+            Err(RootError::NoRoom(error)) => {
+                assert_eq!(root.advance(signed.clone(), NOW), Err(RootError::NoRoom(error.clone())));
+                break (signed, error);
+            }
+            Err(error) => panic!("{error}"),
+        }
+        versions.push(root.signed().clone());
+    };
+    assert!(matches!(refused.1, ChainError::TooLarge { max: CHAIN_BYTES_MAX, .. }), "{}", refused.1);
+    assert!((30..64).contains(&versions.len()), "{}", versions.len());
+    // All that was taken is held, shown and stored; and what was refused is refused by newcomers too.
+    let chain = RootChain::verify(&mesh(), versions.clone()).unwrap();
+    assert_eq!(chain.versions().len(), versions.len());
+    let longer = [&versions[..], &[refused.0]].concat();
+    assert_eq!(RootChain::verify(&mesh(), longer.clone()), Err(refused.1));
+    let bytes: usize = chain.versions().iter().map(|signed| signed.encode().unwrap().len()).sum();
+    assert!(bytes <= CHAIN_BYTES_MAX);
+    // The same signers go on, since their newest version takes the place of the one before.
+    for _ in 0..3 {
+        let after = approved(root.document().following(NOW, LIFE), 2);
+        assert_eq!(root.advance(after, NOW), Ok(Advanced::Yes));
+    }
+    // A home that took more once loads.
+    let stored = Stored { roots: longer, ..Stored::default() };
+    assert!(Gossip::new(mesh(), LIFE, stored, NOW).is_ok());
 }
 
 #[test]

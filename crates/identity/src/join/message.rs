@@ -4,14 +4,13 @@ use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use crate::grant::IssuerGrant;
+use crate::grant::{GRANTS_BYTES_MAX, IssuerGrant};
 use crate::ids::{NodeId, UnixMillis};
 use crate::issuer::{EVIDENCE_MAX, Evidence, KINDS_MAX};
 use crate::keys::{
     Ed25519Signature, KeyError, LeafKey, MlDsaPublic, MlDsaSignature, NodeKey, RoutingKey, random,
     verify_ml_dsa, verify_routing,
 };
-use crate::membership::MESH_INFO_MAX;
 use crate::names::{MeshName, NodeName};
 use crate::root::RootPublic;
 use crate::wire::{self, VERSION, WireError};
@@ -19,8 +18,8 @@ use crate::wire::{self, VERSION, WireError};
 /// Longest request; joins have 10.7 KB (two public keys and two signatures of ML-DSA-65), renewals the present leaf besides: 17 KB.
 pub const REQUEST_MAX: usize = 24 * 1024;
 
-/// Longest reply: root, grants, one leaf; less than what newcomers are told first.
-pub const REPLY_MAX: usize = MESH_INFO_MAX;
+/// Longest reply: the mesh's root and name, all grants, a leaf (16 KiB at most) and the log's promise.
+pub const REPLY_MAX: usize = GRANTS_BYTES_MAX + 64 * 1024;
 
 const KIND_JOIN: u8 = 1;
 const KIND_REPLY: u8 = 3;

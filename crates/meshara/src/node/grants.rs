@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use meshara_identity::UnixMillis;
+use meshara_identity::grant::GRANTS_BYTES_MAX;
 use meshara_identity::grant_exchange::{HELD_MAX, HeldGrants, decode_grants, encode_grants};
-use meshara_identity::membership::MESH_INFO_MAX;
 use quinn::{Connection, RecvStream, SendStream};
 
 use super::Inner;
@@ -20,7 +20,7 @@ pub(super) async fn pull(inner: &Arc<Inner>, connection: &Connection) -> Option<
     let held = HeldGrants::of(&inner.standing.anchors().told()).encode().ok()?;
     write_frame(&mut send, &held).await.ok()?;
     let _ = send.finish();
-    let told = read_frame(&mut receive, MESH_INFO_MAX).await.ok()?;
+    let told = read_frame(&mut receive, GRANTS_BYTES_MAX).await.ok()?;
     let grants = match decode_grants(&told) {
         Ok(grants) => grants,
         Err(error) => {

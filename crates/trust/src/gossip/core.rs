@@ -731,7 +731,7 @@ fn walked(
     for signed in stored {
         match &mut held {
             Some(root) => {
-                if root.advance(signed, now)? == Advanced::Same {
+                if root.restore(signed, now)? == Advanced::Same {
                     continue;
                 }
             }

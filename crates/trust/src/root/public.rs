@@ -1,6 +1,7 @@
 //! Files that are shown to others: a signer's public keys, and the chain of root documents.
 
 use meshara_identity::RootPublic;
+use meshara_identity::root_chain::VERSIONS_BYTES_MAX;
 use meshara_identity::root_document::{SignedRoot, StandingGrants};
 use meshara_identity::wire::{self, WireError};
 
@@ -18,7 +19,7 @@ const CHAIN_VERSION_2: u8 = 2;
 pub const PUBLIC_KEY_FILE_MAX: usize = 4096;
 
 /// Longest chain: as long as what a node keeps of it.
-pub const CHAIN_FILE_MAX: usize = 9 * 1024 * 1024;
+pub const CHAIN_FILE_MAX: usize = VERSIONS_BYTES_MAX + 64 * 1024;
 
 /// A signer's public keys: a line that says what it is, a version byte, postcard.
 pub fn encode_public_key(key: &RootPublic) -> Result<Vec<u8>, WireError> {

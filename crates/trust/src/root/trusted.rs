@@ -1,6 +1,7 @@
 //! The version that a node goes by, and the rules by which the next replaces it.
 
 use meshara_identity::root::Purpose;
+use meshara_identity::root_chain::{ChainError, ChainLength};
 use meshara_identity::root_document::{Phase, ROOT_LIFE_MAX, RootDocument, SignedRoot, StandingGrants};
 use meshara_identity::wire::WireError;
 use meshara_identity::{MeshId, UnixMillis};
@@ -77,6 +78,10 @@ pub enum RootError {
     /// It names no grants, though the version before does or it is newly proposed: what stands under it could not be told.
     #[error("a version that names no grants can't follow one that does, nor be proposed")]
     NamesNoGrants,
+    /// Newcomers could not be shown all that leads to it, or nodes not hold it. A version with the same root signers takes the place of the
+    /// newest, with fewer keys it is shorter.
+    #[error("no room for another version: {0}")]
+    NoRoom(ChainError),
     /// Not approved by the quorum of the version before.
     #[error("not approved by the root before it: {0}")]
     OldQuorum(ApprovalError),
@@ -112,6 +117,7 @@ pub enum Advanced {
 #[derive(Debug, Clone)]
 pub struct TrustedRoot {
     current: SignedRoot,
+    length: ChainLength,
 }
 
 impl TrustedRoot {
@@ -130,7 +136,8 @@ impl TrustedRoot {
         }
         check_dates(document, now)?;
         check(&document.root, &signed).map_err(RootError::NewQuorum)?;
-        Ok(Self { current: signed.with_sufficient(None) })
+        let length = ChainLength::default().and(None, &signed.document);
+        Ok(Self { current: signed.with_sufficient(None), length })
     }
 
     /// Walks from version 1 to the last of `versions`. Versions on the way may have ended; whether the last has is
@@ -143,13 +150,22 @@ impl TrustedRoot {
         let mut versions = versions.into_iter();
         let mut trusted = Self::first(mesh, versions.next().ok_or(RootError::NotFounder)?, now)?;
         for next in versions {
-            trusted.advance(next, now)?;
+            trusted.restore(next, now)?;
         }
         Ok(trusted)
     }
 
     /// Takes the next version. Nothing changes on an error.
     pub fn advance(&mut self, next: SignedRoot, now: UnixMillis) -> Result<Advanced, RootError> {
+        let held = self.document();
+        if next.document.version == held.version.saturating_add(1) {
+            self.length.and(Some(held), &next.document).check().map_err(RootError::NoRoom)?;
+        }
+        self.restore(next, now)
+    }
+
+    /// As [`advance`](Self::advance), of a version that was taken before: it stays however long the chain has become.
+    pub fn restore(&mut self, next: SignedRoot, now: UnixMillis) -> Result<Advanced, RootError> {
         let (old, new) = (&self.current.document, &next.document);
         let (held, found) = (old.version, new.version);
         if new.mesh != old.mesh {
@@ -173,7 +189,8 @@ impl TrustedRoot {
         check_content(old, new, now)?;
         check(&old.root, &next).map_err(RootError::OldQuorum)?;
         check(&new.root, &next).map_err(RootError::NewQuorum)?;
-        self.current = next.with_sufficient(Some(&old.root));
+        self.length = self.length.and(Some(old), new);
+        self.current = next.with_sufficient(Some(&self.current.document.root));
         Ok(Advanced::Yes)
     }
 
@@ -192,6 +209,7 @@ impl TrustedRoot {
         if next.grants.is_none() {
             return Err(RootError::NamesNoGrants);
         }
+        self.length.and(Some(held), next).check().map_err(RootError::NoRoom)?;
         check_content(held, next, now)
     }
 

@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
+use meshara_identity::root_chain::{VERSION_MAX, VERSIONS_BYTES_MAX};
 use meshara_identity::sealed::{FileError, private_directory, private_options, sync_directory};
 use meshara_trust::gossip::{Gossip, Have, SET_MESSAGE_MAX, Stored};
 use meshara_trust::root::{ROOT_MAX, SignedRoot};
@@ -17,8 +18,10 @@ const MAGIC: &[u8; 8] = b"MESHSETS";
 const VERSION: u8 = 1;
 /// Magic, version, hash.
 const HEAD_LEN: usize = 8 + 1 + 32;
-/// Longest file: the largest set. A root's versions are fewer and smaller in all meshes but made-up ones.
-const FILE_MAX: u64 = (SET_MESSAGE_MAX + HEAD_LEN) as u64;
+/// Longest file: that of all versions of the root document, with their lengths before them.
+const FILE_MAX: u64 = (VERSIONS_BYTES_MAX + 4 * VERSION_MAX as usize + HEAD_LEN) as u64;
+// The largest set is shorter.
+const _: () = assert!((SET_MESSAGE_MAX + HEAD_LEN) as u64 <= FILE_MAX);
 
 const ROOTS: &str = "roots.set";
 const REVOCATIONS: &str = "revocations.set";
@@ -255,6 +258,10 @@ pub(super) fn replace(path: &Path, content: &[u8]) -> Result<(), FileError> {
     let mut file =
         private_options().write(true).create(true).truncate(true).open(&aside).map_err(failed("write"))?;
     let head = [&MAGIC[..], &[VERSION], blake3::hash(content).as_bytes()].concat();
+    let (len, max) = (head.len() + content.len(), FILE_MAX as usize);
+    if len > max {
+        return Err(FileError::TooLarge { path: path.to_owned(), len, max });
+    }
     file.write_all(&head)
         .and_then(|()| file.write_all(content))
         .and_then(|()| file.sync_all())
