@@ -3,7 +3,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use meshara_trust::root::JournalError;
+use meshara_trust::root::{JournalError, StandingGrants};
 
 use super::super::signing::SigningError;
 use super::*;
@@ -24,7 +24,9 @@ fn held(node: &Node) -> RootDocument {
 
 /// A later end, and nothing else.
 fn rotation(held: &RootDocument) -> (RootDocument, StatementFile) {
-    let document = held.following(UnixMillis::now().plus(Duration::from_millis(1)), held.life());
+    let next = held.following(UnixMillis::now().plus(Duration::from_millis(1)), held.life());
+    // The founder stays the root, so what that key signed stands without being named.
+    let document = RootDocument { grants: Some(StandingGrants::default()), ..next };
     let file = StatementFile::root(&document).unwrap();
     (document, file)
 }
