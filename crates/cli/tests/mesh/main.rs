@@ -18,6 +18,7 @@ mod renewal;
 mod revocation;
 mod roots;
 mod services;
+mod trail;
 mod tun;
 mod workload;
 mod world;
