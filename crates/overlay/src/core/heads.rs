@@ -39,8 +39,9 @@ impl Paces {
 }
 
 impl Core {
-    /// What the authenticator may go by.
-    pub(super) const fn known(&self) -> Known<'_> {
+    /// What the authenticator may go by; for who asks it outside of this core, too.
+    #[must_use]
+    pub const fn known(&self) -> Known<'_> {
         Known { heads: &self.heads, database: &self.database }
     }
 

@@ -179,3 +179,7 @@ async fn compare(inner: &Arc<Inner>, id: HeadId) -> Option<()> {
     follow::take(inner, &other, id.issuer, head.note).await;
     Some(())
 }
+
+#[cfg(test)]
+#[path = "routing_tests.rs"]
+mod tests;
