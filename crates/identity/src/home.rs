@@ -1,6 +1,7 @@
 //! The identity files of a home directory, and what `init`, `join`, `up` and `root export` do with them.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
@@ -246,6 +247,27 @@ pub fn become_issuer(
     let state = home.join(ISSUER_STATE);
     let make = if exists(&state) { Issuer::open } else { Issuer::create };
     Ok(make(&state, key, grant, anchors)?)
+}
+
+/// Gives the issuer of a home its next grant, which `anchors` hold: on the disk, then in use. The membership of the home holds it already, so
+/// that an interruption leaves an issuer with either grant.
+///
+/// # Errors
+/// The grant is for another key, or `anchors` don't hold it; the disk.
+pub fn regrant_issuer(
+    home: &Path,
+    issuer: &Issuer,
+    grant: IssuerGrant,
+    anchors: Arc<TrustAnchors>,
+    passphrase: Option<&Passphrase>,
+) -> Result<(), HomeError> {
+    if !issuer.has_key_of(&grant) {
+        return Err(IssuerError::WrongGrant.into());
+    }
+    let content = IssuerContent { seed: *issuer.seed(), grant: grant.clone() };
+    let bytes = Zeroizing::new(wire::encode(&content)?);
+    sealed::replace(&home.join(ISSUER_KEY), FileKind::Issuer, &bytes, passphrase)?;
+    Ok(issuer.regrant(grant, anchors)?)
 }
 
 /// The CA key with which this node would issue, until the mesh's root has signed a grant for it: made when it is first asked for, then the

@@ -503,13 +503,23 @@ fn a_change_of_roles_that_its_log_did_not_take_is_logged_later_and_once() {
     for _ in 0..2 {
         issuer.log_role_changes().unwrap();
     }
-    // The same once more says nothing; another is later than it, whatever the clock says.
+    // The same once more says nothing; another is later than it, though the clock went back a little.
     issuer.change_roles(&node, &set(&["ops"]), &set(&[]), NOW.plus(DAY)).unwrap();
-    issuer.change_roles(&node, &set(&["db"]), &set(&[]), NOW.minus(HOUR)).unwrap();
+    issuer.change_roles(&node, &set(&["db"]), &set(&[]), NOW.minus(HOUR / 60)).unwrap();
+    // A clock that was a month ahead and is set right: what was said then is taken up, at today's time.
+    issuer.change_roles(&node, &set(&["web"]), &set(&[]), NOW.plus(DAY * 30)).unwrap();
+    for _ in 0..2 {
+        issuer.change_roles(&node, &set(&[]), &set(&["db"]), NOW.plus(DAY)).unwrap();
+    }
     let change = |at, roles: &[&str]| (node, RoleChange { at, roles: list(roles) });
-    let expected = [change(NOW, &["ops"]), change(UnixMillis(NOW.0 + 1), &["db", "ops"])];
+    let expected = [
+        change(NOW, &["ops"]),
+        change(UnixMillis(NOW.0 + 1), &["db", "ops"]),
+        change(NOW.plus(DAY * 30), &["db", "ops", "web"]),
+        change(NOW.plus(DAY), &["ops", "web"]),
+    ];
     assert_eq!(*log.changes.lock().unwrap(), expected);
-    assert_eq!(renewed(&bob, &issuer, NOW).unwrap().member().enrolled.roles, list(&["db", "ops"]));
+    assert_eq!(renewed(&bob, &issuer, NOW).unwrap().member().enrolled.roles, list(&["ops", "web"]));
 }
 
 #[test]

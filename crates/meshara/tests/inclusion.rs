@@ -2,10 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::{build, config, joined, reached};
+use common::{build, config, first_with, joined, reached};
 use meshara::api::{Control, LogControl, PolicyControl, RevokeRequest, TrustControl};
 use meshara::{Lives, Node, UnixMillis, create_mesh_with};
 
@@ -16,14 +15,6 @@ const LIFE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Heads come every 5 s, and a machine may be under load.
 const PATIENCE: Duration = Duration::from_secs(120);
-
-async fn first(dir: &Path) -> Node {
-    let home = dir.join("alice");
-    let lives = Lives::unlimited(Some(LIFE), 90 * DAY);
-    let (mesh, name) = ("test".parse().unwrap(), "alice".parse().unwrap());
-    create_mesh_with(&home, &mesh, &name, lives, None, UnixMillis::now()).unwrap();
-    build(&home, config()).await
-}
 
 async fn metric(node: &Node, name: &str) -> u64 {
     let text = node.control().metrics_text().await.unwrap();
@@ -59,7 +50,7 @@ async fn all_proved(nodes: &[&Node]) {
 #[tokio::test]
 async fn members_tell_proofs_in_place_of_certificates_and_route_by_them() {
     let dir = tempfile::tempdir().unwrap();
-    let alice = first(dir.path()).await;
+    let alice = first_with(dir.path(), LIFE).await;
     let mut nodes = Vec::new();
     for name in ["bob", "carol"] {
         let mut events = alice.events();
@@ -120,7 +111,7 @@ async fn members_tell_proofs_in_place_of_certificates_and_route_by_them() {
 #[tokio::test]
 async fn where_certificates_are_too_short_or_nobody_witnesses_they_are_told_themselves() {
     let dir = tempfile::tempdir().unwrap();
-    let alice = first(dir.path()).await;
+    let alice = first_with(dir.path(), LIFE).await;
     // A mesh of one has no witness.
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(members(&alice).await, (0, 1));

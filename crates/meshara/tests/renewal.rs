@@ -2,16 +2,15 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use meshara::api::{Control, IssuerRequest, TrustControl};
-use meshara::{Lives, Node, NodeId, UnixMillis, create_mesh_with};
+use meshara::{Node, NodeId, UnixMillis};
 use meshara_identity::home;
 use meshara_transport::tls::{self, Expect, Tls};
 use quinn::Endpoint;
 
-use common::{build, config, joined, reached, soon};
+use common::{build, config, first_with, joined, reached, soon};
 
 mod common;
 
@@ -20,14 +19,6 @@ const LIFE: Duration = Duration::from_secs(6);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Alice, who makes a mesh whose certificates live this long, running.
-async fn first(dir: &Path) -> Node {
-    let home = dir.join("alice");
-    let lives = Lives::unlimited(Some(LIFE), 90 * DAY);
-    let (mesh, name) = ("test".parse().unwrap(), "alice".parse().unwrap());
-    create_mesh_with(&home, &mesh, &name, lives, None, UnixMillis::now()).unwrap();
-    build(&home, config()).await
-}
-
 /// The end of the certificate that the node shows to whoever dials it now.
 async fn shown(tls: &Tls, node: &Node) -> UnixMillis {
     let endpoint = Endpoint::client((std::net::Ipv4Addr::LOCALHOST, 0).into()).unwrap();
@@ -74,7 +65,7 @@ async fn echo(stream: &mut meshara::Stream, other: &mut meshara::Stream) {
 #[tokio::test]
 async fn members_renew_and_nothing_that_lives_is_dropped() {
     let dir = tempfile::tempdir().unwrap();
-    let alice = first(dir.path()).await;
+    let alice = first_with(dir.path(), LIFE).await;
     let bob_home = joined(&alice, dir.path(), "bob").await;
     let bob = build(&bob_home, config()).await;
     let mut events = bob.events();
@@ -114,7 +105,7 @@ async fn members_renew_and_nothing_that_lives_is_dropped() {
 #[tokio::test]
 async fn without_an_issuer_members_fall_silent_and_come_back_with_it() {
     let dir = tempfile::tempdir().unwrap();
-    let alice = first(dir.path()).await;
+    let alice = first_with(dir.path(), LIFE).await;
     let homes = [joined(&alice, dir.path(), "bob").await, joined(&alice, dir.path(), "carol").await];
     let bob = build(&homes[0], config()).await;
     let carol = build(&homes[1], config()).await;
@@ -151,7 +142,7 @@ async fn without_an_issuer_members_fall_silent_and_come_back_with_it() {
 #[tokio::test]
 async fn another_issuer_takes_over_and_everybody_knows_it() {
     let dir = tempfile::tempdir().unwrap();
-    let alice = first(dir.path()).await;
+    let alice = first_with(dir.path(), LIFE).await;
     let homes = [joined(&alice, dir.path(), "bob").await, joined(&alice, dir.path(), "carol").await];
     let bob = build(&homes[0], config()).await;
     let carol = build(&homes[1], config()).await;

@@ -24,7 +24,7 @@ pub use store::StoreError;
 use store::{Store, TicketRecord, Txn};
 
 use crate::anchors::TrustAnchors;
-use crate::grant::{IssuerGrant, IssuerKey};
+use crate::grant::{GrantOffer, IssuerGrant, IssuerKey};
 use crate::ids::{NodeId, UnixMillis};
 use crate::join::Refusal;
 use crate::join::message::{self, Claim, Issued, JoinBody, Outcome, RenewBody, Request};
@@ -203,7 +203,7 @@ pub trait Gate: Send + Sync + fmt::Debug {
 #[derive(Debug)]
 pub struct Issuer {
     key: IssuerKey,
-    grant: IssuerGrant,
+    grant: RwLock<Arc<IssuerGrant>>,
     anchors: RwLock<Arc<TrustAnchors>>,
     store: Store,
     attestors: attestation::Attestors,
@@ -256,7 +256,7 @@ impl Issuer {
     }
 
     fn with(key: IssuerKey, grant: IssuerGrant, anchors: TrustAnchors, store: Store) -> Self {
-        let anchors = RwLock::new(Arc::new(anchors));
+        let (grant, anchors) = (RwLock::new(Arc::new(grant)), RwLock::new(Arc::new(anchors)));
         let attestors = attestation::Attestors::default();
         Self {
             key,
@@ -281,7 +281,7 @@ impl Issuer {
     /// # Errors
     /// [`IssuerError::WrongGrant`]: this issuer's own grant is not among theirs.
     pub fn set_anchors(&self, anchors: Arc<TrustAnchors>) -> Result<(), IssuerError> {
-        check_grant(&self.key, &self.grant, &anchors)?;
+        check_grant(&self.key, &self.grant(), &anchors)?;
         *self.anchors.write().unwrap_or_else(PoisonError::into_inner) = anchors;
         Ok(())
     }
@@ -293,7 +293,7 @@ impl Issuer {
 
     /// How long what it issues lasts.
     pub fn lives(&self) -> Lives {
-        self.grant.statement.lives
+        self.grant().statement.lives
     }
 
     /// The life of a leaf that is issued at `now`.
@@ -309,8 +309,40 @@ impl Issuer {
     }
 
     /// The root's grant for this issuer.
-    pub fn grant(&self) -> &IssuerGrant {
-        &self.grant
+    pub fn grant(&self) -> Arc<IssuerGrant> {
+        self.grant.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether the root lets it issue at `now`: its grant counts under `anchors`, and holds.
+    pub fn is_granted(&self, anchors: &TrustAnchors, now: UnixMillis) -> bool {
+        let grant = self.grant();
+        grant.statement.holds_at(now) && anchors.counts(&grant)
+    }
+
+    /// The CA certificate for its next grant: the same key, as what it signed before has to stand.
+    ///
+    /// # Errors
+    /// The certificate could not be made.
+    pub fn ca_certificate(&self, offer: &GrantOffer) -> Result<Vec<u8>, IssueError> {
+        self.key.ca_certificate(offer)
+    }
+
+    /// Whether a grant is for the key of this issuer.
+    pub fn has_key_of(&self, grant: &IssuerGrant) -> bool {
+        let ca_key = crate::anchors::leaf_public(&grant.statement.ca_der);
+        ca_key.as_deref() == Some(self.key.public_key().as_ref())
+    }
+
+    pub(crate) fn seed(&self) -> &[u8; 32] {
+        self.key.seed()
+    }
+
+    /// Goes by another grant, for the same key, that `anchors` hold. See [`crate::home::regrant_issuer`].
+    pub(crate) fn regrant(&self, grant: IssuerGrant, anchors: Arc<TrustAnchors>) -> Result<(), IssuerError> {
+        check_grant(&self.key, &grant, &anchors)?;
+        *self.grant.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(grant);
+        *self.anchors.write().unwrap_or_else(PoisonError::into_inner) = anchors;
+        Ok(())
     }
 
     /// Signs a statement of this issuer with its CA key. `domain` ends with a zero byte; no certificate begins so.
@@ -320,7 +352,7 @@ impl Issuer {
 
     /// When its grant ends: no leaf of its lasts longer.
     pub(crate) fn grant_end(&self) -> UnixMillis {
-        self.grant.statement.not_after
+        self.grant().statement.not_after
     }
 
     /// Makes a ticket that lasts `ttl` from `now` for `uses` nodes; it is durable when this returns.
@@ -648,7 +680,7 @@ impl Issuer {
         subject: &LeafSubject<'_>,
         now: UnixMillis,
     ) -> Result<(Vec<u8>, UnixMillis), IssuerError> {
-        let leaf = self.key.issue(&self.grant.statement, subject, self.leaf_life(now), now)?;
+        let leaf = self.key.issue(&self.grant().statement, subject, self.leaf_life(now), now)?;
         txn.put_serial(&leaf.serial, leaf.not_after, &subject.node_id, now)?;
         Ok((leaf.der, leaf.not_after))
     }

@@ -6,7 +6,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use super::store::Txn;
-use super::{Enrolled, Issuer, RecordError, RoleChange, StoreError};
+use super::{CLOCK_SKEW_MAX, Enrolled, Issuer, RecordError, RoleChange, StoreError};
 use crate::ids::{NodeId, UnixMillis};
 use crate::leaf::roles_are_canonical;
 use crate::names::{NodeName, RoleName};
@@ -108,7 +108,9 @@ impl Issuer {
         now: UnixMillis,
     ) -> Result<Option<RoleChange>, StoreError> {
         let elsewhere = self.gate.get().and_then(|gate| gate.roles(node, now));
-        Ok(txn.role_change(node)?.max(elsewhere))
+        // Said while this clock was wrong: nobody else hears it, and nothing could ever follow it.
+        let own = txn.role_change(node)?.filter(|own| own.at <= now.plus(CLOCK_SKEW_MAX));
+        Ok(own.max(elsewhere))
     }
 
     /// An enrolment with the roles that an operator gave its node last, if one did.

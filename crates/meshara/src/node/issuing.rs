@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use meshara_identity::grant::{GRANT_MAX, GrantStatement, OFFER_MAX};
+use meshara_identity::grant::{GRANT_LIFE, GRANT_MAX, GrantStatement, OFFER_MAX};
 use meshara_identity::home::HomeError;
 use meshara_identity::issuer::{Asking, Gate, RoleChange};
 use meshara_identity::{
@@ -38,6 +38,8 @@ const BEGIN_TIMEOUT: Duration = Duration::from_secs(20);
 const ANSWER_MAX: usize = GRANT_MAX;
 /// Before a grant that could not be taken up is tried again: the disk may have been full.
 const TAKE_UP_AGAIN: Duration = Duration::from_secs(30);
+/// An issuer whose grant ends within this gets another when it is added again: a third of what a grant lasts.
+const GRANT_ENDS: Duration = Duration::from_secs(GRANT_LIFE.as_secs() / 3);
 /// First byte of the answer to a grant.
 const TAKEN: u8 = 0;
 const REFUSED: u8 = 1;
@@ -217,7 +219,7 @@ enum Signs {
 /// Makes another member an issuer. With `propose` nothing is signed here.
 pub(super) async fn add(inner: &Arc<Inner>, node: NodeId, propose: bool) -> Result<Added, GrantError> {
     let (anchors, now) = (inner.standing.anchors(), UnixMillis::now());
-    if anchors.issuers(now).contains(&node) {
+    if goes_on(&anchors, &node, now) {
         return Err(GrantError::IssuesAlready);
     }
     let signs = signs(inner, propose).await?;
@@ -232,8 +234,12 @@ pub(super) async fn add(inner: &Arc<Inner>, node: NodeId, propose: bool) -> Resu
     // All issuers of a mesh make things last as long: as the oldest grant that holds says.
     let lives = anchors.in_force().find(|grant| grant.statement.holds_at(now));
     let lives = lives.map(|grant| grant.statement.lives).unwrap_or_default();
-    let offer = GrantOffer::new(anchors.mesh().clone(), node, number, lives, now);
+    make(inner, signs, GrantOffer::new(anchors.mesh().clone(), node, number, lives, now)).await
+}
 
+/// Offers it to the node that it is for, which makes or keeps its CA key, and grants it.
+async fn make(inner: &Arc<Inner>, signs: Signs, offer: GrantOffer) -> Result<Added, GrantError> {
+    let node = offer.issuer;
     let (mut send, mut receive) = in_time(inner.sessions.open_stream(node, &Opening::Grant)).await?;
     in_time(write_frame(&mut send, &offer.encode()?)).await?;
     let ca_der = in_time(read_frame(&mut receive, ANSWER_MAX)).await?;
@@ -352,9 +358,16 @@ pub(super) async fn serve(
     }
 }
 
-/// Whether this node could be made an issuer now.
+/// Whether a node issues now, and for so long that it needs no other grant yet.
+fn goes_on(anchors: &TrustAnchors, node: &NodeId, now: UnixMillis) -> bool {
+    let issues = |at| anchors.issuers(at).contains(node);
+    issues(now) && issues(now.plus(GRANT_ENDS))
+}
+
+/// Whether this node could be made an issuer now, or get its next grant.
 fn may_begin(inner: &Inner) -> Result<(), GrantError> {
-    if inner.standing.issuer().is_some() { Err(GrantError::IssuesAlready) } else { Ok(()) }
+    let (anchors, now) = (inner.standing.anchors(), UnixMillis::now());
+    if goes_on(&anchors, &inner.member.node_id, now) { Err(GrantError::IssuesAlready) } else { Ok(()) }
 }
 
 /// Whether this node issues now; if not, its grant is to be signed elsewhere.
@@ -379,10 +392,16 @@ async fn accept(
     }
     let making = inner.granting.alone.lock().await;
     let task = inner.clone();
-    let (key, ca_der) = blocking(move || {
-        let key = task.standing.pending_issuer()?;
-        let ca_der = key.ca_certificate(&offer).map_err(|_| GrantError::WrongCertificate)?;
-        Ok::<_, GrantError>((key, ca_der))
+    let (made, ca_der) = blocking(move || {
+        let (made, ca_der) = match task.standing.held_issuer() {
+            Some(issuer) => (Made::Before(issuer.clone()), issuer.ca_certificate(&offer)),
+            None => {
+                let key = task.standing.pending_issuer()?;
+                let ca_der = key.ca_certificate(&offer);
+                (Made::New(key), ca_der)
+            }
+        };
+        Ok::<_, GrantError>((made, ca_der.map_err(|_| GrantError::WrongCertificate)?))
     })
     .await?;
     drop(making);
@@ -400,11 +419,36 @@ async fn accept(
     inner.granting.is_the_roots(&from);
     let _alone = inner.granting.alone.lock().await;
     may_begin(inner)?;
-    // The log is begun before anybody hears of the grant; what fails leaves nothing that the next grant couldn't go on with.
-    let issuer = begin(inner, key, grant.clone(), anchors).await?;
-    standing::learn(inner, std::slice::from_ref(&grant)).await?;
-    issue(inner, issuer).await;
+    match made {
+        Made::Before(issuer) => {
+            standing::learn(inner, std::slice::from_ref(&grant)).await?;
+            regrant(inner, &issuer, grant).await?;
+        }
+        Made::New(key) => {
+            // The log is begun before anybody hears of the grant; what fails leaves nothing that the next grant couldn't go on with.
+            let issuer = begin(inner, key, grant.clone(), anchors).await?;
+            standing::learn(inner, std::slice::from_ref(&grant)).await?;
+            issue(inner, issuer).await;
+        }
+    }
     Ok(true)
+}
+
+/// What a grant is for.
+enum Made {
+    /// A node that issued before, or whose grant ends soon: it keeps its CA key, its log and whom it knows.
+    Before(Arc<Issuer>),
+    /// A node that never did.
+    New(IssuerKey),
+}
+
+/// Goes on with the next grant, which this node's membership holds.
+async fn regrant(inner: &Arc<Inner>, issuer: &Arc<Issuer>, grant: IssuerGrant) -> Result<(), GrantError> {
+    let number = grant.statement.number;
+    let (task, issuer) = (inner.clone(), issuer.clone());
+    blocking(move || task.standing.regrant(&issuer, grant, task.standing.anchors())).await?;
+    tracing::info!(number, "this node goes on issuing, by another grant");
+    Ok(())
 }
 
 /// Makes the issuer of a grant, with its log.
@@ -450,21 +494,27 @@ pub(super) async fn run(inner: Arc<Inner>) {
 
 async fn take_up(inner: &Arc<Inner>) -> Result<(), GrantError> {
     let (anchors, now, me) = (inner.standing.anchors(), UnixMillis::now(), inner.member.node_id);
-    if inner.standing.issuer().is_some() || !anchors.issuers(now).contains(&me) {
+    if !anchors.issuers(now).contains(&me) {
         return Ok(());
     }
-    let _alone = inner.granting.alone.lock().await;
-    let task = inner.clone();
-    let pending = blocking(move || task.standing.load_pending_issuer()).await?;
-    let Some(key) = pending.filter(|_| inner.standing.issuer().is_none()) else { return Ok(()) };
-    let ours = |grant: &&IssuerGrant| {
-        let GrantStatement { issuer, .. } = grant.statement;
-        issuer == me
-            && grant.statement.holds_at(now)
-            && grant.ca_public().is_some_and(|public| public == *key.public_key())
+    let newest = |of_its_key: &dyn Fn(&IssuerGrant) -> bool| {
+        let ours =
+            anchors.in_force().filter(|grant| grant.statement.issuer == me && grant.statement.holds_at(now));
+        ours.filter(|grant| of_its_key(grant)).max_by_key(|grant| grant.statement.number).cloned()
     };
-    let newest = anchors.in_force().filter(ours).max_by_key(|grant| grant.statement.number);
-    let Some(grant) = newest.cloned() else { return Ok(()) };
+    let _alone = inner.granting.alone.lock().await;
+    if let Some(issuer) = inner.standing.held_issuer() {
+        return match newest(&|grant| issuer.has_key_of(grant)) {
+            Some(grant) if grant.statement.number > issuer.grant().statement.number => {
+                regrant(inner, &issuer, grant).await
+            }
+            _ => Ok(()),
+        };
+    }
+    let task = inner.clone();
+    let Some(key) = blocking(move || task.standing.load_pending_issuer()).await? else { return Ok(()) };
+    let has_key = |grant: &IssuerGrant| grant.ca_public().is_some_and(|public| public == *key.public_key());
+    let Some(grant) = newest(&has_key) else { return Ok(()) };
     let issuer = begin(inner, key, grant, TrustAnchors::clone(&anchors)).await?;
     issue(inner, issuer).await;
     Ok(())

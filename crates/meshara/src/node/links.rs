@@ -194,7 +194,7 @@ pub(crate) async fn run_accepts(inner: Arc<Inner>) {
                         Err(error) => {
                             tracing::debug!(%from, %error, "a link was not accepted");
                             if error.says_revoked() {
-                                inner.doubts.note(from);
+                                inner.doubts.note_stranger(from);
                             }
                         }
                     }

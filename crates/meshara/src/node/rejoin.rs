@@ -10,6 +10,7 @@ use meshara_identity::{Member, MeshInfoError, UnixMillis};
 use meshara_overlay::{LinkKind, Phase};
 use meshara_transport::{quic, tls};
 use quinn::{ClientConfig, Endpoint};
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -23,6 +24,9 @@ use crate::join::{Meeting, MemberError, ask, endpoint, meet};
 const ATTEMPT: Duration = Duration::from_secs(9);
 /// Members tried at once: some addresses are of nodes that have gone.
 const AT_ONCE: usize = 4;
+/// The next member that was met is asked when the one before has not done what is wanted for so long; one after the other, as an issuer makes a
+/// certificate for each. So one that says nothing delays the others by this much: what each issuer gets of a renewal, too.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Addresses tried in a round, of those known.
 const MAX_ADDRESSES: usize = 64;
 /// A node without any link for so long asks whether the mesh has other issuers by now.
@@ -121,40 +125,43 @@ async fn any<T, F>(
     inner: &Arc<Inner>,
     first: Option<SocketAddr>,
     exchange: u8,
-    then: impl Fn(Arc<Inner>, Meeting) -> F,
+    then: impl Fn(Arc<Inner>, Meeting) -> F + Clone + Send + Sync + 'static,
 ) -> Result<T, RejoinError>
 where
-    F: Future<Output = Result<T, RejoinError>>,
+    T: Send + 'static,
+    F: Future<Output = Result<T, RejoinError>> + Send,
 {
     let addrs = addresses(inner, first);
     let mut rest = addrs.into_iter();
     let endpoint = endpoint()?;
     let mut config = tls::join_client_config()?;
     config.transport_config(Arc::new(quic::link_transport()));
-    let mut meetings = JoinSet::new();
-    let spawn = |meetings: &mut JoinSet<_>, to| {
-        meetings.spawn(meet_in_time(endpoint.clone(), config.clone(), to, exchange));
-    };
-    rest.by_ref().take(AT_ONCE).for_each(|to| spawn(&mut meetings, to));
-    let mut last = RejoinError::NoAddress;
-    while let Some(met) = meetings.join_next().await {
-        if let Some(to) = rest.next() {
-            spawn(&mut meetings, to);
-        }
-        let Ok(met) = met else { continue };
-        let done = async {
-            let meeting = met?;
-            let to = meeting.to;
-            check(inner, &meeting).await?;
+    let turn = Arc::new(Mutex::new(()));
+    let mut attempts = JoinSet::new();
+    let spawn = |attempts: &mut JoinSet<_>, to| {
+        let (inner, turn, then) = (inner.clone(), turn.clone(), then.clone());
+        let (endpoint, config) = (endpoint.clone(), config.clone());
+        attempts.spawn(async move {
+            let meeting = meet_in_time(endpoint, config, to, exchange).await?;
+            check(&inner, &meeting).await?;
+            let _mine = tokio::time::timeout(PATIENCE, turn.lock()).await;
             let limited = tokio::time::timeout(ATTEMPT, then(inner.clone(), meeting));
             limited.await.unwrap_or(Err(RejoinError::Silent(to)))
-        };
-        match done.await {
-            Ok(done) => {
+        });
+    };
+    rest.by_ref().take(AT_ONCE).for_each(|to| spawn(&mut attempts, to));
+    let mut last = RejoinError::NoAddress;
+    while let Some(done) = attempts.join_next().await {
+        match done {
+            Ok(Ok(done)) => {
                 endpoint.close(0_u32.into(), b"thanks");
                 return Ok(done);
             }
-            Err(error) => last = error,
+            Ok(Err(error)) => last = error,
+            Err(_) => {}
+        }
+        if let Some(to) = rest.next() {
+            spawn(&mut attempts, to);
         }
     }
     Err(last)
@@ -203,4 +210,66 @@ fn addresses(inner: &Inner, first: Option<SocketAddr>) -> Vec<SocketAddr> {
     known.retain(|addr| seen.insert(*addr));
     known.truncate(MAX_ADDRESSES);
     known
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::Control;
+    use crate::config::Config;
+    use crate::{JoinOptions, Node, create_mesh, join};
+
+    async fn build(home: &std::path::Path) -> Node {
+        let listen = Some((std::net::Ipv4Addr::LOCALHOST, 0).into());
+        let config = Config { listen, multicast: false, direct: false, ..Config::default() };
+        Node::builder().home(home).config(config).build().await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_member_that_answers_and_then_says_nothing_delays_the_others_by_two_seconds() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = dir.path().join("alice");
+        create_mesh(&home, &"test".parse().unwrap(), &"alice".parse().unwrap(), None, UnixMillis::now())
+            .unwrap();
+        let alice = build(&home).await;
+        let mut nodes = Vec::new();
+        for name in ["bob", "carol"] {
+            let ticket = alice.control().invite(Duration::from_secs(60), 1).await.unwrap().ticket;
+            let home = dir.path().join(name);
+            join(JoinOptions::new(home.clone(), ticket, name.parse().unwrap())).await.unwrap();
+            nodes.push(build(&home).await);
+        }
+        let [bob, carol] = <[Node; 2]>::try_from(nodes).unwrap();
+        let (silent, other) = (alice.local_addr(), carol.local_addr());
+        let soon = Instant::now() + Duration::from_secs(60);
+        while ![silent, other].iter().all(|addr| addresses(&bob.inner, None).contains(addr)) {
+            assert!(Instant::now() < soon, "{:?}", addresses(&bob.inner, None));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let turns = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let seen = turns.clone();
+        let began = Instant::now();
+        // Whoever is asked first says nothing more.
+        let asked = any(&bob.inner, Some(silent), VISIT, move |_, meeting: Meeting| {
+            let seen = seen.clone();
+            async move {
+                let place = {
+                    let mut seen = seen.lock().unwrap();
+                    seen.push((meeting.to, began.elapsed()));
+                    seen.len()
+                };
+                if place == 1 {
+                    std::future::pending::<()>().await;
+                }
+                Ok(meeting.to)
+            }
+        });
+        let answered = tokio::time::timeout(ATTEMPT - Duration::from_secs(2), asked).await.unwrap().unwrap();
+        let turns = turns.lock().unwrap().clone();
+        assert!(turns.len() >= 2 && turns[0].0 != answered, "{turns:?}");
+        assert!(turns[1].1 >= PATIENCE, "one after the other: {turns:?}");
+        for node in [carol, bob, alice] {
+            node.shutdown().await;
+        }
+    }
 }

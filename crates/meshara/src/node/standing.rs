@@ -124,8 +124,14 @@ impl Standing {
         self.anchors.clone()
     }
 
-    /// The issuer, if this node issues.
+    /// The issuer, if this node issues now: its grant counts, and has not ended.
     pub(crate) fn issuer(&self) -> Option<Arc<Issuer>> {
+        let issuer = self.held_issuer()?;
+        issuer.is_granted(&self.anchors.load(), UnixMillis::now()).then_some(issuer)
+    }
+
+    /// The issuer that this node was made once, whatever its grant counts for now.
+    pub(super) fn held_issuer(&self) -> Option<Arc<Issuer>> {
         self.issuer.load_full()
     }
 
@@ -209,6 +215,16 @@ impl Standing {
         anchors: TrustAnchors,
     ) -> Result<Issuer, HomeError> {
         home::become_issuer(&self.home, key, grant, anchors, self.passphrase.as_ref())
+    }
+
+    /// Gives the issuer its next grant. Blocks.
+    pub(super) fn regrant(
+        &self,
+        issuer: &Issuer,
+        grant: IssuerGrant,
+        anchors: Arc<TrustAnchors>,
+    ) -> Result<(), HomeError> {
+        home::regrant_issuer(&self.home, issuer, grant, anchors, self.passphrase.as_ref())
     }
 
     /// This node issues from now on.
@@ -304,7 +320,7 @@ async fn adopt(
     let leaf = made.leaf_der() != held.leaf_der();
     standing.anchors.store(anchors.clone());
     standing.membership.store(made.clone());
-    if let Some(issuer) = standing.issuer()
+    if let Some(issuer) = standing.held_issuer()
         && let Err(error) = issuer.set_anchors(anchors)
     {
         tracing::error!(%error, "this node's issuer doesn't fit the mesh's grants");

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use meshara::api::Control;
 use meshara::config::Config;
-use meshara::{Event, JoinOptions, Node, NodeId, UnixMillis, create_mesh, join};
+use meshara::{Event, JoinOptions, Lives, Node, NodeId, UnixMillis, create_mesh, create_mesh_with, join};
 use meshara_identity::home;
 use meshara_transport::tls::{Tls, TlsMaterial};
 
@@ -35,6 +35,15 @@ pub(crate) async fn first(dir: &Path, config: Config) -> Node {
     let home = dir.join("alice");
     create_mesh(&home, &"test".parse().unwrap(), &"alice".parse().unwrap(), None, UnixMillis::now()).unwrap();
     build(&home, config).await
+}
+
+/// Alice, who makes a mesh whose certificates live so long, running.
+pub(crate) async fn first_with(dir: &Path, leaf_life: Duration) -> Node {
+    let home = dir.join("alice");
+    let lives = Lives::unlimited(Some(leaf_life), Duration::from_secs(90 * 24 * 3600));
+    let (mesh, name) = ("test".parse().unwrap(), "alice".parse().unwrap());
+    create_mesh_with(&home, &mesh, &name, lives, None, UnixMillis::now()).unwrap();
+    build(&home, config()).await
 }
 
 /// The home of one who joined at `member`, and doesn't run.

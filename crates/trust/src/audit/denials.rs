@@ -46,9 +46,9 @@ impl Denials {
         }
     }
 
-    /// How many had no room at all.
-    pub fn uncounted(&self) -> u64 {
-        self.uncounted
+    /// How many had no room at all since this was asked last.
+    pub fn take_uncounted(&mut self) -> u64 {
+        std::mem::take(&mut self.uncounted)
     }
 
     /// The events of what was counted, once [`DENIALS_EVERY`] has passed; else none.
@@ -86,6 +86,17 @@ mod tests {
     use super::*;
 
     const NOW: UnixMillis = UnixMillis(1_795_000_000_000);
+
+    #[test]
+    fn what_finds_no_line_at_all_is_counted_as_such() {
+        let mut denials = Denials::new();
+        for node in 0..250 {
+            denials.add(NodeId([node; 32]), "service:a/b", "default");
+        }
+        assert_eq!(denials.take_uncounted(), 250 - 2 * DIFFERENT_MAX as u64);
+        assert_eq!(denials.take_uncounted(), 0);
+        assert_eq!(denials.take(NOW).len(), 2 * DIFFERENT_MAX);
+    }
 
     #[test]
     fn a_flood_becomes_few_lines_and_nothing_is_lost_from_the_counts() {

@@ -59,4 +59,4 @@ pub use routing_head::{RoutingHead, RoutingHeadError, VerifiedHead};
 pub use store::{Log, Logged};
 #[doc(hidden)]
 pub use wal::wal_decodes;
-pub use witness::{PolicyError, Witness, WitnessError, WitnessPolicy};
+pub use witness::{PolicyError, Witness, WitnessError, WitnessPolicy, one_of_each_key};

@@ -10,7 +10,7 @@ use meshara_identity::UnixMillis;
 
 use super::checkpoint::{CheckpointError, LogPublic, TreeHead};
 use super::note::{KeyName, Note, NoteError};
-use super::witness::{PolicyError, Witness, WitnessError, WitnessPolicy};
+use super::witness::{PolicyError, Witness, WitnessError, WitnessPolicy, one_of_each_key};
 
 /// Version of the format, the first byte.
 pub const VERSION: u8 = 1;
@@ -152,7 +152,7 @@ impl RoutingHead {
         if tree.size != size {
             return Err(RoutingHeadError::Size { said: size, found: tree.size });
         }
-        let witnesses = WitnessPolicy::new(0, known)?.cosigned(&self.note, now)?.len();
+        let witnesses = WitnessPolicy::new(0, one_of_each_key(known))?.cosigned(&self.note, now)?.len();
         Ok(VerifiedHead { tree, witnesses })
     }
 }

@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use meshara_identity::issuer::MEMBERS_MAX;
 use meshara_identity::{NodeId, NodeName, UnixMillis};
 
-use super::entry::{Certificate, Ended, Enrolment, Entry, Phase, Roles};
-use super::hash::Hash;
+use super::entry::{Certificate, Ended, Enrolment, Entry, Phase};
 use super::report::{AuditReport, Problem};
 
 /// What entries must be to each other.
@@ -28,7 +27,6 @@ enum Numbered {
     Revocations,
     Policy,
     Grant(NodeId),
-    Roles(NodeId),
 }
 
 impl Rules {
@@ -50,7 +48,8 @@ impl Rules {
                 self.rises(Numbered::Revocations, statement.number, statement.hash)
             }
             Entry::Policy(statement) => self.rises(Numbered::Policy, statement.number, statement.hash),
-            Entry::Roles(roles) => self.change(roles),
+            // The last one counts, whatever time it names: a clock may have been wrong.
+            Entry::Roles(_) => true,
         };
         if !sound {
             report.add(Problem::Order { index });
@@ -84,16 +83,6 @@ impl Rules {
         }
         self.names.insert(name.clone(), (*node, *until));
         self.nodes.insert(*node, Some(name.clone()));
-    }
-
-    /// An issuer says later what it says later; of more nodes than a mesh has this is not looked at.
-    fn change(&mut self, Roles { node, roles, at }: &Roles) -> bool {
-        let kind = Numbered::Roles(*node);
-        if self.numbers.len() as u64 >= MEMBERS_MAX && !self.numbers.contains_key(&kind) {
-            return true;
-        }
-        let roles: Vec<&str> = roles.iter().map(|role| role.as_str()).collect();
-        self.rises(kind, at.0, Hash::of(roles.join(" ").as_bytes()).0)
     }
 
     /// Frees a name: what was revoked has none.

@@ -96,6 +96,14 @@ impl Witness {
     }
 }
 
+/// One witness of each key: nodes that share one are one witness, the first of them. So two of them can neither count twice nor, by
+/// [`PolicyError::SharedKey`], keep the others' lines from counting.
+pub fn one_of_each_key(mut witnesses: Vec<Witness>) -> Vec<Witness> {
+    let mut keys = BTreeSet::new();
+    witnesses.retain(|witness| keys.insert(witness.key));
+    witnesses
+}
+
 /// `<mesh>.mesh/witness/<name>`.
 pub(super) fn witness_name(mesh: &MeshName, name: &NodeName) -> Result<KeyName, BadKeyName> {
     KeyName::new(&format!("{mesh}.mesh/witness/{name}"))

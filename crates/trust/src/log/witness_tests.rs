@@ -54,6 +54,8 @@ fn a_node_counts_once_whatever_it_shows() {
 fn a_policy_that_could_count_twice_or_never_be_met_is_refused() {
     let twice = vec![witness(1, "bob", 11), witness(2, "carol", 11)];
     assert_eq!(WitnessPolicy::new(1, twice), Err(PolicyError::SharedKey));
+    let some = vec![witness(1, "bob", 11), witness(2, "carol", 11), witness(1, "bob", 12)];
+    assert_eq!(one_of_each_key(some), [witness(1, "bob", 11), witness(1, "bob", 12)]);
     let one = vec![witness(1, "bob", 11), witness(1, "bob", 12)];
     assert_eq!(WitnessPolicy::new(2, one), Err(PolicyError::Unreachable { threshold: 2, nodes: 1 }));
     let many = (0..=WITNESSES_MAX as u8).map(|number| witness(number, "bob", number)).collect();

@@ -48,10 +48,13 @@ impl Granting {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::sessions::tests::pair;
+    use meshara_identity::{GrantOffer, Lives, TrustAnchors, UnixMillis};
+
+    use super::super::super::sessions::tests::{build, pair};
     use super::super::super::streams::Opening;
+    use super::super::{GRANT_ENDS, Signs, make};
     use super::*;
-    use crate::api::{IssuerRequest, TrustControl as _};
+    use crate::api::{Control as _, ErrorCode, IssuerRequest, TrustControl as _};
 
     #[test]
     fn a_member_offers_a_few_times_a_minute_unless_it_holds_the_root() {
@@ -84,6 +87,48 @@ mod tests {
         sessions.open_stream(peer, &Opening::Clock).await.unwrap().1.read_to_end(8).await.unwrap();
         alice.control().trust_issuer_add(IssuerRequest::new("bob")).await.unwrap();
         assert!(bob.inner.standing.issuer().is_some());
+        alice.shutdown().await;
+        bob.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn an_issuer_whose_grant_ends_soon_gets_another_for_its_key_and_one_that_goes_on_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let (alice, bob) = pair(dir.path()).await;
+        let add = async || alice.control().trust_issuer_add(IssuerRequest::new("bob")).await;
+        let (node, now) = (bob.member().node_id, UnixMillis::now());
+        let anchors = alice.inner.standing.anchors();
+        let offer = GrantOffer::new(anchors.mesh().clone(), node, 1, Lives::default(), now);
+        let soon = GrantOffer { not_after: now.plus(GRANT_ENDS / 2), ..offer };
+        let root = alice.inner.standing.root().unwrap();
+        make(&alice.inner, Signs::Founder(Box::new(root)), soon).await.map(drop).unwrap();
+        let issuer = bob.inner.standing.issuer().unwrap();
+        assert_eq!(issuer.grant().statement.number, 1);
+        let ticket = bob.control().invite(Duration::from_secs(60), 1).await.unwrap().ticket;
+        let carol = dir.path().join("carol");
+        crate::join(crate::JoinOptions::new(carol, ticket, "carol".parse().unwrap())).await.unwrap();
+
+        add().await.unwrap();
+        assert_eq!(issuer.grant().statement.number, 2);
+        assert!(issuer.grant().statement.not_after > now.plus(GRANT_ENDS * 2));
+        assert_eq!(add().await.unwrap_err().code, ErrorCode::AlreadyInitialised);
+        // It knows whom it knew, keeps its log, and what it signed stands.
+        let bob_home = dir.path().join("bob");
+        let before = issuer.grant();
+        drop(issuer);
+        bob.shutdown().await;
+        let bob = build(&bob_home).await;
+        let again = bob.inner.standing.issuer().unwrap();
+        assert_eq!(again.grant().statement.number, 2);
+        assert!(again.has_key_of(&before));
+        assert!(again.members().unwrap().iter().any(|(name, _)| name.as_str() == "carol"));
+        bob.control().invite(Duration::from_secs(60), 1).await.unwrap();
+
+        // A grant that counts no more is none.
+        let other = again.grant();
+        let dropped = TrustAnchors::clone(&anchors);
+        assert!(again.is_granted(&bob.inner.standing.anchors(), now) && !again.is_granted(&dropped, now));
+        assert!(!again.is_granted(&bob.inner.standing.anchors(), other.statement.not_after.plus(GRANT_ENDS)));
         alice.shutdown().await;
         bob.shutdown().await;
     }

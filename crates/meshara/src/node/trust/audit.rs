@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -39,7 +39,7 @@ enum Work {
 #[derive(Debug)]
 pub(crate) struct Audit {
     writer: Mutex<Option<(mpsc::SyncSender<Work>, JoinHandle<()>)>>,
-    lost: AtomicU64,
+    lost: Arc<AtomicU64>,
     by_rule: Mutex<BTreeMap<String, u64>>,
     /// Until when the lines of refused joins are used up, each for [`REFUSED_EVERY`].
     refused: Mutex<Option<Instant>>,
@@ -62,19 +62,16 @@ impl Audit {
         let (work, events) = mpsc::sync_channel(QUEUE);
         let thread = std::thread::Builder::new().name("audit".to_owned());
         // Without its thread everything counts as lost, and is told.
-        let writer = match thread.spawn(move || run(&mut trail, &events)) {
+        let lost = Arc::new(AtomicU64::new(0));
+        let of_thread = lost.clone();
+        let writer = match thread.spawn(move || run(&mut trail, &events, &of_thread)) {
             Ok(thread) => Some((work, thread)),
             Err(error) => {
                 tracing::error!(%error, "the audit trail's thread could not be started");
                 None
             }
         };
-        Ok(Self {
-            writer: Mutex::new(writer),
-            lost: AtomicU64::new(0),
-            by_rule: Mutex::default(),
-            refused: Mutex::default(),
-        })
+        Ok(Self { writer: Mutex::new(writer), lost, by_rule: Mutex::default(), refused: Mutex::default() })
     }
 
     /// Waits until what came is on the disk, and takes no more. Blocks.
@@ -163,7 +160,7 @@ impl Audit {
         by_rule.iter().map(|(rule, count)| (rule.clone(), *count)).collect()
     }
 
-    /// Events that found no room, or no disk.
+    /// Events that found no room, or no disk, and denials that found none among the lines of their second.
     pub(crate) fn lost(&self) -> u64 {
         self.lost.load(Relaxed)
     }
@@ -201,7 +198,7 @@ impl Drop for Audit {
 }
 
 /// Writes until the node is gone, and then the denials of the last second.
-fn run(trail: &mut Trail, work: &mpsc::Receiver<Work>) {
+fn run(trail: &mut Trail, work: &mpsc::Receiver<Work>, lost: &AtomicU64) {
     let mut denials = Denials::new();
     let mut waiting = false;
     loop {
@@ -214,6 +211,7 @@ fn run(trail: &mut Trail, work: &mpsc::Receiver<Work>) {
             Ok(Work::Write(event)) => append(trail, event),
             Ok(Work::Denied(node, target, rule)) => {
                 denials.add(node, &target, &rule);
+                lost.fetch_add(denials.take_uncounted(), Relaxed);
                 waiting = true;
             }
             Err(mpsc::RecvTimeoutError::Timeout) => waiting = false,

@@ -4,11 +4,12 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use meshara_identity::{NodeId, UnixMillis};
+use meshara_identity::{NodeId, TrustAnchors, UnixMillis};
 use meshara_trust::audit::Event;
 use meshara_trust::revocation::{Reason, Reinstatement, Revocation, Revocations};
 use meshara_trust::sets::SetKind;
 
+use super::log::routing;
 use super::sets::{self, PublishError};
 use crate::node::{Inner, ResolveError};
 
@@ -136,14 +137,18 @@ fn follows(inner: &Inner, node: &NodeId) -> Option<Follows> {
         return None;
     }
     let (anchors, me) = (inner.standing.anchors(), inner.standing.member());
-    let certificates: Vec<Vec<u8>> = inner.overlay.view(|core| {
+    let records: Vec<Vec<u8>> = inner.overlay.view(|core| {
         let others = core.nodes().filter(|other| other.node != me.node_id && other.node != *node);
         others.filter_map(|other| other.member).collect()
     });
-    // The overlay has verified each of them.
-    let of_its = |der: &Vec<u8>| anchors.issuer_of(der) == Some(*node);
-    let members = certificates.iter().filter(|der| of_its(der)).count();
+    let members = certified_by(&anchors, &records, node, UnixMillis::now());
     Some(Follows { members: members + usize::from(me.issuer == *node), left: issuers.len() - 1 })
+}
+
+/// How many of these member records, which the overlay has verified, are of certificates of this issuer: they show one, or prove that its log has it.
+fn certified_by(anchors: &TrustAnchors, records: &[Vec<u8>], issuer: &NodeId, now: UnixMillis) -> usize {
+    let issuer_of = |body: &Vec<u8>| Some(routing::recorded(anchors, body, now)?.member.issuer);
+    records.iter().filter(|body| issuer_of(body).as_ref() == Some(issuer)).count()
 }
 
 /// Takes a revocation back; the number of the snapshot, and whose. Returns as [`revoke`] does. The node comes back by itself.
@@ -182,4 +187,28 @@ pub(crate) fn named(inner: &Inner, text: &str) -> Result<NodeId, ResolveError> {
     let members = inner.standing.issuer().and_then(|issuer| issuer.members().ok());
     let member = members.into_iter().flatten().find(|(name, _)| name.as_str() == text);
     member.map(|(_, node)| node).or_else(|| text.parse().ok()).ok_or(unknown)
+}
+
+#[cfg(test)]
+mod tests {
+    use meshara_identity::create_mesh;
+    use meshara_trust::log::{Certificate, ProvedKey};
+
+    use super::*;
+
+    #[test]
+    fn members_of_an_issuer_are_counted_by_certificates_and_by_proofs() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mesh, name) = ("test".parse().unwrap(), "alice".parse().unwrap());
+        let made = create_mesh(dir.path(), &mesh, &name, None, UnixMillis::now()).unwrap();
+        let (own, anchors) = (made.membership.member(), made.membership.anchors());
+        let leaf = made.membership.leaf_der().to_vec();
+        let certificate = Certificate::of(own, &leaf).unwrap();
+        let proof = ProvedKey { issuer: own.node_id, size: 1, index: 0, path: Vec::new(), certificate };
+        let records = [leaf, proof.encode().unwrap(), b"rubbish".to_vec()];
+        let count = |issuer, now| certified_by(anchors, &records, &issuer, now);
+        assert_eq!(count(own.node_id, UnixMillis::now()), 2);
+        assert_eq!(count(NodeId([1; 32]), UnixMillis::now()), 0);
+        assert_eq!(count(own.node_id, own.not_after.plus(Duration::from_secs(1))), 0, "ended");
+    }
 }

@@ -161,15 +161,34 @@ fn binding(connection: &Connection) -> Option<[u8; BINDING_LEN]> {
 /// Told whenever somebody says that this node's certificate, or its issuer's, is revoked.
 #[derive(Default)]
 pub(crate) struct Doubts {
+    /// Those whom this node dialled, or had a link with.
+    chosen: Doubt,
+    /// Whoever dialled this node. TLS refuses a server before it hears who refuses: any host can say so, and must not make those above wait.
+    strangers: Doubt,
+}
+
+#[derive(Default)]
+struct Doubt {
     noted: Notify,
     by: Mutex<Option<SocketAddr>>,
 }
 
-impl Doubts {
-    /// A member refuses this node's certificate.
-    pub(crate) fn note(&self, by: SocketAddr) {
+impl Doubt {
+    fn note(&self, by: SocketAddr) {
         *self.by.lock().unwrap_or_else(PoisonError::into_inner) = Some(by);
         self.noted.notify_one();
+    }
+}
+
+impl Doubts {
+    /// A node that this one dialled refuses its certificate.
+    pub(crate) fn note(&self, by: SocketAddr) {
+        self.chosen.note(by);
+    }
+
+    /// A host that dialled this node refuses its certificate.
+    pub(crate) fn note_stranger(&self, by: SocketAddr) {
+        self.strangers.note(by);
     }
 
     /// A link was closed.
@@ -184,15 +203,19 @@ impl Doubts {
 
 /// Asks why, whenever this node's certificate is refused as revoked: first who refused it, then others. For ever.
 pub(crate) async fn run(inner: Arc<Inner>) {
+    tokio::join!(ask_why(&inner, &inner.doubts.chosen), ask_why(&inner, &inner.doubts.strangers));
+}
+
+async fn ask_why(inner: &Arc<Inner>, doubt: &Doubt) {
     let mut wait = WAIT;
     let mut last = Instant::now();
     loop {
-        inner.doubts.noted.notified().await;
+        doubt.noted.notified().await;
         if last.elapsed() > MAX_WAIT {
             wait = WAIT;
         }
-        let by = inner.doubts.by.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match rejoin::visit(&inner, by).await {
+        let by = doubt.by.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match rejoin::visit(inner, by).await {
             Ok(()) => {
                 tracing::info!("what members know of revocations was heard from them");
                 wait = WAIT;

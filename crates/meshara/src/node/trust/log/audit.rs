@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use meshara_identity::{NodeId, UnixMillis};
@@ -75,7 +74,7 @@ async fn look(inner: &Arc<Inner>) -> Audited {
         if let Err(error) = &copied {
             problems.push(format!("{}: not fetched: {error}", other.statement.public().origin()));
         }
-        if other.contradicted.load(Ordering::Relaxed) {
+        if other.is_contradicted() {
             problems.push(format!("{issuer} signed for two sets of keys of its log"));
         }
         let shown = other.shown();

@@ -14,7 +14,7 @@ use meshara_trust::log::export::{export, witnesses};
 use meshara_trust::log::keys::STATEMENT_MAX;
 use meshara_trust::log::{
     AuditReport, Certificate, DiskFiles, Files, LogError, LogStatement, Problem, StatementError, Witness,
-    WitnessPolicy, audit,
+    WitnessPolicy, audit, one_of_each_key,
 };
 
 use super::others::{self, KEYS};
@@ -227,6 +227,7 @@ pub(crate) fn audit_places(
             live.iter().filter(|(issuer, _)| *issuer == place.issuer).map(|(_, live)| live.clone()).collect();
         let others: Vec<Witness> =
             witnesses.iter().filter(|witness| witness.node() != place.issuer).cloned().collect();
+        let others = one_of_each_key(others);
         let nodes = others.iter().map(Witness::node).collect::<std::collections::BTreeSet<_>>().len();
         let (policy, missing) = (WitnessPolicy::new(threshold.min(nodes), others), threshold > nodes);
         let origin = public.origin().to_string();

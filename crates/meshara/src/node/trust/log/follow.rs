@@ -18,6 +18,8 @@ use crate::node::Inner;
 const EVERY: Duration = Duration::from_secs(5);
 /// Times the nodes of the mesh is how long between two questions at least, so that an issuer hears twelve a second of any mesh.
 const PER_NODE: Duration = Duration::from_millis(80);
+/// What is found against the issuer of a log that forked.
+pub(super) const TWO_HEADS: &str = "two heads of its log";
 
 /// Runs as long as the node.
 pub(crate) async fn run(inner: Arc<Inner>) {
@@ -32,6 +34,9 @@ pub(crate) async fn run(inner: Arc<Inner>) {
         // Half to one and a half of it: nodes that started together don't ask together.
         tokio::time::sleep(period.mul_f64(random.random_range(0.5..1.5))).await;
         let nodes = inner.reachable();
+        for issuer in inner.logs.others.contradicted() {
+            distrust(&inner, issuer, "two sets of keys of its log");
+        }
         for issuer in issuers(&inner) {
             if nodes.contains(&issuer) {
                 follow(&inner, issuer).await;
@@ -113,7 +118,7 @@ async fn compare(inner: &Arc<Inner>, peer: NodeId) {
             let told = if known { None } else { other.using(|mirror| mirror.accuse(evidence)).await };
             if matches!(told, Some(Ok(()))) {
                 tracing::error!(%issuer, "another member proved that this issuer's log forked");
-                forked(inner, issuer);
+                distrust(inner, issuer, TWO_HEADS);
             }
         }
         if let Some(note) = head.note.and_then(|note| Note::parse(note.as_bytes()).ok()) {
@@ -130,7 +135,7 @@ async fn own_head(inner: &Arc<Inner>, head: Head) {
     }
 }
 
-/// Takes a checkpoint that `from` shows, or finds that it contradicts the one seen before. Whether this node now knows it.
+/// Takes a checkpoint that `from` shows, or finds that it contradicts the one seen before. Whether it belongs to the log as this node knows it.
 pub(super) async fn take(inner: &Arc<Inner>, other: &Arc<Other>, from: NodeId, note: Note) -> bool {
     let Ok(Checkpoint { head, .. }) = Checkpoint::parse(note.text()) else { return false };
     let shown = other.shown();
@@ -156,7 +161,7 @@ pub(super) async fn take(inner: &Arc<Inner>, other: &Arc<Other>, from: NodeId, n
                     let _ = mirror.accuse((*evidence).clone());
                     Err(SeenError::Growth(GrowthError::Fork(evidence)))
                 }
-                _ => return false,
+                grown => return grown.is_ok(),
             },
             None => mirror.follow(&note, &path),
         };
@@ -167,16 +172,14 @@ pub(super) async fn take(inner: &Arc<Inner>, other: &Arc<Other>, from: NodeId, n
     });
     let took = took.await.unwrap_or(false);
     if shown.fork.is_none() && other.shown().fork.is_some() {
-        forked(inner, issuer);
+        distrust(inner, issuer, TWO_HEADS);
     }
     took
 }
 
-/// Writes into the audit trail that a log forked; nothing is proved under its heads any more.
-pub(super) fn forked(inner: &Inner, issuer: NodeId) {
+/// Writes into the audit trail what was found against a log; nothing is proved under its heads any more.
+pub(super) fn distrust(inner: &Inner, issuer: NodeId, what: &str) {
     inner.overlay.input(|core, _| core.forget_heads(&issuer));
-    inner.audit.record(Event::Evidence {
-        against: Words::clean(&issuer.to_string()),
-        what: Words::clean("two heads of its log"),
-    });
+    let against = Words::clean(&issuer.to_string());
+    inner.audit.record(Event::Evidence { against, what: Words::clean(what) });
 }

@@ -3,7 +3,7 @@
 //!
 //! What a log says counts as long as its issuer does, and as far as its grant reaches: so a rogue one silences nobody once it is revoked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use meshara_identity::issuer::{CLOCK_SKEW_MAX, MEMBERS_MAX, RoleChange};
@@ -24,9 +24,13 @@ struct Said {
     read: u64,
     /// Of two enrolments of one name the earlier one, until it ends.
     names: BTreeMap<NodeName, Enrolment>,
-    /// The newest change of each node's roles.
-    roles: BTreeMap<NodeId, RoleChange>,
+    /// The last words on each node's roles, as they follow each other in the log, [`WORDS`] at most.
+    roles: BTreeMap<NodeId, VecDeque<RoleChange>>,
 }
+
+/// A later word of a log takes the place of its earlier ones, whatever time each names: who set a wrong clock right is heard again. A few are kept,
+/// as one from the future hides none before it.
+const WORDS: usize = 4;
 
 /// Since when the root lets an issuer say anything, and until when.
 pub(crate) type Granted = (UnixMillis, UnixMillis);
@@ -68,12 +72,13 @@ impl Said {
             Entry::Roles(Roles { node, roles, at }) => {
                 let change = RoleChange { at, roles };
                 let full = self.roles.len() as u64 >= MEMBERS_MAX;
-                match self.roles.get_mut(&node) {
-                    Some(held) => *held = change.max(held.clone()),
-                    None if full => {}
-                    None => {
-                        self.roles.insert(node, change);
-                    }
+                if full && !self.roles.contains_key(&node) {
+                    return;
+                }
+                let words = self.roles.entry(node).or_default();
+                words.push_back(change);
+                if words.len() > WORDS {
+                    words.pop_front();
                 }
             }
             _ => {}
@@ -123,7 +128,7 @@ impl Names {
         })
     }
 
-    /// What was said last of a node's roles by one who counts. Nobody speaks from the future, beyond what clocks may differ: that would be
+    /// What was said last of a node's roles by one who counts: of the last word of each log the newest. Nobody speaks from the future, beyond what clocks may differ: that would be
     /// the last word for ever.
     pub(crate) fn roles(
         &self,
@@ -133,8 +138,8 @@ impl Names {
     ) -> Option<RoleChange> {
         let all = lock(&self.0);
         let said = counted.iter().filter_map(|(issuer, (_, end))| {
-            let change = all.get(issuer)?.roles.get(node)?;
-            (change.at <= now.plus(CLOCK_SKEW_MAX) && change.at <= *end).then_some(change)
+            let words = all.get(issuer)?.roles.get(node)?;
+            words.iter().rfind(|change| change.at <= now.plus(CLOCK_SKEW_MAX) && change.at <= *end)
         });
         said.max().cloned()
     }
@@ -240,16 +245,23 @@ mod tests {
         say(B, 10, "db");
         assert_eq!(heard(&[a, b]).as_deref(), Some("ops"));
         assert_eq!(heard(&[b]).as_deref(), Some("db"), "A is revoked");
-        // An older one that is read later changes nothing; of two of one time all choose the same.
-        say(A, 15, "web");
-        assert_eq!(heard(&[a, b]).as_deref(), Some("ops"));
+        // What a log says later counts, though its clock was set back; of two of one time all choose the same.
+        say(A, 15, "dev");
+        assert_eq!(heard(&[a, b]).as_deref(), Some("dev"));
+        say(A, 20, "ops");
         say(B, 20, "web");
         assert_eq!(heard(&[a, b]).as_deref(), Some("web"));
         assert_eq!(heard(&[a, (B, 0, 19)]).as_deref(), Some("ops"), "B's grant had ended");
         let far = now + CLOCK_SKEW_MAX.as_millis() as u64;
         say(B, far + 1, "admin");
-        assert_eq!(heard(&[a, b]).as_deref(), Some("ops"));
+        assert_eq!(heard(&[a, b]).as_deref(), Some("web"), "what it said before isn't hidden");
+        say(B, 30, "db");
+        assert_eq!(heard(&[a, b]).as_deref(), Some("db"), "its clock is right again");
         say(A, far, "far");
         assert_eq!(heard(&[a, b]).as_deref(), Some("far"));
+        for at in 0..100 {
+            say(A, at, "more");
+        }
+        assert_eq!(names.0.lock().unwrap()[&A].roles[&NodeId([1; 32])].len(), WORDS);
     }
 }

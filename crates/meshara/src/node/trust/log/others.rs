@@ -20,6 +20,8 @@ use super::own::{files, keep, lock};
 pub(crate) const DIRECTORY: &str = "logs";
 /// The issuer's statement of its log's keys.
 pub(crate) const KEYS: &str = "keys";
+/// Another statement of the same issuer, for other keys: evidence against it.
+const OTHER_KEYS: &str = "other-keys";
 
 /// Why a log is not followed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -68,7 +70,9 @@ pub(crate) struct Other {
     /// Held while the log is copied: two copies would write the same files.
     pub(super) copying: Arc<AsyncMutex<()>>,
     /// The issuer signed for other keys too, so it may write a second log.
-    pub(crate) contradicted: AtomicBool,
+    contradicted: AtomicBool,
+    /// That it did was written into the audit trail, in this life or an earlier one.
+    told: AtomicBool,
 }
 
 impl Other {
@@ -93,6 +97,11 @@ impl Other {
     ) -> Option<T> {
         let other = self.clone();
         tokio::task::spawn_blocking(move || other.mirror(work)).await.ok()
+    }
+
+    /// Whether its issuer signed for other keys too.
+    pub(crate) fn is_contradicted(&self) -> bool {
+        self.contradicted.load(Ordering::Relaxed)
     }
 
     /// What is known of it. Never blocks.
@@ -144,6 +153,24 @@ impl Others {
         lock(&self.known).values().filter_map(|known| known.clone().ok()).collect()
     }
 
+    /// Whether nothing that this log says counts: it showed two pasts, its issuer signed for two sets of keys, or what was kept of it, which may be
+    /// evidence of that, can't be used.
+    pub(crate) fn is_distrusted(&self, issuer: &NodeId) -> bool {
+        match lock(&self.known).get(issuer) {
+            None => false,
+            Some(Ok(other)) => other.shown().fork.is_some() || other.is_contradicted(),
+            Some(Err(_)) => true,
+        }
+    }
+
+    /// Issuers that were found to have signed for two sets of keys, each once.
+    pub(super) fn contradicted(&self) -> Vec<NodeId> {
+        let found = self.all().into_iter();
+        let found =
+            found.filter(|other| other.is_contradicted() && !other.told.swap(true, Ordering::Relaxed));
+        found.map(|other| other.issuer).collect()
+    }
+
     /// Why logs that were kept can't be used.
     pub(crate) fn broken(&self) -> Vec<(NodeId, LearnError)> {
         let known = lock(&self.known);
@@ -164,6 +191,8 @@ impl Others {
             if other.statement.public() != public {
                 if !other.contradicted.swap(true, Ordering::Relaxed) {
                     tracing::error!(%issuer, "this issuer signed for two sets of keys of its log");
+                    let evidence = statement.encode().map_err(StatementError::from)?;
+                    keep(&DiskFiles::read_only(&self.directory_of(&issuer)), OTHER_KEYS, &evidence)?;
                 }
                 return Err(LearnError::OtherKeys);
             }
@@ -198,6 +227,7 @@ impl Other {
             mirror: Mutex::new(mirror),
             copying: Arc::default(),
             contradicted: AtomicBool::new(false),
+            told: AtomicBool::new(false),
         }
     }
 }
@@ -207,12 +237,28 @@ fn open_mirror(place: &Path, statement: &LogStatement) -> Result<Mirror, LogErro
 }
 
 fn load(place: &Path, anchors: &TrustAnchors) -> Result<Arc<Other>, LearnError> {
+    let statement = kept_statement(place, KEYS)?;
+    let (issuer, public) = statement.verify(anchors)?;
+    let mirror = open_mirror(place, &statement)?;
+    let other = Other::new(issuer, statement.clone(), mirror);
+    if place.join(OTHER_KEYS).exists() {
+        let evidence = kept_statement(place, OTHER_KEYS)?;
+        let (of, other_keys) = evidence.verify(anchors)?;
+        let contradicts = of == issuer && other_keys != public;
+        other.contradicted.store(contradicts, Ordering::Relaxed);
+        other.told.store(contradicts, Ordering::Relaxed);
+    }
+    Ok(Arc::new(other))
+}
+
+fn kept_statement(place: &Path, name: &str) -> Result<LogStatement, LearnError> {
     let files = DiskFiles::read_only(place);
     let bytes = files
-        .read(KEYS, STATEMENT_MAX as u64)
-        .map_err(|error| LearnError::Directory(format!("{}: {error}", place.join(KEYS).display())))?;
-    let statement = LogStatement::decode(&bytes).map_err(StatementError::from)?;
-    let (issuer, _) = statement.verify(anchors)?;
-    let mirror = open_mirror(place, &statement)?;
-    Ok(Arc::new(Other::new(issuer, statement, mirror)))
+        .read(name, STATEMENT_MAX as u64)
+        .map_err(|error| LearnError::Directory(format!("{}: {error}", place.join(name).display())))?;
+    Ok(LogStatement::decode(&bytes).map_err(StatementError::from)?)
 }
+
+#[cfg(test)]
+#[path = "others_tests.rs"]
+mod tests;

@@ -1,15 +1,15 @@
 //! Routing keys by inclusion: heads that an issuer names and members verify, and what a member record shows, be it a certificate or a proof.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use meshara_identity::{Member, NodeId, NodeName, TrustAnchors, UnixMillis};
-use meshara_overlay::{Event, HeadError, HeadId, JudgedHead, Known};
+use meshara_overlay::{HeadError, HeadId, JudgedHead, Known};
 use meshara_trust::log::{
     Certificate, Checkpoint, Hash, LogStatement, ProvedKey, RoutingHead, RoutingHeadError, TreeHead,
     VerifiedHead, Witness, proved,
 };
-use tokio::sync::broadcast::error::RecvError;
 
 use super::{Logs, OwnLog, follow, witness};
 use crate::node::Inner;
@@ -19,6 +19,8 @@ use crate::node::Inner;
 const HEADS_IN_A_LIFE: u32 = 12;
 /// Certificates that live shorter are always told themselves: a head, its witnesses, and a path would not be there in a twelfth of the life.
 const LIFE_MIN: Duration = Duration::from_secs(60);
+/// An issuer that can be reached and gave no path for a head so often is named in the log: half a minute in a small mesh, where it has forgotten nothing.
+const REFUSED: u32 = 6;
 
 /// How often an issuer whose certificates live so long names a head; `None` where it names none.
 pub(crate) fn cadence(life: Duration) -> Option<Duration> {
@@ -47,11 +49,9 @@ pub(crate) fn recorded(anchors: &TrustAnchors, body: &[u8], now: UnixMillis) -> 
 }
 
 impl Logs {
-    /// Whether nothing that this log says counts: it showed two pasts, or its issuer signed for two sets of keys.
+    /// Whether nothing that this log says counts.
     pub(in crate::node) fn is_distrusted(&self, issuer: &NodeId) -> bool {
-        self.others.get(issuer).is_some_and(|other| {
-            other.shown().fork.is_some() || other.contradicted.load(std::sync::atomic::Ordering::Relaxed)
-        })
+        self.others.is_distrusted(issuer)
     }
 }
 
@@ -68,7 +68,7 @@ pub(in crate::node) fn verify_statement(
     let own = logs.own().filter(|_| issuer == logs.me);
     let known = other.as_ref().map(|other| other.statement.public()).or_else(|| own.map(|own| own.public()));
     let same = of == issuer && known.is_none_or(|known| known == public);
-    if same { Ok(()) } else { Err(HeadError::Untrusted) }
+    if same && !logs.is_distrusted(&issuer) { Ok(()) } else { Err(HeadError::Untrusted) }
 }
 
 /// Whether a head is its log's, named by it, and witnessed as far as this node can tell.
@@ -147,28 +147,38 @@ pub(super) fn sizes(inner: &Inner, issuer: NodeId) -> Vec<u64> {
     inner.overlay.view(|core| core.heads().filter(of).map(|id| id.size).collect())
 }
 
-/// Compares each head that the overlay takes with the log as this node follows it, so that a fork is found. Runs as long as the node.
+/// Compares each head that the overlay holds with the log as this node follows it, so that a fork is found: again and again until its issuer has
+/// given the path. Runs as long as the node.
 pub(crate) async fn run_compare(inner: Arc<Inner>) {
-    let mut events = inner.overlay.subscribe();
+    // How often each was asked for in vain; `None` once it was compared. As many as the overlay holds.
+    let mut heads: BTreeMap<HeadId, Option<u32>> = BTreeMap::new();
+    let mut round = 0_u64;
     loop {
-        match events.recv().await {
-            Ok(Event::HeadTaken(id)) if id.size > 0 && id.issuer != inner.member.node_id => {
-                // Not all at once: the issuer is asked for a path.
-                let wait =
-                    follow::period(inner.reachable().len()).mul_f64(share(&inner.member.node_id.0, id.size));
-                let task = inner.clone();
-                inner.spawn(async move {
-                    tokio::time::sleep(wait).await;
-                    let _ = compare(&task, id).await;
-                });
+        // Not all nodes at once: the issuer is asked.
+        round = round.wrapping_add(1);
+        let spread = 0.5 + share(&inner.member.node_id.0, round);
+        tokio::time::sleep(follow::period(inner.reachable().len()).mul_f64(spread)).await;
+        let me = inner.member.node_id;
+        let held: Vec<HeadId> = inner.overlay.view(|core| core.heads().collect());
+        heads.retain(|id, _| held.contains(id));
+        let reachable = inner.reachable();
+        for id in held.into_iter().filter(|id| id.size > 0 && id.issuer != me) {
+            let Some(tries) = heads.entry(id).or_insert(Some(0)) else { continue };
+            if !reachable.contains(&id.issuer) {
+                continue;
             }
-            Ok(_) | Err(RecvError::Lagged(_)) => {}
-            Err(RecvError::Closed) => return,
+            *tries = tries.saturating_add(1);
+            if *tries == REFUSED {
+                tracing::warn!(issuer = %id.issuer, size = id.size, "this issuer named a head, and doesn't show that it belongs to its log");
+            }
+            if compare(&inner, id).await == Some(true) {
+                heads.insert(id, None);
+            }
         }
     }
 }
 
-async fn compare(inner: &Arc<Inner>, id: HeadId) -> Option<()> {
+async fn compare(inner: &Arc<Inner>, id: HeadId) -> Option<bool> {
     let (statement, body) =
         inner.overlay.view(|core| Some((core.head(&HeadId::statement(id.issuer))?, core.head(&id)?)))?;
     let statement = LogStatement::decode(&statement).ok()?;
@@ -176,8 +186,7 @@ async fn compare(inner: &Arc<Inner>, id: HeadId) -> Option<()> {
     let (work, anchors) = (inner.clone(), inner.standing.anchors());
     let learn = move || work.logs.others.learn(&statement, &anchors);
     let other = tokio::task::spawn_blocking(learn).await.ok()?.ok()?;
-    follow::take(inner, &other, id.issuer, head.note).await;
-    Some(())
+    Some(follow::take(inner, &other, id.issuer, head.note).await)
 }
 
 #[cfg(test)]

@@ -70,7 +70,7 @@ async fn answer(inner: &Arc<Inner>, asker: NodeId, question: Ask) -> Option<Answ
             })
             .await;
             if !before && known.shown().fork.is_some() {
-                follow::forked(inner, issuer);
+                follow::distrust(inner, issuer, follow::TWO_HEADS);
             }
             answer
         }

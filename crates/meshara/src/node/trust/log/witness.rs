@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use meshara_identity::{NodeId, UnixMillis};
-use meshara_trust::log::{Answer, Ask, Checkpoint, Hash, Note, Tiles, Witness, WitnessPolicy};
+use meshara_trust::log::{
+    Answer, Ask, Checkpoint, Hash, Note, Tiles, Witness, WitnessPolicy, one_of_each_key,
+};
 use tokio::task::JoinSet;
 
 use super::{OwnLog, WITNESSES, ask, routing};
@@ -77,27 +79,37 @@ pub(super) async fn gather(inner: &Arc<Inner>, own: &Arc<OwnLog>, known: &mut Wi
         && let Ok(Some(answer)) = tokio::time::timeout_at(until, asked.join_next()).await
     {
         match answer {
-            Ok((node, Some(cosigned))) => {
+            Ok((node, Some(cosigned))) if one_more(&found, &cosigned) => {
                 known.answered.insert(node, (head.size, Instant::now()));
                 known.failed.remove(&node);
-                found.push((node, cosigned));
+                found.push(cosigned);
             }
-            Ok((node, None)) => {
+            Ok((node, _)) => {
+                known.answered.remove(&node);
                 known.failed.insert(node, Instant::now());
                 ask_next(&mut asked, known);
             }
             Err(_) => {}
         }
     }
-    add(inner, own, note, &found).await;
+    add(own, note, found).await;
+}
+
+/// A witness and its line.
+type Cosigned = (Witness, Note);
+
+/// Whether a line is of another key than those before it: nodes that share a key are one witness.
+fn one_more(found: &[Cosigned], (witness, _): &Cosigned) -> bool {
+    let all: Vec<Witness> = found.iter().map(|(before, _)| before).chain([witness]).cloned().collect();
+    one_of_each_key(all).len() > found.len()
 }
 
 /// Adds the lines of witnesses to a checkpoint.
-async fn add(inner: &Arc<Inner>, own: &Arc<OwnLog>, note: &Note, found: &[(NodeId, Note)]) {
-    let witnesses: Vec<Witness> = found.iter().filter_map(|(node, _)| witness(inner, node)).collect();
+async fn add(own: &Arc<OwnLog>, note: &Note, found: Vec<Cosigned>) {
+    let (witnesses, notes): (Vec<Witness>, Vec<Note>) = found.into_iter().unzip();
     let Ok(policy) = WitnessPolicy::new(0, witnesses) else { return };
     let mut whole = note.clone();
-    whole.signatures.extend(found.iter().flat_map(|(_, cosigned)| cosigned.signatures.iter().cloned()));
+    whole.signatures.extend(notes.into_iter().flat_map(|cosigned| cosigned.signatures));
     let own = own.clone();
     let added = tokio::task::spawn_blocking(move || own.add_cosignatures(&whole, &policy));
     if let Ok(Err(error)) = added.await {
@@ -113,7 +125,7 @@ async fn cosign(
     note: Note,
     size: u64,
     mut last: u64,
-) -> Option<Note> {
+) -> Option<Cosigned> {
     let key = witness(inner, &node)?;
     for _ in 0..TRIES {
         let path = path(own, last.min(size), size).await?;
@@ -121,8 +133,8 @@ async fn cosign(
         match ask::ask(&inner.sessions, node, &question).await? {
             Answer::Cosigned(text) => {
                 let line = Note::parse(text.as_bytes()).ok().filter(|line| line.text() == note.text())?;
-                let policy = WitnessPolicy::new(1, vec![key]).ok()?;
-                return policy.require(&line, UnixMillis::now()).ok().map(|_| line);
+                let policy = WitnessPolicy::new(1, vec![key.clone()]).ok()?;
+                return policy.require(&line, UnixMillis::now()).ok().map(|_| (key, line));
             }
             Answer::Seen(text) => {
                 let seen = Note::parse(text.as_bytes()).ok()?;
@@ -170,6 +182,19 @@ fn cosigned_by(inner: &Inner, note: &Note) -> Vec<NodeId> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nodes_that_share_a_key_are_one_witness() {
+        let mesh = "lab".parse().unwrap();
+        let note = Note::parse(b"lab.mesh/log\n1\nAAAA\n\n\xe2\x80\x94 a AAAAAAAA\n").unwrap();
+        let line = |node: u8, name: &str, key: u8| {
+            let witness = Witness::new(&mesh, NodeId([node; 32]), &name.parse().unwrap(), [key; 32]);
+            (witness.unwrap(), note.clone())
+        };
+        let found = [line(1, "bob", 1), line(2, "carol", 2)];
+        assert!(one_more(&[], &found[0]) && one_more(&found, &line(3, "dave", 3)));
+        assert!(!one_more(&found, &line(4, "mallory", 2)));
+    }
 
     #[test]
     fn who_cosigned_lately_is_asked_first_and_who_failed_last() {
