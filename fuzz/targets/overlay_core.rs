@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use meshara_overlay::{
-    Authenticator, Config, Core, HeadError, HeadId, Identity, Known, LinkDownReason, LinkId, LinkKind,
-    LinkPeer, Member, MemberError, MeshAddress, NodeId,
+    Authenticator, Config, Core, HeadError, HeadId, Identity, JudgedHead, Known, LinkDownReason, LinkId,
+    LinkKind, LinkPeer, Member, MemberError, MeshAddress, NodeId,
 };
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -26,7 +26,7 @@ impl Authenticator for Credulous {
         let name = format!("n{}", origin.0[0]);
         let head = body.first().filter(|first| **first < 64).map(|first| head(*first));
         if let Some(head) = head.filter(|head| known.root(head).is_none()) {
-            return Err(MemberError::UnknownHead(head));
+            return Err(MemberError::UnknownHead { head, routing_key: [2; 32] });
         }
         let expires_in = Duration::from_secs(3600);
         Ok(Member { name, routing_key: [2; 32], expires_in, proved: head.is_some() })
@@ -34,8 +34,15 @@ impl Authenticator for Credulous {
     fn wants_head(&self, _: &HeadId) -> bool {
         true
     }
-    fn head(&self, _: &HeadId, body: &[u8], _: &Known<'_>) -> Result<[u8; 32], HeadError> {
-        if body.first().is_some_and(|first| *first < 128) { Ok([5; 32]) } else { Err(HeadError::Untrusted) }
+    fn head(&self, _: &HeadId, body: &[u8], known: &Known<'_>) -> Result<JudgedHead, HeadError> {
+        let first = body.first().copied().filter(|first| *first < 128).ok_or(HeadError::Untrusted)?;
+        // Some have a witness of their own each, who may be known by now, and whose line may be wrong.
+        let witness = (first >= 64).then(|| format!("n{}", first & 15));
+        let is_known = witness.iter().any(|witness| known.members().any(|(_, name, _)| name == witness));
+        if is_known && first & 16 > 0 {
+            return Err(HeadError::Untrusted);
+        }
+        Ok(JudgedHead { root: [5; 32], unknown: witness.filter(|_| !is_known).into_iter().collect() })
     }
     fn address(&self, node: &NodeId) -> MeshAddress {
         address(node)
